@@ -94,10 +94,13 @@ pub use connection::{PathExecutor, PeerStats};
 pub use local::{
     BlockCopy, BlockError, BlockExecutor, BlockOptions, BlockPlan, BlockSide, CopyOp, CopyRoute,
     Cost, Costs, CostsError, CudaGpus, DirectExecutor, GpuBackend, GpuCapabilities, GpuError,
-    GpuEvent, GpuStream, MemoryKind, Piece, Plan, Progress, SharedHandle, SimulatedGpus, Strategy,
-    StrategyPolicy, StreamHandle, StreamPoint, StreamQueue, TransferBuffer,
+    GpuEvent, GpuMemoryLimits, GpuStream, MemoryKind, Piece, Plan, Progress, SharedHandle,
+    SimulatedGpus, Strategy, StrategyPolicy, StreamHandle, StreamPoint, StreamQueue,
+    TransferBuffer, shared_pinned,
 };
 pub use pinned_slots::{SlotStats, StagingConfig};
+pub use planner::PathCosts;
+pub use remote_memory::ImportLimits;
 pub use sessions::StagingStats;
 
 // Re-exports for applications, which depend on this crate alone.

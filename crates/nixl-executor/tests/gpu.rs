@@ -16,6 +16,8 @@ mod common;
 mod framework;
 #[path = "gpu/grants.rs"]
 mod grants;
+#[path = "gpu/limits.rs"]
+mod limits;
 #[cfg(feature = "nixl")]
 #[path = "gpu/owners.rs"]
 mod owners;

@@ -76,7 +76,7 @@ impl PathKind {
             Self::Direct => "direct",
             Self::StagedOneSide => "staged-one-side",
             Self::StagedBothSides => "staged-both-sides",
-            Self::EngineStaged => "emulated",
+            Self::EngineStaged => "engine-staged",
         }
     }
 }

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_and_carriers_have_bits_of_their_own() {
+    fn kinds_and_media_have_bits_of_their_own() {
         for forbidden in PathKind::ALL {
             let policy = PathPolicy::auto().forbid(forbidden);
             let allowed = PathKind::ALL.iter().filter(|k| policy.check(**k, None, None).is_ok());
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_in_the_process_needs_no_carrier() {
+    fn what_stays_in_the_process_needs_no_medium() {
         let policy = PathPolicy::auto().require_medium(Medium::Rdma);
         assert_eq!(policy.check(PathKind::SameProcessCopy, None, None), Ok(()));
         assert!(policy.check(PathKind::Direct, Some(Medium::Tcp), None).is_err());

@@ -178,7 +178,7 @@ impl EndMetrics {
             kind = report.kind().class(),
             transport = report.transport(),
             outcome = "ok",
-            carrier = report.medium().map(tracing::field::display),
+            medium = report.medium().map(tracing::field::display),
             bytes,
             descriptors = report.descriptors(),
             chunks = report.chunks(),

@@ -120,7 +120,6 @@ api! {
         mem_host_unregister = c"cuMemHostUnregister" (*mut c_void);
 
         memcpy_async = c"cuMemcpyAsync" (Address, Address, usize, Handle);
-        memcpy_peer_async = c"cuMemcpyPeerAsync" (Address, Handle, Address, Handle, usize, Handle);
         memset_d8_async = c"cuMemsetD8Async" (Address, u8, usize, Handle);
 
         stream_create_with_priority = c"cuStreamCreateWithPriority" (*mut Handle, u32, i32);
@@ -136,7 +135,6 @@ api! {
         event_record = c"cuEventRecord" (Handle, Handle);
         event_query = c"cuEventQuery" (Handle);
         event_synchronize = c"cuEventSynchronize" (Handle);
-        event_elapsed_time = c"cuEventElapsedTime" (*mut f32, Handle, Handle);
 
         ipc_get_mem_handle = c"cuIpcGetMemHandle" (*mut IpcBytes, Address);
         ipc_open_mem_handle = c"cuIpcOpenMemHandle_v2" (*mut Address, IpcBytes, u32);
@@ -156,8 +154,6 @@ api! {
         pointer_get_attributes = c"cuPointerGetAttributes" (u32, *mut i32, *mut *mut c_void, Address);
         // Since 11.4; tells MIG devices of one GPU apart.
         device_get_uuid_v2 = c"cuDeviceGetUuid_v2" (*mut [u8; 16], DeviceNumber);
-        // Since 11.7.
-        mem_get_handle_for_address_range = c"cuMemGetHandleForAddressRange" (*mut c_void, Address, usize, i32, u64);
         // Since 12.8: destinations, sources, sizes, count, attributes, their first indices, their count, index of the
         // copy at fault, stream.
         memcpy_batch_async = c"cuMemcpyBatchAsync" (

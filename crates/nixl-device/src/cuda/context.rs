@@ -266,6 +266,7 @@ impl Context {
         &self.state.driver.functions
     }
 
+    #[cfg(test)]
     pub(super) fn raw(&self) -> Handle {
         self.state.raw
     }

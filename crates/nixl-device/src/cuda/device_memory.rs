@@ -2,10 +2,10 @@
 
 use super::api::{Address, IpcBytes};
 use super::context::Context;
-use super::error::{CudaError, NOT_SUPPORTED};
+use super::error::CudaError;
 use super::ipc::IpcMemoryHandle;
 use super::memory_error::{MemoryError, checked_len};
-use super::pool::{Block, Loan};
+use super::pool::{Block, PooledBlock};
 
 /// Memory of a device, freed (or given back to its [`DevicePool`](super::DevicePool)) when dropped.
 ///
@@ -17,7 +17,7 @@ pub struct DeviceMemory {
     context: Context,
     address: Address,
     len: usize,
-    _block: Loan<DeviceBlock>,
+    _block: PooledBlock<DeviceBlock>,
 }
 
 impl DeviceMemory {
@@ -27,13 +27,13 @@ impl DeviceMemory {
     ///
     /// [`MemoryError`]: no bytes asked for, too little memory, or what the driver says.
     pub fn new(context: &Context, len: usize) -> Result<Self, MemoryError> {
-        Ok(Self::from_loan(Loan::owned(DeviceBlock::new(context, len)?), len))
+        Ok(Self::from_block(PooledBlock::owned(DeviceBlock::new(context, len)?), len))
     }
 
     /// The first `len` bytes of a block, which has at least as many.
-    pub(super) fn from_loan(loan: Loan<DeviceBlock>, len: usize) -> Self {
-        let (context, address) = (loan.block().context, loan.block().address);
-        Self { context, address, len, _block: loan }
+    pub(super) fn from_block(pooled: PooledBlock<DeviceBlock>, len: usize) -> Self {
+        let (context, address) = (pooled.block().context, pooled.block().address);
+        Self { context, address, len, _block: pooled }
     }
 
     /// Address of the first byte, a `CUdeviceptr`. The host cannot dereference it.
@@ -70,34 +70,6 @@ impl DeviceMemory {
             (api.ipc_get_mem_handle)(&raw mut bytes, self.address)
         })?;
         Ok(IpcMemoryHandle::new(bytes.0, self.len as u64))
-    }
-
-    /// A file descriptor by which a NIC, or another driver of the kernel, can reach the memory: a DMA-BUF. It keeps
-    /// the memory from being reused as long as it is open.
-    ///
-    /// The length must be a multiple of the page size of the host.
-    ///
-    /// # Errors
-    ///
-    /// `CUDA_ERROR_NOT_SUPPORTED` if the driver, its flavor or the device cannot; else what the driver says.
-    #[cfg(unix)]
-    pub fn export_dma_buf(&self) -> Result<std::os::fd::OwnedFd, CudaError> {
-        use std::os::fd::{FromRawFd, OwnedFd};
-        const CALL: &str = "cuMemGetHandleForAddressRange";
-        const DMA_BUF_FD: i32 = 1;
-        let mut descriptor: i32 = -1;
-        let out = (&raw mut descriptor).cast();
-        let (address, len) = (self.address, self.len);
-        self.context.call(CALL, |api| match api.mem_get_handle_for_address_range {
-            // SAFETY: the memory is alive; for this kind of handle the call writes an `int`, during the call only.
-            Some(export) => unsafe { export(out, address, len, DMA_BUF_FD, 0) },
-            None => NOT_SUPPORTED,
-        })?;
-        if descriptor < 0 {
-            return Err(CudaError::not_supported(CALL));
-        }
-        // SAFETY: the driver made it for the caller, who owns it.
-        Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
     }
 }
 
@@ -185,16 +157,5 @@ mod tests {
         assert!(context.synchronize().is_err());
         drop(memory);
         assert_eq!((fake.count("cuMemFree"), context.leaked()), (0, 1));
-    }
-
-    #[test]
-    #[cfg(unix)]
-    fn a_driver_without_dma_buf_says_so() {
-        use super::super::api::Api;
-        use super::super::fake;
-        let fake = Fake::with(Api { mem_get_handle_for_address_range: None, ..fake::api() });
-        let memory = DeviceMemory::new(&fake.context(0), 4096).unwrap();
-        let error = memory.export_dma_buf().unwrap_err();
-        assert!(error.is_not_supported(), "{error}");
     }
 }

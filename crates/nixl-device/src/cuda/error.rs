@@ -86,11 +86,6 @@ impl CudaError {
         matches!(self.class(), CudaErrorClass::NotSupported)
     }
 
-    /// A call that this driver does not have, or that is not made because it would be refused.
-    pub(super) const fn not_supported(call: &'static str) -> Self {
-        Self { code: NOT_SUPPORTED, name: Some("CUDA_ERROR_NOT_SUPPORTED"), call }
-    }
-
     const fn remedy(&self) -> &'static str {
         match self.class() {
             CudaErrorClass::Sticky => "; restart the process to use the device again",

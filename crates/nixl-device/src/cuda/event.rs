@@ -1,7 +1,5 @@
 //! CUDA events: points in a stream that can be queried and waited for.
 
-use std::time::Duration;
-
 use super::api::{Handle, IpcBytes};
 use super::context::Context;
 use super::error::CudaError;
@@ -25,15 +23,6 @@ impl Event {
     /// What the driver says.
     pub fn new(context: &Context) -> Result<Self, CudaError> {
         Self::create(context, DISABLE_TIMING)
-    }
-
-    /// An event with a time stamp, for [`elapsed_since`](Self::elapsed_since).
-    ///
-    /// # Errors
-    ///
-    /// What the driver says.
-    pub fn with_timing(context: &Context) -> Result<Self, CudaError> {
-        Self::create(context, 0)
     }
 
     /// An event whose [`synchronize`](Self::synchronize) sleeps instead of spinning, without a time stamp.
@@ -105,21 +94,8 @@ impl Event {
         self.context.call("cuEventSynchronize", |api| unsafe { (api.event_synchronize)(self.raw) })
     }
 
-    /// The time on the device from `start` to this event; half a microsecond precise.
-    ///
-    /// # Errors
-    ///
-    /// What the driver says: both must be made [`with_timing`](Self::with_timing), and passed.
-    pub fn elapsed_since(&self, start: &Self) -> Result<Duration, CudaError> {
-        let mut milliseconds = 0.0;
-        // SAFETY: both are alive; the pointer is to a live variable, written during the call only.
-        self.context.call("cuEventElapsedTime", |api| unsafe {
-            (api.event_elapsed_time)(&raw mut milliseconds, start.raw, self.raw)
-        })?;
-        Ok(Duration::try_from_secs_f32(milliseconds / 1e3).unwrap_or_default())
-    }
-
-    /// A name by which another process can [`import`](Self::import) the event.
+    /// A name by which another process can [`import`](Self::import) the event, for applications that order the work of processes on
+    /// a GPU by themselves.
     ///
     /// # Errors
     ///

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::context::Context;
 use super::mapping::Mapping;
 use super::memory_error::{MemoryError, checked_len};
-use super::pool::{Block, Loan};
+use super::pool::{Block, PooledBlock};
 use super::registration::{register, unregister};
 use super::uses::{Use, UseGuard, Uses};
 
@@ -29,7 +29,7 @@ pub struct PinnedMemory {
     len: usize,
     numa_node: Option<u32>,
     uses: Arc<Uses>,
-    _block: Loan<PinnedBlock>,
+    _block: PooledBlock<PinnedBlock>,
 }
 
 /// Why the host could not read or write pinned memory. Nothing was copied.
@@ -64,19 +64,19 @@ impl PinnedMemory {
     ///
     /// [`MemoryError`]: no bytes asked for, too little memory or too low a limit, or what the driver says.
     pub fn new(context: &Context, len: usize) -> Result<Self, MemoryError> {
-        Ok(Self::from_loan(Loan::owned(PinnedBlock::new(context, len)?), len))
+        Ok(Self::from_block(PooledBlock::owned(PinnedBlock::new(context, len)?), len))
     }
 
     /// The first `len` bytes of a block, which has at least as many.
-    pub(super) fn from_loan(loan: Loan<PinnedBlock>, len: usize) -> Self {
-        let block = loan.block();
+    pub(super) fn from_block(pooled: PooledBlock<PinnedBlock>, len: usize) -> Self {
+        let block = pooled.block();
         Self {
             context: block.context,
             address: block.start().expose_provenance(),
             len,
             numa_node: block.context.placement().node,
             uses: Arc::default(),
-            _block: loan,
+            _block: pooled,
         }
     }
 

@@ -123,8 +123,8 @@ macro_rules! pool {
             ///
             /// [`MemoryError::PoolExhausted`] at the limit, else as `new` of the memory.
             pub fn allocate(&self, len: usize) -> Result<$memory, MemoryError> {
-                let loan = self.shelf.take(len, |size| $block::new(&self.context, size))?;
-                Ok($memory::from_loan(loan, len))
+                let pooled = self.shelf.take(len, |size| $block::new(&self.context, size))?;
+                Ok($memory::from_block(pooled, len))
             }
 
             /// Frees memory kept for reuse until at most `max_idle_bytes` of it are left, largest first.
@@ -160,13 +160,13 @@ pub(super) trait Block: Send + 'static {
 }
 
 /// A block in use, which goes back to its shelf, if it has one that is still there, or is freed.
-pub(super) struct Loan<B: Block> {
+pub(super) struct PooledBlock<B: Block> {
     /// Taken when dropped.
     block: ManuallyDrop<B>,
     shelf: Weak<Shelf<B>>,
 }
 
-impl<B: Block> Loan<B> {
+impl<B: Block> PooledBlock<B> {
     /// A block that belongs to no shelf.
     pub(super) fn owned(block: B) -> Self {
         Self { block: ManuallyDrop::new(block), shelf: Weak::new() }
@@ -177,7 +177,7 @@ impl<B: Block> Loan<B> {
     }
 }
 
-impl<B: Block> Drop for Loan<B> {
+impl<B: Block> Drop for PooledBlock<B> {
     fn drop(&mut self) {
         // SAFETY: dropped once, and `block` is not used again.
         let block = unsafe { ManuallyDrop::take(&mut self.block) };
@@ -187,9 +187,9 @@ impl<B: Block> Drop for Loan<B> {
     }
 }
 
-impl<B: Block> fmt::Debug for Loan<B> {
+impl<B: Block> fmt::Debug for PooledBlock<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loan")
+        f.debug_struct("PooledBlock")
             .field("pooled", &(self.shelf.strong_count() > 0))
             .finish_non_exhaustive()
     }
@@ -220,14 +220,14 @@ impl<B: Block> Shelf<B> {
         self: &Arc<Self>,
         len: usize,
         allocate: impl Fn(usize) -> Result<B, MemoryError>,
-    ) -> Result<Loan<B>, MemoryError> {
+    ) -> Result<PooledBlock<B>, MemoryError> {
         let size =
             size_class(checked_len(len)?, self.smallest).ok_or(MemoryError::TooLarge { len })?;
         let mut content = lock(&self.content);
         if let Some(block) = content.pop(size) {
             content.stats.reused += 1;
             content.count_in_use(size);
-            return Ok(self.lend(block));
+            return Ok(self.in_use(block));
         }
         let in_use = content.stats.in_use_bytes;
         let limit = self.limits.max_bytes;
@@ -252,7 +252,7 @@ impl<B: Block> Shelf<B> {
         match allocated {
             Ok(block) => {
                 content.stats.allocated += 1;
-                Ok(self.lend(block))
+                Ok(self.in_use(block))
             }
             Err(error) => {
                 content.stats.in_use_bytes -= size;
@@ -261,8 +261,8 @@ impl<B: Block> Shelf<B> {
         }
     }
 
-    fn lend(self: &Arc<Self>, block: B) -> Loan<B> {
-        Loan { block: ManuallyDrop::new(block), shelf: Arc::downgrade(self) }
+    fn in_use(self: &Arc<Self>, block: B) -> PooledBlock<B> {
+        PooledBlock { block: ManuallyDrop::new(block), shelf: Arc::downgrade(self) }
     }
 
     fn put(&self, block: B) {

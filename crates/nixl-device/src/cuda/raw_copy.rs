@@ -42,37 +42,6 @@ impl Stream {
         })
     }
 
-    /// Queues a copy between the memories of two devices. Without peer access between them the driver takes the way
-    /// through host memory.
-    ///
-    /// # Errors
-    ///
-    /// As [`copy_async`](Self::copy_async).
-    ///
-    /// # Safety
-    ///
-    /// As [`copy_async`](Self::copy_async), where `dst` belongs to `dst_context` and `src` to `src_context`.
-    pub unsafe fn copy_peer_async(
-        &self,
-        dst: u64,
-        dst_context: &Context,
-        src: u64,
-        src_context: &Context,
-        len: usize,
-    ) -> Result<(), CudaError> {
-        // SAFETY: the caller vouches for the addresses; the stream is alive, and contexts are retained for good.
-        self.context().call("cuMemcpyPeerAsync", |api| unsafe {
-            (api.memcpy_peer_async)(
-                dst,
-                dst_context.raw(),
-                src,
-                src_context.raw(),
-                len,
-                self.as_raw(),
-            )
-        })
-    }
-
     /// Queues many copies with one call: the i-th copies `lens[i]` bytes from `srcs[i]` to `dsts[i]`. They may be done
     /// in any order among themselves. The lists are read before it returns.
     ///

@@ -9,7 +9,7 @@ use nixl_ops::{PathPolicy, Preparation};
 
 use super::path_connection::PathConnection;
 use crate::facts::OfferFacts;
-use crate::remote_memory::{ImportCache, ImportError, OwnerId, RemoteMemoryKey};
+use crate::remote_memory::{ImportError, OwnerId, RemoteMemoryKey};
 use crate::transfers::owner_gone;
 
 impl PathConnection {
@@ -34,10 +34,10 @@ impl PathConnection {
             return None;
         }
         let distinct = || unopened.iter().collect::<HashSet<_>>().len();
-        if unopened.len() > ImportCache::KEPT && distinct() > ImportCache::KEPT {
+        let most = self.imports.limits().pieces;
+        if unopened.len() > most && distinct() > most {
             // They would close each other, and keep the connection's thread busy all the while.
-            let (pieces, most) = (distinct(), ImportCache::KEPT);
-            let reason = format!("{pieces} pieces of memory are more than stay open: {most}");
+            let reason = format!("{} pieces of memory are more than stay open: {most}", distinct());
             unopened
                 .into_iter()
                 .take(1)

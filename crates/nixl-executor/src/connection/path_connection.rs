@@ -60,11 +60,15 @@ impl PathConnection {
         let context = CopyContext {
             gpus: Arc::clone(gpus),
             threads: shared.threads.clone(),
-            costs: shared.costs.clone(),
+            costs: shared.settings.costs.clone(),
             waker: link.waker().clone(),
         };
         let facts = facts_of(&shared.facts, &link.transport().settings());
-        let imports = ImportCache::new(Arc::clone(gpus), Arc::clone(link.background()));
+        let imports = ImportCache::with(
+            shared.settings.imports,
+            Arc::clone(gpus),
+            Arc::clone(link.background()),
+        );
         let remote_copies = RemoteCopyContext {
             imports: Arc::clone(&imports),
             context: context.clone(),
@@ -79,7 +83,7 @@ impl PathConnection {
                 remote_copies,
                 link.clone(),
                 Arc::clone(&peers),
-                (shared.staging, &shared.slots),
+                (shared.settings.staging, &shared.slots),
             ),
             imports,
             peers,

@@ -10,17 +10,18 @@ use nixl_ops::{
     Clock, ConnectionContext, ConnectionExecutor, Executor, SystemClock, TransportError,
 };
 
-use super::common::Common;
+use super::common::{Common, Settings};
 use super::maintenance::{Maintenance, Next};
 use super::path_connection::PathConnection;
 use super::peer_stats::PeerStats;
 use crate::facts::LocalFacts;
 use crate::local::{
     BlockError, CopyWorkers, Costs, CudaGpus, GpuBackend, GpuError, NoGpus, StreamHandle,
-    StreamPoint, StreamQueue,
+    StreamPoint, StreamQueue, on_a_thread, thread_error,
 };
 use crate::pinned_slots::{SlotPools, StagingConfig};
 use crate::planner::PathCosts;
+use crate::remote_memory::ImportLimits;
 use crate::sessions::StagingStats;
 
 /// Takes the best path that the two sides of an operation really have, at the speed of that path, and says which it was.
@@ -44,7 +45,7 @@ pub(super) type Connections = Mutex<Vec<Weak<PathConnection>>>;
 
 impl PathExecutor {
     /// For the GPUs of this process, if it has any. **Blocks** for some hundred milliseconds while their contexts are
-    /// made: call it off async threads, or use [`shared`](Self::shared).
+    /// made: use [`open`](Self::open) or [`shared`](Self::shared) on async threads.
     ///
     /// # Errors
     ///
@@ -57,6 +58,17 @@ impl PathExecutor {
             Err(_) => Arc::new(NoGpus::default()),
         };
         Self::with(gpus, facts)
+    }
+
+    /// As [`new`](Self::new), on a thread of its own. Setters, which never block, follow as for `new`.
+    ///
+    /// Never blocks the caller's thread. Cancel safe: dropping the future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub async fn open() -> Result<Self, BlockError> {
+        on_a_thread(Self::new).await.map_err(thread_error)?
     }
 
     /// For these GPUs, of which `facts` speak: simulated ones in tests.
@@ -74,9 +86,7 @@ impl PathExecutor {
             gpus,
             facts,
             threads,
-            costs: Costs::default(),
-            path_costs: PathCosts::default(),
-            staging: StagingConfig::default(),
+            settings: Settings::default(),
             maintenance: maintenance(&connections, &slots),
             slots,
         };
@@ -86,8 +96,7 @@ impl PathExecutor {
     /// With slots like these for staging; by default as [`StagingConfig`] says. For connections that are made afterwards.
     #[must_use]
     pub fn staging(self, config: StagingConfig) -> Self {
-        let costs = self.shared.costs.clone();
-        self.configured(costs, config)
+        self.configured(|settings| settings.staging = config)
     }
 
     /// With these costs of copies within the process, by which it chooses among kernels, copy engines and the processor; by
@@ -95,19 +104,35 @@ impl PathExecutor {
     /// reads. For connections that are made afterwards.
     #[must_use]
     pub fn costs(self, costs: Costs) -> Self {
-        let staging = self.shared.staging;
-        self.configured(costs, staging)
+        self.configured(|settings| settings.costs = costs)
     }
 
-    fn configured(mut self, costs: Costs, staging: StagingConfig) -> Self {
-        let (shared, slots) = (&self.shared, SlotPools::new(staging));
+    /// With these costs of paths between processes, by which it chooses among shared memory, CUDA IPC, the engine and
+    /// staging; by default those of two H200s in one host. [`PathCosts::from_json`] reads them from a file. A cost that is too low
+    /// makes operations take a slower path, until the measured times of the path outweigh it. For connections that are made
+    /// afterwards.
+    #[must_use]
+    pub fn path_costs(self, costs: PathCosts) -> Self {
+        self.configured(|settings| settings.path_costs = costs)
+    }
+
+    /// With these bounds on the peers' memory that each connection keeps open; by default as [`ImportLimits`] says. For
+    /// connections that are made afterwards.
+    #[must_use]
+    pub fn imports(self, limits: ImportLimits) -> Self {
+        self.configured(|settings| settings.imports = limits)
+    }
+
+    fn configured(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        let shared = &self.shared;
+        let mut settings = shared.settings.clone();
+        change(&mut settings);
+        let slots = SlotPools::new(settings.staging);
         *self.shared = Arc::new(Common {
             gpus: Arc::clone(&shared.gpus),
             facts: Arc::clone(&shared.facts),
             threads: shared.threads.clone(),
-            costs,
-            path_costs: shared.path_costs.clone(),
-            staging,
+            settings,
             maintenance: maintenance(&self.connections, &slots),
             slots,
         });
@@ -214,7 +239,7 @@ mod tests {
     use crate::local::{GpuCapabilities, SimulatedGpus};
 
     #[test]
-    fn costs_and_staging_are_configured_in_any_order() {
+    fn settings_are_configured_in_any_order() {
         let gpus = Arc::new(SimulatedGpus::new(GpuCapabilities::default()).unwrap());
         let executor = || PathExecutor::with(gpus.clone(), Arc::default()).unwrap();
         let mut costs = Costs::default().to_json();
@@ -222,12 +247,34 @@ mod tests {
         let costs = Costs::from_json(&costs).unwrap();
         assert_ne!(costs, Costs::default());
         let staging = StagingConfig::default().with_slots(3);
+        let imports = ImportLimits::default().with_pieces(2);
+        let path_costs = PathCosts::default().to_json().replacen("4.0", "400.0", 1);
+        let path_costs = PathCosts::from_json(&path_costs).unwrap();
+        assert_ne!(path_costs, PathCosts::default());
         let both = [
-            executor().costs(costs.clone()).staging(staging),
-            executor().staging(staging).costs(costs.clone()),
+            executor()
+                .costs(costs.clone())
+                .staging(staging)
+                .imports(imports)
+                .path_costs(path_costs.clone()),
+            executor()
+                .path_costs(path_costs.clone())
+                .imports(imports)
+                .staging(staging)
+                .costs(costs.clone()),
         ];
         for executor in both {
-            assert_eq!((&executor.shared.costs, executor.shared.staging), (&costs, staging));
+            let Settings { costs: chosen, path_costs: paths, staging: slots, imports: limits } =
+                &executor.shared.settings;
+            assert_eq!((chosen, paths), (&costs, &path_costs));
+            assert_eq!((*slots, *limits), (staging, imports));
         }
+    }
+
+    #[tokio::test]
+    async fn it_opens_on_another_thread_with_settings() {
+        let imports = ImportLimits::default().with_pinned_bytes(0);
+        let executor = PathExecutor::open().await.unwrap().imports(imports);
+        assert_eq!(executor.shared.settings.imports, imports);
     }
 }

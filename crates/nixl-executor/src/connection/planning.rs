@@ -89,7 +89,7 @@ impl PathConnection {
         bytes: u64,
     ) -> (Arc<PathPlan>, PathHistory, u64) {
         let now = self.link.clock().now();
-        let here = (&*self.facts, &self.shared.path_costs);
+        let here = (&*self.facts, &self.shared.settings.path_costs);
         let mut known = peer.lock();
         query.engine = known.estimate.refine(self.engine);
         let PeerState { plans, health, .. } = &mut *known;

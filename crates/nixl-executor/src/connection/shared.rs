@@ -2,13 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use nixl_connector::{ConnectorError, ControlThread};
 use nixl_device::{LeakInChild, PerProcess};
-use nixl_ops::OperationError;
 
 use super::common::Common;
 use super::path_executor::{Connections, PathExecutor};
-use crate::local::BlockError;
+use crate::local::{BlockError, on_a_thread, thread_error};
 
 /// The parts of the executor, for as long as a handle or a connection holds them. The lock is held while it is made, so that
 /// two callers do not make two.
@@ -44,11 +42,7 @@ impl PathExecutor {
         {
             return Ok(executor);
         }
-        let thread = ControlThread::spawn().map_err(|error| match error {
-            ConnectorError::Thread { error } => BlockError::Thread { error },
-            other => BlockError::Thread { error: other.into() },
-        })?;
-        thread.run(common).await.map_err(OperationError::Transport)?
+        on_a_thread(common).await.map_err(thread_error)?
     }
 }
 

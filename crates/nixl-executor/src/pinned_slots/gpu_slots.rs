@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use nixl_ops::TransportError;
 
 use super::SlotStats;
 use super::pool::{EXHAUSTED, Failure, Member, Slab, Slot, SlotMemory, SlotPool, failed};
-use crate::local::{GpuBackend, SharedHandle, allocation_of};
+use crate::local::{GpuBackend, SharedHandle, allocation_of, lock};
 
 /// The slots on each GPU of an executor.
 #[derive(Debug)]
@@ -197,10 +197,6 @@ impl fmt::Debug for GpuSlotPool {
 
 fn why(failure: &Failure) -> String {
     format!("no slots on the GPU: {}", failure.reason)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ impl Check<'_> {
             PathKind::Direct => self.direct(),
             PathKind::StagedOneSide => self.staged_one_side(),
             PathKind::StagedBothSides => self.staged_both_sides(),
-            PathKind::EngineStaged => self.emulated(),
+            PathKind::EngineStaged => self.engine_staged(),
             _ => Err(missing("the planner does not know this kind of path")),
         }
     }
@@ -171,7 +171,7 @@ impl Check<'_> {
         if self.peer.gpus.is_empty() {
             return Err(missing("the peer has no GPU that could copy"));
         }
-        available(Some(Medium::Gpu), self.costs.ipc_lent, "the peer's GPU copies")
+        available(Some(Medium::Gpu), self.costs.ipc_remote_copy, "the peer's GPU copies")
     }
 
     /// GPU memory of the peer that no other process can open, and GPU memory of this side that the peer can.
@@ -191,13 +191,17 @@ impl Check<'_> {
         }
         let medium = Some(Medium::Gpu);
         match self.gpus(ours, self.peer.gpu(theirs))? {
-            Link::Same => {
-                available(medium, self.costs.lent_same_gpu, "the peer copies; both are on one GPU")
+            Link::Same => available(
+                medium,
+                self.costs.remote_copy_same_gpu,
+                "the peer copies; both are on one GPU",
+            ),
+            Link::Reach => {
+                available(medium, self.costs.remote_copy_other_gpu, "the peer's GPU copies")
             }
-            Link::Reach => available(medium, self.costs.lent_other_gpu, "the peer's GPU copies"),
             Link::Unknown => available(
                 medium,
-                self.costs.lent_other_gpu,
+                self.costs.remote_copy_other_gpu,
                 "the peer's GPU copies; it is not visible here, and unproven",
             ),
         }
@@ -217,6 +221,7 @@ impl Check<'_> {
         if !(self.peer.ipc && self.peer.staging) {
             return Err(missing("the peer does not say that its GPU copies for others"));
         }
+        // The metadata's name of these messages.
         supports_version("lending", self.peer.versions.lending(), REMOTE_COPY)
     }
 
@@ -330,7 +335,7 @@ impl Check<'_> {
             (MemoryKind::Gpu(ours), true) => {
                 self.local_gpu(ours)?;
                 let (medium, cost) = self.staged()?;
-                let alone = Cost::new(self.costs.staged_alone_us, cost.per_chunk_us, cost.gbps);
+                let alone = Cost::new(self.costs.staged_one_sided_us, cost.per_chunk_us, cost.gbps);
                 available(medium, alone, "only this side stages")
             }
             (MemoryKind::Gpu(_), false) => Err(not_applicable("GPU memory on both sides")),
@@ -356,7 +361,7 @@ impl Check<'_> {
         available(medium, cost, "both sides stage")
     }
 
-    fn emulated(&self) -> CheckResult {
+    fn engine_staged(&self) -> CheckResult {
         if self.all_host() {
             return Err(not_applicable("no GPU takes part"));
         }
@@ -372,15 +377,17 @@ impl Check<'_> {
             let medium = Some(Medium::Gpu);
             let why = "UCX copies by CUDA IPC";
             match self.gpus(ours, self.peer.gpu(theirs)) {
-                Ok(Link::Same) => return available(medium, self.costs.emulated_same_gpu, why),
-                Ok(Link::Reach) => return available(medium, self.costs.emulated_other_gpu, why),
+                Ok(Link::Same) => return available(medium, self.costs.engine_staged_same_gpu, why),
+                Ok(Link::Reach) => {
+                    return available(medium, self.costs.engine_staged_other_gpu, why);
+                }
                 // Whether UCX would dare is not known.
                 Ok(Link::Unknown) | Err(_) => {}
             }
         }
         available(
             self.engine_medium()?,
-            self.costs.emulated,
+            self.costs.engine_staged,
             "the engine copies GPU memory by itself",
         )
     }

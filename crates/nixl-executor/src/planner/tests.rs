@@ -79,6 +79,18 @@ fn plan(query: PathQuery, here: &LocalFacts, peer: &PeerFacts) -> PathPlan {
     PathPlan::new(query, here, peer, &PathCosts::default())
 }
 
+#[test]
+fn costs_from_a_file_decide() {
+    let query = || ask(MemoryKind::Gpu(0), Device::cuda(1));
+    let chosen_with = |costs: &PathCosts| {
+        chosen(&PathPlan::new(query(), &here(), &neighbour(), costs), 64 << 20).0
+    };
+    assert_eq!(chosen_with(&PathCosts::default()), PathKind::StagedBothSides);
+    let slow = r#"{"staged_shared": {"fixed_us": 1e9, "per_chunk_us": 0.0, "gbps": 7.0}}"#;
+    let slow = PathCosts::from_json(slow).unwrap();
+    assert_eq!(chosen_with(&slow), PathKind::EngineStaged);
+}
+
 fn chosen(plan: &PathPlan, bytes: u64) -> (PathKind, Option<Medium>) {
     let path = plan.choose(bytes, &PathHistory::new()).unwrap().path;
     (path.kind, path.medium)
@@ -349,14 +361,14 @@ fn the_engine_s_copies_of_memory_without_a_handle_go_through_the_host() {
     let neither = plan(ask(MemoryKind::Gpu(0), ONE), &here(), &neighbour());
     assert!(reason(&neither, PathKind::CudaIpc).contains("either side"), "{neither}");
     assert_eq!(chosen(&neither, LARGE).0, PathKind::StagedBothSides, "{neither}");
-    let carrier = |plan: &PathPlan| {
-        let emulated = plan.available.iter().find(|p| p.kind == PathKind::EngineStaged).unwrap();
-        emulated.medium
+    let medium = |plan: &PathPlan| {
+        let staged = plan.available.iter().find(|p| p.kind == PathKind::EngineStaged).unwrap();
+        staged.medium
     };
-    assert_ne!(carrier(&neither), Some(Medium::Gpu), "{neither}");
+    assert_ne!(medium(&neither), Some(Medium::Gpu), "{neither}");
     // Of Dynamo's profile it is not known whether there is a handle.
     let unknown = PeerFacts { native: false, staging: false, ipc: false, ..neighbour() };
-    assert_eq!(carrier(&plan(ask(MemoryKind::Gpu(0), ONE), &here(), &unknown)), Some(Medium::Gpu));
+    assert_eq!(medium(&plan(ask(MemoryKind::Gpu(0), ONE), &here(), &unknown)), Some(Medium::Gpu));
 }
 
 #[test]
@@ -459,7 +471,7 @@ fn a_ranking_is_shown_line_by_line() {
     let shown = plan.rank(LARGE, &history).to_string();
     let expected = "\
 Read of 67108864 bytes, cuda:0 and the peer's cuda:1
-  take emulated by tcp, estimated at 335.6ms (0.2 GB/s): the engine copies GPU memory by itself
+  take engine-staged by tcp, estimated at 335.6ms (0.2 GB/s): the engine copies GPU memory by itself
   then staged-both-sides by tcp, estimated at 14.3ms (4.8 GB/s): both sides stage; failed 2 s ago
   not same-process-copy: the peer is another process
   not local: the peer is another process

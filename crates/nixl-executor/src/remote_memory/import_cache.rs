@@ -12,7 +12,7 @@ use nixl_ops::{BlockingThread, RecentCheck};
 use super::open_failures::OpenFailures;
 use super::opened::{Opened, Owner};
 use super::permit::{Mapped, PinPermit, Pinned};
-use super::{OwnerId, RemoteMemoryKey};
+use super::{ImportLimits, OwnerId, RemoteMemoryKey};
 use crate::local::{GpuBackend, TransferBuffer};
 
 /// Opens each piece of memory once for each GPU, and keeps the latest open: opening takes some hundred microseconds, and
@@ -20,6 +20,7 @@ use crate::local::{GpuBackend, TransferBuffer};
 /// had is closed at once, what a peer has released at the next [`sweep`](Self::sweep).
 pub(crate) struct ImportCache {
     me: Weak<Self>,
+    limits: ImportLimits,
     gpus: Arc<dyn GpuBackend>,
     background: Arc<dyn BlockingThread>,
     opened: Mutex<Opened>,
@@ -60,21 +61,18 @@ pub(crate) enum ImportError {
 }
 
 impl ImportCache {
-    /// Pieces of memory that are kept open.
-    pub(crate) const KEPT: usize = Opened::KEPT;
-    /// Bytes of all that is pinned at most. A peer says how long its memory is, and pinning takes every page of it, and 0.1 s
-    /// for each GiB.
-    const MAX_PINNED: usize = 4 << 30;
-    /// Bytes of address space for peers' host memory at most, an eighth of what a process has. Files with holes may say that they
-    /// are long, and take nothing else.
-    const MAX_MAPPED: usize = 16 << 40;
     /// Pieces that are opened between two sweeps at least.
     const SWEPT_AFTER: usize = 16;
 
     /// None is open yet. Blocking calls that nothing waits for are made in the `background`.
-    pub(crate) fn new(gpus: Arc<dyn GpuBackend>, background: Arc<dyn BlockingThread>) -> Arc<Self> {
+    pub(crate) fn with(
+        limits: ImportLimits,
+        gpus: Arc<dyn GpuBackend>,
+        background: Arc<dyn BlockingThread>,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
+            limits,
             gpus,
             background,
             opened: Mutex::default(),
@@ -84,6 +82,17 @@ impl ImportCache {
             sweeping: AtomicBool::new(false),
             looks: AtomicU64::new(0),
         })
+    }
+
+    /// With the default limits.
+    #[cfg(test)]
+    pub(crate) fn new(gpus: Arc<dyn GpuBackend>, background: Arc<dyn BlockingThread>) -> Arc<Self> {
+        Self::with(ImportLimits::default(), gpus, background)
+    }
+
+    /// The bounds.
+    pub(crate) fn limits(&self) -> ImportLimits {
+        self.limits
     }
 
     /// The memory, if it is [open](Found::Open).
@@ -147,7 +156,7 @@ impl ImportCache {
         // Memory that a peer has released would be kept from the system. The number of checks is that of the pieces.
         let due = {
             let opened = self.lock();
-            opened.fresh >= Self::SWEPT_AFTER.max(opened.by_name.len().min(Self::KEPT))
+            opened.fresh >= Self::SWEPT_AFTER.max(opened.by_name.len().min(self.limits.pieces))
         };
         if due {
             self.sweep();
@@ -184,7 +193,7 @@ impl ImportCache {
             mapped,
             seen: RecentCheck::default(),
         });
-        let closed = self.lock().insert(owner, Arc::clone(&memory));
+        let closed = self.lock().insert(owner, Arc::clone(&memory), self.limits.pieces);
         // Closing is a call of the driver or the system: not under the lock.
         drop(closed);
         self.refused.forget(memory_key);
@@ -222,14 +231,14 @@ impl ImportCache {
         let bytes = usize::try_from(name.len).unwrap_or(usize::MAX);
         loop {
             if let Some(allowance) =
-                PinPermit::take("nixl_mapped_bytes", &self.mapped, bytes, Self::MAX_MAPPED)
+                PinPermit::take("nixl_mapped_bytes", &self.mapped, bytes, self.limits.mapped_bytes)
             {
                 return Ok(allowance);
             }
-            let fits = bytes <= Self::MAX_MAPPED;
+            let fits = bytes <= self.limits.mapped_bytes;
             let oldest = if fits { self.lock().remove_oldest() } else { None };
             if oldest.is_none() {
-                let (mapped, most) = (self.mapped(), Self::MAX_MAPPED);
+                let (mapped, most) = (self.mapped(), self.limits.mapped_bytes);
                 return Err(ImportError::OverLimit { bytes, mapped, most });
             }
         }
@@ -242,8 +251,12 @@ impl ImportCache {
 
     /// What cannot be pinned is copied through pinned slots.
     fn pin(&self, memory: Region) -> Arc<dyn TransferBuffer> {
-        let taken =
-            PinPermit::take("nixl_pinned_bytes", &self.pinned, memory.len(), Self::MAX_PINNED);
+        let taken = PinPermit::take(
+            "nixl_pinned_bytes",
+            &self.pinned,
+            memory.len(),
+            self.limits.pinned_bytes,
+        );
         let Some(allowance) = taken else {
             return Arc::new(memory);
         };
@@ -409,15 +422,15 @@ mod tests {
     fn the_longest_unused_is_closed_first() {
         let gpus = gpus();
         let imports = ImportCache::new(gpus.clone(), Now::here());
-        let memories: Vec<_> = (0..ImportCache::KEPT + 2)
+        let memories: Vec<_> = (0..ImportLimits::default().pieces + 2)
             .map(|_| gpus.region(MemoryKind::Gpu(0), 8).unwrap())
             .collect();
         let there = |index: usize| RemoteMemoryKey::Gpu(0, handle(&gpus, &memories[index]));
-        for index in 0..ImportCache::KEPT {
+        for index in 0..ImportLimits::default().pieces {
             imports.open(&there(index), BY).unwrap();
         }
         assert!(imports.get(&there(0)).is_some());
-        for index in ImportCache::KEPT..ImportCache::KEPT + 2 {
+        for index in ImportLimits::default().pieces..ImportLimits::default().pieces + 2 {
             imports.open(&there(index), BY).unwrap();
         }
         let open = |index| imports.get(&there(index)).is_some();
@@ -436,7 +449,7 @@ mod tests {
         };
         assert_eq!(kind(RemoteMemoryKey::File(name)), MemoryKind::Pageable);
         assert_eq!(kind(RemoteMemoryKey::Pinned(name)), MemoryKind::Pinned);
-        imports.pinned.store(ImportCache::MAX_PINNED - 50, Ordering::Relaxed);
+        imports.pinned.store(ImportLimits::default().pinned_bytes - 50, Ordering::Relaxed);
         let (long, short) = (shared(51), shared(50));
         assert_eq!(
             kind(RemoteMemoryKey::Pinned(long.shared_name().unwrap())),
@@ -453,6 +466,34 @@ mod tests {
     }
 
     #[test]
+    fn each_limit_has_an_effect() {
+        let gpus = gpus();
+        let with = |limits| ImportCache::with(limits, gpus.clone(), Now::here());
+        let memories = [shared(100), shared(100)];
+        let [first, second] = memories.each_ref().map(|region| region.shared_name().unwrap());
+        let limits = ImportLimits::default;
+
+        let imports = with(limits().with_pieces(1));
+        imports.open(&RemoteMemoryKey::File(first), BY).unwrap();
+        imports.open(&RemoteMemoryKey::File(second), BY).unwrap();
+        assert!(!imports.has(&RemoteMemoryKey::File(first)));
+        assert_eq!(imports.held().0, 1);
+
+        for (bytes, kind) in [(99, MemoryKind::Pageable), (100, MemoryKind::Pinned)] {
+            let imports = with(limits().with_pinned_bytes(bytes));
+            let address = imports.open(&RemoteMemoryKey::Pinned(first), BY).unwrap().address();
+            assert_eq!(gpus.memory_kind(Device::HOST, address), kind);
+        }
+
+        let refused = with(limits().with_mapped_bytes(99)).open(&RemoteMemoryKey::File(first), BY);
+        let expected = ImportError::OverLimit { bytes: 100, mapped: 0, most: 99 };
+        assert_eq!(refused.err(), Some(expected));
+        assert!(
+            with(limits().with_mapped_bytes(100)).open(&RemoteMemoryKey::File(first), BY).is_ok()
+        );
+    }
+
+    #[test]
     fn files_with_holes_do_not_take_all_address_space() {
         let imports = ImportCache::new(gpus(), Now::here());
         let (old, new) = (shared(4096), shared(8192));
@@ -461,7 +502,7 @@ mod tests {
         imports.open(&old, BY).unwrap();
         assert_eq!(imports.mapped(), 4096);
         // The longest unused makes room.
-        imports.mapped.fetch_add(ImportCache::MAX_MAPPED - 8192, Ordering::Relaxed);
+        imports.mapped.fetch_add(ImportLimits::default().mapped_bytes - 8192, Ordering::Relaxed);
         imports.open(&new, BY).unwrap();
         assert!(!imports.has(&old) && imports.has(&new));
         imports.mapped.store(8192, Ordering::Relaxed);
@@ -594,7 +635,7 @@ mod tests {
         let opened = imports.lock();
         assert_eq!(
             (opened.by_name.len(), opened.by_use.len()),
-            (ImportCache::KEPT, ImportCache::KEPT)
+            (ImportLimits::default().pieces, ImportLimits::default().pieces)
         );
     }
 

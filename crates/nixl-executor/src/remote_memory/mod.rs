@@ -2,6 +2,7 @@
 
 mod import_cache;
 mod key;
+mod limits;
 mod open_failures;
 mod opened;
 mod permit;
@@ -12,5 +13,6 @@ mod share;
 pub(crate) use import_cache::Now;
 pub(crate) use import_cache::{Found, ImportCache, ImportError};
 pub(crate) use key::{OwnerId, RemoteMemoryKey};
+pub use limits::ImportLimits;
 pub(crate) use prefault::prefault;
 pub(crate) use share::{export, memory_key, shares};

@@ -11,7 +11,7 @@ use nixl_ops::RecentCheck;
 use super::RemoteMemoryKey;
 use crate::local::TransferBuffer;
 
-/// What is open, for so many pieces at most.
+/// What is open.
 #[derive(Default)]
 pub(super) struct Opened {
     pub(super) by_name: HashMap<RemoteMemoryKey, Import>,
@@ -57,9 +57,6 @@ impl Owner {
 }
 
 impl Opened {
-    /// Pieces of memory that are kept open.
-    pub(super) const KEPT: usize = 1024;
-
     /// Counts as a use.
     pub(super) fn touch(
         &mut self,
@@ -78,6 +75,7 @@ impl Opened {
         &mut self,
         owner: Arc<Owner>,
         memory: Arc<dyn TransferBuffer>,
+        most: usize,
     ) -> Vec<Import> {
         let memory_key = owner.memory_key;
         let mut closed = Vec::new();
@@ -86,7 +84,7 @@ impl Opened {
         self.fresh += 1;
         self.by_use.insert(self.uses, memory_key);
         self.by_name.insert(memory_key, Import { memory, used: self.uses, owner });
-        while self.by_name.len() > Self::KEPT
+        while self.by_name.len() > most
             && let Some(oldest) = self.remove_oldest()
         {
             closed.push(oldest);

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use nixl_descriptor::Descriptor;
@@ -12,6 +12,7 @@ use nixl_ops::QuietProof;
 
 use super::peer_quiet::PeerQuiet;
 use super::quarantine::Quarantine;
+use crate::local::lock;
 use crate::messages::{Message, SessionId};
 
 /// All sessions of a connection, of both sides.
@@ -425,8 +426,4 @@ impl fmt::Debug for SessionTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionTable").field("live", &self.len()).finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

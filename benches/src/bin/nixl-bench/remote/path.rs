@@ -52,7 +52,7 @@ pub(crate) fn rejected(error: &ConnectorError) -> Option<&[Rejected]> {
     }
 }
 
-/// Kind, carrier and chunks.
+/// Kind, medium and chunks.
 pub(crate) fn name(path: &PathReport) -> String {
     let mut name = path.kind().to_string();
     if let Some(medium) = path.medium() {
@@ -73,7 +73,7 @@ mod tests {
     use crate::remote::memory::Memory;
 
     #[test]
-    fn a_path_is_named_with_its_carrier_and_its_chunks() {
+    fn a_path_is_named_with_its_medium_and_its_chunks() {
         let path = PathReport::new(PathKind::StagedBothSides, "nixl/UCX", 1 << 26, 1);
         assert_eq!(name(&path), "staged-both-sides");
         let path = path.with_medium(Some(Medium::Tcp)).with_chunks(64);

@@ -1,13 +1,13 @@
-//! Requests for the words of neighbouring slots, which are prepared once and posted again.
+//! Persistent requests for the words of neighbouring slots, which are prepared once and posted again.
 
 use nixl_ops::{PeerId, Transfer};
 
 /// Slots of a window: those that have the same number divided by it.
 pub(super) const WINDOW: u32 = 64;
 
-/// The prepared requests of a room, each with a part of the room of its own.
+/// The persistent requests of a room, each with a part of the room of its own.
 #[derive(Default)]
-pub(super) struct Standing {
+pub(super) struct PersistentRequests {
     kept: Box<[Option<Kept>; Self::WINDOWS]>,
     /// The part that is used next for a window that none has.
     next: usize,
@@ -19,7 +19,7 @@ struct Kept {
     transfer: Box<dyn Transfer>,
 }
 
-impl Standing {
+impl PersistentRequests {
     /// Windows that a room has parts for.
     pub(super) const WINDOWS: usize = 8;
 

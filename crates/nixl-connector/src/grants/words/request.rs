@@ -27,7 +27,7 @@ pub(super) struct WordRequest {
     /// Where in the room the words come to, in slots.
     at: usize,
     /// The part of the room and the window of a request that is posted again.
-    standing: Option<(usize, u32)>,
+    window: Option<(usize, u32)>,
     peer: PeerId,
     transport: Arc<dyn Transport>,
 }
@@ -41,8 +41,8 @@ impl WordRequest {
     ) -> Self {
         let (queue, transport) = (Arc::clone(queue), Arc::clone(transport));
         let (whole, room, peer) = (room.region.whole(), Some(room), peer.clone());
-        let (transfer, at, standing) = (None, 0, None);
-        let mut new = Self { queue, batch, transfer, room, whole, at, standing, peer, transport };
+        let (transfer, at, window) = (None, 0, None);
+        let mut new = Self { queue, batch, transfer, room, whole, at, window, peer, transport };
         new.transfer = Some(new.prepared(words));
         new
     }
@@ -60,10 +60,10 @@ impl WordRequest {
                 prepare(spec, words, &*room, runs.each())
             }
             &Slots::Window(window) => {
-                let (part, standing) = room.standing.take(window, &self.peer);
-                (self.at, self.standing) = (part * WINDOW as usize, Some((part, window)));
-                if let Some(standing) = standing {
-                    return Ok(standing);
+                let (part, prepared) = room.persistent.take(window, &self.peer);
+                (self.at, self.window) = (part * WINDOW as usize, Some((part, window)));
+                if let Some(prepared) = prepared {
+                    return Ok(prepared);
                 }
                 let first = window.saturating_mul(WINDOW);
                 let slots = first..first.saturating_add(WINDOW).min(words.slots);
@@ -91,9 +91,9 @@ impl WordRequest {
     fn keep(&mut self, ended: &Result<(), TransportError>) {
         let transfer = self.transfer.take();
         if let (Ok(()), Some(Ok(transfer)), Some(place), Some(room)) =
-            (ended, transfer, self.standing, &mut self.room)
+            (ended, transfer, self.window, &mut self.room)
         {
-            room.standing.keep(place, self.peer.clone(), transfer);
+            room.persistent.keep(place, self.peer.clone(), transfer);
         }
     }
 }

@@ -223,19 +223,6 @@ pub(in crate::cuda) fn api() -> Api {
             0
         })
     }
-    unsafe extern "C" fn memcpy_peer_async(
-        dst: u64,
-        _: Handle,
-        src: u64,
-        _: Handle,
-        len: usize,
-        stream: Handle,
-    ) -> i32 {
-        call(world_of(stream), "cuMemcpyPeerAsync", |state| {
-            state.copies.push((dst, src, len));
-            0
-        })
-    }
     unsafe extern "C" fn memset_d8_async(dst: u64, _: u8, len: usize, stream: Handle) -> i32 {
         call(world_of(stream), "cuMemsetD8Async", |state| {
             state.running.push((dst, dst, len));
@@ -312,9 +299,6 @@ pub(in crate::cuda) fn api() -> Api {
         }
         code
     }
-    unsafe extern "C" fn event_elapsed_time(out: *mut f32, _: Handle, end: Handle) -> i32 {
-        call(world_of(end), "cuEventElapsedTime", |_| put(out, 1.5))
-    }
     unsafe extern "C" fn ipc_get_mem_handle(out: *mut IpcBytes, address: Address) -> i32 {
         let mut bytes = IpcBytes([0xA5; 64]);
         bytes.0[..8].copy_from_slice(&address.to_le_bytes());
@@ -386,15 +370,6 @@ pub(in crate::cuda) fn api() -> Api {
         _: *mut *mut c_void,
     ) -> i32 {
         call(world_of(stream), "cuLaunchKernel", |_| 0)
-    }
-    unsafe extern "C" fn mem_get_handle_for_address_range(
-        _: *mut c_void,
-        _: Address,
-        _: usize,
-        _: i32,
-        _: u64,
-    ) -> i32 {
-        call(current_world(), "cuMemGetHandleForAddressRange", |_| 801)
     }
     fn batch(
         name: &'static str,
@@ -471,7 +446,6 @@ pub(in crate::cuda) fn api() -> Api {
         mem_host_register,
         mem_host_unregister,
         memcpy_async,
-        memcpy_peer_async,
         memset_d8_async,
         stream_create_with_priority,
         stream_destroy,
@@ -485,7 +459,6 @@ pub(in crate::cuda) fn api() -> Api {
         event_record,
         event_query,
         event_synchronize,
-        event_elapsed_time,
         ipc_get_mem_handle,
         ipc_open_mem_handle,
         ipc_close_mem_handle,
@@ -496,7 +469,6 @@ pub(in crate::cuda) fn api() -> Api {
         module_get_function,
         launch_kernel,
         device_get_uuid_v2: None,
-        mem_get_handle_for_address_range: Some(mem_get_handle_for_address_range),
         memcpy_batch_async: Some(memcpy_batch_async),
         memcpy_batch_async_v2: Some(memcpy_batch_async_v2),
     }

@@ -158,7 +158,6 @@ fn is_harmless(call: &str) -> bool {
             | "cuPointerGetAttributes"
             | "cuIpcGetMemHandle"
             | "cuMemcpyAsync"
-            | "cuMemcpyPeerAsync"
             | "cuMemcpyBatchAsync"
             | "cuMemcpyBatchAsync_v2"
             | "cuMemsetD8Async"

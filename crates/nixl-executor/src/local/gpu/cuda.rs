@@ -5,7 +5,7 @@ use std::any::Any;
 use std::ffi::c_void;
 use std::fmt;
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
 use nixl_descriptor::{
@@ -21,10 +21,11 @@ use nixl_device::{Device, DeviceKind};
 use super::gpu_backend::{
     GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
 };
+use super::memory_limits::GpuMemoryLimits;
 use super::table::{table_len, width, write_table};
 use crate::local::plan::block_copy::{BlockCopy, CopyOp};
 use crate::local::plan::strategy::GpuCapabilities;
-use crate::local::{GpuError, MemoryKind};
+use crate::local::{BlockError, GpuError, MemoryKind, lock, on_a_thread, thread_error};
 
 /// The kernel for scattered chunks; see `kernels/README.md`.
 const KERNEL: &str = include_str!("../../../kernels/copy.ptx");
@@ -57,22 +58,37 @@ struct Gpu {
 }
 
 impl CudaGpus {
-    /// Bound on pinned memory of transfers for each GPU: slots of rings, and tables of the kernel.
-    pub const PINNED_BYTES: usize = 512 << 20;
-    /// Bound on device memory of transfers on each GPU.
-    pub const SCRATCH_BYTES: usize = 512 << 20;
-
-    /// The GPUs of this process. **Blocks** while their contexts are made.
+    /// The GPUs of this process, with the default limits. **Blocks** while their contexts are made: use [`open`](Self::open) on
+    /// async threads.
     ///
     /// # Errors
     ///
     /// [`GpuError`]: no CUDA, or a context cannot be made. An unloadable kernel or unreachable peers are no error: plans name
     /// them.
     pub fn new() -> Result<Self, GpuError> {
+        Self::with_limits(GpuMemoryLimits::default())
+    }
+
+    /// As [`with_limits`](Self::with_limits), on a thread of its own. Never blocks the caller's thread. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`BlockError::Gpu`] as [`new`](Self::new), [`BlockError::Thread`] if the operating system refuses a thread.
+    pub async fn open(limits: GpuMemoryLimits) -> Result<Self, BlockError> {
+        let made = on_a_thread(move || Self::with_limits(limits)).await.map_err(thread_error)?;
+        Ok(made?)
+    }
+
+    /// As [`new`](Self::new), with these limits. [`PathExecutor::with`](crate::PathExecutor::with) takes the result.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_limits(limits: GpuMemoryLimits) -> Result<Self, GpuError> {
         let described = devices().map_err(|e| no_device(0, &e))?;
         let mut gpus = Vec::with_capacity(described.len());
         for device in &described {
-            gpus.push(Arc::new(Gpu::new(device.ordinal(), device.multiprocessors())?));
+            gpus.push(Arc::new(Gpu::new(device.ordinal(), device.multiprocessors(), limits)?));
         }
         let mut peers = Vec::new();
         for link in gpu_links(&described).map_err(|e| no_device(0, &e))? {
@@ -107,7 +123,7 @@ impl CudaGpus {
 }
 
 impl Gpu {
-    fn new(ordinal: u32, multiprocessors: u32) -> Result<Self, GpuError> {
+    fn new(ordinal: u32, multiprocessors: u32, limits: GpuMemoryLimits) -> Result<Self, GpuError> {
         let context = Context::primary(ordinal).map_err(|e| no_device(ordinal, &e))?;
         let entries = match Module::load_ptx(&context, KERNEL) {
             Ok(module) => ENTRIES
@@ -118,8 +134,8 @@ impl Gpu {
         };
         let entries = if entries.len() == ENTRIES.len() { entries } else { Vec::new() };
         Ok(Self {
-            pinned: PinnedPool::new(&context, PoolLimits::new(CudaGpus::PINNED_BYTES)),
-            scratch: DevicePool::new(&context, PoolLimits::new(CudaGpus::SCRATCH_BYTES)),
+            pinned: PinnedPool::new(&context, PoolLimits::new(limits.pinned_bytes)),
+            scratch: DevicePool::new(&context, PoolLimits::new(limits.scratch_bytes)),
             streams: Mutex::default(),
             events: Mutex::default(),
             context,
@@ -174,11 +190,11 @@ unsafe impl GpuBackend for CudaGpus {
     }
 
     fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
-        Ok(Box::new(self.gpu(gpu)?.pinned.allocate(len).map_err(memory)?))
+        Ok(Box::new(self.gpu(gpu)?.pinned.allocate(len).map_err(memory("pinned"))?))
     }
 
     fn pinned_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
-        let pinned = self.gpu(gpu)?.pinned.allocate(len).map_err(memory)?;
+        let pinned = self.gpu(gpu)?.pinned.allocate(len).map_err(memory("pinned"))?;
         let refused =
             |e: RegionError| GpuError::OutOfMemory { what: "pinned", reason: e.to_string() };
         Region::try_from(pinned).map_err(refused)
@@ -186,14 +202,15 @@ unsafe impl GpuBackend for CudaGpus {
 
     fn shareable_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
         // Not of a pool, whose memory is used again while peers have it open.
-        let allocated = DeviceMemory::new(&self.gpu(gpu)?.context, len).map_err(memory)?;
+        let allocated =
+            DeviceMemory::new(&self.gpu(gpu)?.context, len).map_err(memory("device"))?;
         let refused =
             |e: RegionError| GpuError::OutOfMemory { what: "device", reason: e.to_string() };
         Region::try_from(allocated).map_err(refused)
     }
 
     fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
-        Ok(Box::new(self.gpu(gpu)?.scratch.allocate(len).map_err(memory)?))
+        Ok(Box::new(self.gpu(gpu)?.scratch.allocate(len).map_err(memory("device"))?))
     }
 
     fn is_open_to_peers(&self, region: &Region) -> bool {
@@ -238,7 +255,7 @@ unsafe impl GpuBackend for CudaGpus {
         let pinned = unsafe {
             HostRegistration::from_raw_parts(context, start, region.len(), region.clone())
         };
-        Ok(Box::new(pinned.map_err(memory)?))
+        Ok(Box::new(pinned.map_err(memory("pinned"))?))
     }
 
     fn allocation(&self, gpu: u32, address: u64) -> Result<GpuAllocation, GpuError> {
@@ -264,7 +281,9 @@ unsafe impl GpuBackend for CudaGpus {
 
     fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
         let handle = IpcMemoryHandle::from_bytes(handle);
-        Ok(Box::new(ImportedMemory::open(&self.gpu(gpu)?.context, &handle).map_err(memory)?))
+        Ok(Box::new(
+            ImportedMemory::open(&self.gpu(gpu)?.context, &handle).map_err(memory("device"))?,
+        ))
     }
 }
 
@@ -342,7 +361,7 @@ unsafe impl GpuStream for CudaGpuStream {
         };
         let len = table_len(copy);
         // A dense copy has no table: no memory is allocated for it.
-        let mut table = self.gpu.pinned.allocate(len.max(1)).map_err(memory)?;
+        let mut table = self.gpu.pinned.allocate(len.max(1)).map_err(memory("pinned"))?;
         let address = table.address();
         let mut parameter = write_table(copy, &mut table.as_mut_slice()[..len], address);
         let is_pinned = |address| self.gpu.context.is_pinned(address);
@@ -458,12 +477,14 @@ fn foreign_stream(error: ForeignStreamError) -> GpuError {
     }
 }
 
-fn memory(error: MemoryError) -> GpuError {
-    let what = match &error {
-        MemoryError::OutOfDeviceMemory { .. } => "device",
-        _ => "pinned",
-    };
-    GpuError::OutOfMemory { what, reason: error.to_string() }
+fn memory(what: &'static str) -> impl Fn(MemoryError) -> GpuError {
+    move |error| match error {
+        MemoryError::Cuda(error) => driver(error),
+        error if error.is_out_of_memory() => {
+            GpuError::OutOfMemory { what, reason: error.to_string() }
+        }
+        error => GpuError::Unsupported { reason: error.to_string() },
+    }
 }
 
 fn no_device(ordinal: u32, error: &DeviceError) -> GpuError {
@@ -477,8 +498,4 @@ impl fmt::Debug for Gpu {
             .field("kernel", &!self.entries.is_empty())
             .finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,6 +4,7 @@ mod allocation;
 mod cuda;
 pub(crate) mod gpu_backend;
 mod kind_of;
+mod memory_limits;
 mod no_gpus;
 mod simulated;
 mod simulated_memory;
@@ -16,6 +17,7 @@ pub use gpu_backend::{
     GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
 };
 pub(crate) use kind_of::kind_of;
+pub use memory_limits::GpuMemoryLimits;
 pub(crate) use no_gpus::NoGpus;
 pub use simulated::SimulatedGpus;
 pub use stream_point::{StreamPoint, StreamQueue};

@@ -5,7 +5,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Waker;
 use std::thread;
 
@@ -23,7 +23,7 @@ use super::table::{Parameter, ParameterSide, table_len, width, write_table};
 use crate::local::host::host_copy::{CacheHint, copy};
 use crate::local::plan::block_copy::{BlockCopy, CopyOp};
 use crate::local::plan::strategy::GpuCapabilities;
-use crate::local::{GpuError, MemoryKind};
+use crate::local::{GpuError, MemoryKind, lock};
 
 /// Simulated GPUs. Their memory is shared like that of real ones: those of another process of the machine can open it. One
 /// thread copies, in the order of the queue; a test can [pause](Self::pause) it, and make it [fail](Self::fail).
@@ -490,10 +490,6 @@ impl fmt::Debug for SimulatedGpus {
             .field("abilities", &self.shared.capabilities)
             .finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -35,8 +35,8 @@ impl Plan {
     ) -> Result<Self, BlockError> {
         let (bytes, copies) = (blocks.bytes(), blocks.op_count());
         let route = CopyRoute::between(src, dst);
-        let mut able = Vec::new();
-        let mut unable = Vec::new();
+        let mut available = Vec::new();
+        let mut rejected = Vec::new();
         for strategy in Strategy::ALL {
             let verdict = match policy.forbids(strategy) {
                 Some(reason) => Err(reason.into()),
@@ -51,18 +51,19 @@ impl Plan {
                         _ => copies,
                     };
                     let estimate = costs.cost(route, strategy).estimate(chunks, bytes);
-                    able.push((strategy, estimate));
+                    available.push((strategy, estimate));
                 }
-                Err(reason) => unable.push((strategy, reason)),
+                Err(reason) => rejected.push((strategy, reason)),
             }
         }
-        able.sort_by_key(|(_, estimate)| *estimate);
-        let mut able = able.into_iter();
-        let Some((strategy, estimate)) = able.next() else {
-            return Err(BlockError::NoStrategy { src, dst, rejected: unable });
+        available.sort_by_key(|(_, estimate)| *estimate);
+        let mut available = available.into_iter();
+        let Some((strategy, estimate)) = available.next() else {
+            return Err(BlockError::NoStrategy { src, dst, rejected });
         };
-        let dearer = able.map(|(other, cost)| (other, format!("estimated at {cost:.1?}").into()));
-        let rejected = dearer.chain(unable).collect();
+        let dearer =
+            available.map(|(other, cost)| (other, format!("estimated at {cost:.1?}").into()));
+        let rejected = dearer.chain(rejected).collect();
         Ok(Self { src, dst, blocks, copies, bytes, strategy, estimate, rejected, copier: None })
     }
 

@@ -32,7 +32,7 @@ impl Cost {
         Duration::try_from_secs_f64(us / 1e6).unwrap_or(Duration::MAX)
     }
 
-    fn is_sane(&self) -> bool {
+    pub(crate) fn is_sane(&self) -> bool {
         [self.fixed_us, self.per_chunk_us, self.gbps].iter().all(|x| x.is_finite() && *x >= 0.0)
             && self.gbps > 0.0
     }
@@ -110,8 +110,10 @@ struct Row {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CostsError {
-    /// The file is not in the format of `cargo xtask tune`.
-    #[error("the file of costs cannot be read: {error}; make it again with `cargo xtask tune`")]
+    /// The file is not in the format of [`Costs::to_json`] or `PathCosts::to_json`.
+    #[error(
+        "the file of costs cannot be read: {error}; `cargo xtask tune` writes one of `Costs`, and `PathCosts::to_json` one of `PathCosts`"
+    )]
     Unreadable {
         /// The place and the fault.
         #[source]
@@ -125,6 +127,14 @@ pub enum CostsError {
         /// The row, from zero.
         row: usize,
     },
+    /// A figure of a path is negative, or a rate is 0.
+    #[error(
+        "the cost of {name} in the file of path costs is impossible: give times of at least 0 us and a rate above 0"
+    )]
+    ImpossiblePath {
+        /// The entry of the file.
+        name: String,
+    },
 }
 
 impl CostsError {
@@ -132,7 +142,9 @@ impl CostsError {
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
-            Self::Unreadable { .. } | Self::Impossible { .. } => Advice::GiveUp,
+            Self::Unreadable { .. } | Self::Impossible { .. } | Self::ImpossiblePath { .. } => {
+                Advice::GiveUp
+            }
         }
     }
 }

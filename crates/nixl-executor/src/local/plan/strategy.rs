@@ -234,8 +234,8 @@ mod tests {
     fn gpus_without_peer_access_go_through_pinned_memory() {
         let can = GpuCapabilities { gpus: 2, batch: true, kernel: true, peers: vec![] };
         let (a, b) = (MemoryKind::Gpu(0), MemoryKind::Gpu(1));
-        let able: Vec<_> =
+        let available: Vec<_> =
             Strategy::ALL.into_iter().filter(|s| s.check(a, b, &can).is_ok()).collect();
-        assert_eq!(able, [Strategy::ThroughPinned]);
+        assert_eq!(available, [Strategy::ThroughPinned]);
     }
 }
