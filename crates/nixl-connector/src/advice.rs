@@ -1,5 +1,6 @@
 //! Advice on the errors of a connector (retry, ask again, give up), and their causes as labels of metrics.
 
+use nixl_descriptor::tensor::TensorError;
 use nixl_descriptor::{AccessError, LeaseError, RegionError, RegisterError};
 use nixl_ops::Advice;
 
@@ -39,14 +40,20 @@ impl ConnectorError {
             Self::Lease(error) => lease(error),
             Self::Access(error) => access(error),
             Self::Memory(error) => memory(error),
+            Self::Tensor(error) => tensor(error),
             Self::Register(error) | Self::ExportedMemory { error, .. } => register(error),
             #[cfg(feature = "nixl")]
             Self::Nixl(error) => error.advice(),
             Self::Grant(error) => error.advice(),
             Self::Ticket(error) => error.advice(),
-            Self::ExportClosed { .. } => Advice::AskAgain,
+            Self::ExportClosed { .. } | Self::ContentHash { .. } => Advice::AskAgain,
             Self::Thread { .. } | Self::WouldBlock { .. } => Advice::Retry,
             Self::Descriptor(_)
+            | Self::NoSuchLayout { .. }
+            | Self::NoTensor
+            | Self::MediaType { .. }
+            | Self::UnknownElement { .. }
+            | Self::OtherTensor { .. }
             | Self::OverLimit { .. }
             | Self::NotificationTooLarge { .. }
             | Self::NoNotifications { .. }
@@ -111,6 +118,15 @@ fn access(error: &AccessError) -> Advice {
     }
 }
 
+fn tensor(error: &TensorError) -> Advice {
+    match error {
+        TensorError::Access(error) => access(error),
+        TensorError::Lease(error) => lease(error),
+        TensorError::Region(error) => memory(error),
+        _ => Advice::GiveUp,
+    }
+}
+
 fn memory(error: &RegionError) -> Advice {
     match error {
         RegionError::OutOfMemory { .. } => Advice::Retry,
@@ -130,6 +146,7 @@ mod tests {
     use std::mem::discriminant;
 
     use Advice::{AskAgain, GiveUp, Retry};
+    use nixl_descriptor::tensor::{DType, TensorLayout};
     use nixl_descriptor::{DescriptorError, LeaseMode, Leases, Region};
     use nixl_device::Device;
     use nixl_metadata::{ExportId, MetadataError};
@@ -146,6 +163,10 @@ mod tests {
 
     fn too_large() -> ExportedLayoutError {
         ExportedLayoutError::TooLarge { dimension: "number of layers", size: 70_000, most: 65_535 }
+    }
+
+    fn bytes(len: usize) -> Box<TensorLayout> {
+        Box::new(TensorLayout::new(DType::U8, &[len]).unwrap())
     }
 
     fn table() -> Vec<(ConnectorError, Advice)> {
@@ -172,6 +193,15 @@ mod tests {
             (E::Access(AccessError::LengthMismatch { src: 1, dst: 2 }), GiveUp),
             (E::Access(AccessError::NotHost { device }), GiveUp),
             (E::Access(AccessError::ReadOnly), GiveUp),
+            (E::Tensor(TensorError::Access(AccessError::OutOfMemory { len: 1 })), Retry),
+            (E::Tensor(TensorError::Lease(conflict())), Retry),
+            (E::Tensor(TensorError::TooManyRuns { limit: 1 }), GiveUp),
+            (E::NoSuchLayout { layout: text() }, GiveUp),
+            (E::NoTensor, GiveUp),
+            (E::MediaType { dtype: text() }, GiveUp),
+            (E::ContentHash { stated: 1, found: 2 }, AskAgain),
+            (E::UnknownElement { code: 200, bits: 8 }, GiveUp),
+            (E::OtherTensor { offered: bytes(1), local: bytes(2) }, GiveUp),
             (E::OverLimit { bytes: 2, limit: 1 }, GiveUp),
             (E::ReadOnly { index }, GiveUp),
             (E::ForeignMemory { index }, GiveUp),
@@ -220,7 +250,7 @@ mod tests {
         let table = table();
         let mut variants: Vec<_> = table.iter().map(|(error, _)| discriminant(error)).collect();
         variants.dedup();
-        let expected = if cfg!(feature = "nixl") { 29 } else { 28 };
+        let expected = if cfg!(feature = "nixl") { 36 } else { 35 };
         assert_eq!(variants.len(), expected);
     }
 }

@@ -21,6 +21,7 @@ mod prepared;
 mod registering;
 mod renewal;
 mod stream;
+mod tensors;
 mod turns;
 mod words;
 

@@ -115,6 +115,7 @@ fn views_that_are_none() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes minutes")]
 fn more_runs_than_a_peer_takes() {
     let memory = Region::zeroed(1 << 18).unwrap();
     let bytes = Tensor::new(memory, DType::U8, &[1 << 17, 2]).unwrap();
