@@ -20,7 +20,7 @@ pub struct MediaSender {
 }
 
 impl MediaSender {
-    /// The life time of an offer unless another is set, as long as Dynamo's readers have by default.
+    /// The life time of an offer unless another is set: as long as Dynamo's frontend keeps memory for its readers.
     pub const LIFE_TIME: Duration = Duration::from_secs(60);
 
     /// Offers by a connector.
