@@ -11,6 +11,10 @@ Takes one command a line on stdin and answers each with one line on stdout, both
     {"do": "transfer", "metadata": "...", "seed": S}
         -> {"crc32": "xxxxxxxx"}    of the buffers, once they are read or written
         "keep": true      does not release the operation
+    {"do": "read_media", "media": {...}}
+        -> {"shape": [N, ...], "crc32": "xxxxxxxx", "metadata": ...}    by Dynamo's own reader
+    {"do": "offer_media", "shape": [N, ...], "seed": S}
+        -> {"item": {"Decoded": {...}}, "crc32": "xxxxxxxx"}    as Dynamo's frontend, which is not in Python
     anything that fails
         -> {"error": "..."}
 
@@ -27,6 +31,8 @@ os.dup2(2, 1)
 
 import asyncio
 import importlib.metadata
+import importlib.util
+import pathlib
 import json
 import zlib
 
@@ -66,6 +72,15 @@ def crc32(buffers):
 def descriptors(buffers):
     found = [nixl_connect.Descriptor((buffer, "cpu")) for buffer in buffers]
     return found[0] if len(found) == 1 else found
+
+
+def media_nixl():
+    """The module alone: its package imports much that is not installed."""
+    utils = pathlib.Path(nixl_connect.__file__).parents[1] / "common/utils"
+    spec = importlib.util.spec_from_file_location("media_nixl", utils / "media_nixl.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Peer:
@@ -116,6 +131,35 @@ class Peer:
         if keep:
             self.kept.append(operation)
         return {"crc32": crc32(buffers)}
+
+    async def read_media(self, media):
+        array, metadata = await media_nixl().read_decoded_media_via_nixl(
+            self.connector, media, return_metadata=True
+        )
+        content = np.ascontiguousarray(array)
+        return {"shape": array.shape, "crc32": f"{zlib.crc32(content):08x}", "metadata": metadata}
+
+    async def offer_media(self, shape, seed):
+        buffer = np.empty(int(np.prod(shape)), np.uint8)
+        buffer[:] = pattern(seed, buffer.size)
+        operation = await self.connector.create_readable(descriptors([buffer]))
+        # Read without its notification: kept to the end, as a frontend keeps it for its request.
+        self.kept.append((operation, buffer))
+        metadata = operation.metadata(hex_encode=False)
+        [memory] = metadata.descriptors
+        decoded = {
+            "nixl_metadata": metadata.nixl_metadata,
+            "nixl_descriptor": {
+                "addr": memory.ptr,
+                "size": memory.size,
+                "mem_type": "Dram",
+                "device_id": 0,
+            },
+            "shape": shape,
+            "dtype": "UINT8",
+            "metadata": {"Image": {"format": "Png", "color_type": "Rgb8", "layout": "HWC"}},
+        }
+        return {"item": {"Decoded": decoded}, "crc32": f"{zlib.crc32(buffer):08x}"}
 
     def check(self, operation):
         if operation.status != nixl_connect.OperationStatus.COMPLETE:

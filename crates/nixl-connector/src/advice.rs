@@ -38,6 +38,7 @@ impl ConnectorError {
             Self::Lease(error) => error.advice(),
             Self::Access(error) => error.advice(),
             Self::Memory(error) => error.advice(),
+            Self::Tensor(error) => error.advice(),
             Self::Descriptor(error) => error.advice(),
             Self::Register(error) | Self::ExportedMemory { error, .. } => error.advice(),
             Self::ExportedLayout(error) => error.advice(),
@@ -46,9 +47,14 @@ impl ConnectorError {
             Self::Nixl(error) => error.advice(),
             Self::Grant(error) => error.advice(),
             Self::Ticket(error) => error.advice(),
-            Self::ExportClosed { .. } => Advice::AskAgain,
+            Self::ExportClosed { .. } | Self::ContentHash { .. } => Advice::AskAgain,
             Self::Thread { .. } | Self::WouldBlock { .. } => Advice::Retry,
-            Self::OverLimit { .. }
+            Self::NoSuchLayout { .. }
+            | Self::NoTensor
+            | Self::MediaType { .. }
+            | Self::UnknownElement { .. }
+            | Self::OtherTensor { .. }
+            | Self::OverLimit { .. }
             | Self::NotificationTooLarge { .. }
             | Self::NoNotifications { .. }
             | Self::ReadOnly { .. }
@@ -123,6 +129,7 @@ mod tests {
 
     use Advice::{AskAgain, GiveUp, Retry};
     use nixl_descriptor::layout::{ChunkPairError, GeometryError, LayoutError, SelectionError};
+    use nixl_descriptor::tensor::{DType, TensorLayout};
     use nixl_descriptor::{
         AccessError, DescriptorError, LeaseError, LeaseMode, Leases, Region, RegionError,
         RegisterError,
@@ -141,6 +148,10 @@ mod tests {
 
     fn too_large() -> ExportedLayoutError {
         ExportedLayoutError::TooLarge { dimension: "number of layers", size: 70_000, most: 65_535 }
+    }
+
+    fn bytes(len: usize) -> Box<TensorLayout> {
+        Box::new(TensorLayout::new(DType::U8, &[len]).unwrap())
     }
 
     fn table() -> Vec<(ConnectorError, Advice)> {
@@ -167,6 +178,15 @@ mod tests {
             (E::Access(AccessError::LengthMismatch { src: 1, dst: 2 }), GiveUp),
             (E::Access(AccessError::NotHost { device }), GiveUp),
             (E::Access(AccessError::ReadOnly), GiveUp),
+            (E::Tensor(TensorError::Access(AccessError::OutOfMemory { len: 1 })), Retry),
+            (E::Tensor(TensorError::Lease(conflict())), Retry),
+            (E::Tensor(TensorError::TooManyRuns { limit: 1 }), GiveUp),
+            (E::NoSuchLayout { layout: text() }, GiveUp),
+            (E::NoTensor, GiveUp),
+            (E::MediaType { dtype: text() }, GiveUp),
+            (E::ContentHash { stated: 1, found: 2 }, AskAgain),
+            (E::UnknownElement { code: 200, bits: 8 }, GiveUp),
+            (E::OtherTensor { offered: bytes(1), local: bytes(2) }, GiveUp),
             (E::OverLimit { bytes: 2, limit: 1 }, GiveUp),
             (E::ReadOnly { index }, GiveUp),
             (E::ForeignMemory { index }, GiveUp),
@@ -245,7 +265,7 @@ mod tests {
         let table = table();
         let mut variants: Vec<_> = table.iter().map(|(error, _)| discriminant(error)).collect();
         variants.dedup();
-        let expected = if cfg!(feature = "nixl") { 29 } else { 28 };
+        let expected = if cfg!(feature = "nixl") { 36 } else { 35 };
         assert_eq!(variants.len(), expected);
     }
 }

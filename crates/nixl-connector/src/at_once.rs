@@ -4,6 +4,7 @@ use nixl_descriptor::DescriptorList;
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::{Completion, OperationOptions};
 
+use crate::tensors::parts;
 use crate::{Connector, ConnectorError};
 
 impl Connector {
@@ -112,15 +113,7 @@ impl Connector {
         let refused = ConnectorError::OverLimit { bytes, limit };
         let len = usize::try_from(bytes).ok().filter(|len| *len <= limit).ok_or(refused)?;
         let buffer = self.buffer(len)?;
-        let mut end = 0;
-        let parts = remote.descriptors().iter().map(|part| {
-            let start = end;
-            // No part is longer than all of them.
-            end += part.size() as usize;
-            buffer.descriptor(start..end)
-        });
-        let parts = parts.collect::<Result<Vec<_>, _>>()?;
-        self.read(remote, parts).await?;
+        self.read(remote, parts(&buffer.whole(), remote)?).await?;
         Ok(buffer.to_vec()?)
     }
 }

@@ -110,7 +110,8 @@ impl Connector {
         Ok(BufferPool::global().buffer(len)?)
     }
 
-    /// Offers memory to be read by one peer, which gets [`metadata`](ReadableOperation::metadata).
+    /// Offers memory to be read by one peer, which gets [`metadata`](ReadableOperation::metadata). That of a
+    /// [`Tensor`](nixl_descriptor::tensor::Tensor) says which tensor it is.
     ///
     /// Until the operation ends, the memory can be read here but not changed. Memory with work
     /// [pending](DescriptorList::pending) on it is offered after that work, without a bound if there is no deadline.

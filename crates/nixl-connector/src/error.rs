@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 
+use nixl_descriptor::tensor::{TensorError, TensorLayout};
 use nixl_descriptor::{
     AccessError, DependencyError, DescriptorError, LeaseError, RegionError, RegisterError,
 };
@@ -82,6 +83,59 @@ pub enum ConnectorError {
         index: usize,
         /// The device of the memory.
         device: Device,
+    },
+    /// A tensor cannot be made, or not be moved in as many pieces.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// An export has no layout of that name.
+    #[error("the export has no layout {layout:?}")]
+    NoSuchLayout {
+        /// The name.
+        layout: String,
+    },
+    /// An offer or an export does not say which tensor its bytes are.
+    #[error(
+        "the owner does not say which tensor the bytes are: have it offer a tensor, or state one for the layout, and send metadata in the native profile from version 4"
+    )]
+    NoTensor,
+    /// An offer is of a tensor whose elements have no type here.
+    #[error(
+        "the offer is of a tensor with elements of DLPack code {code} and {bits} bits, which have no type in this release: read it as bytes"
+    )]
+    UnknownElement {
+        /// DLPack's code.
+        code: u8,
+        /// The bits of an element.
+        bits: u8,
+    },
+    /// An offer is of another tensor than the local one.
+    #[error(
+        "the offer is of a tensor of {} with the shape {:?}, and the local one of {} with {:?}",
+        offered.dtype(), offered.shape(), local.dtype(), local.shape()
+    )]
+    OtherTensor {
+        /// The peer's tensor.
+        offered: Box<TensorLayout>,
+        /// The local tensor.
+        local: Box<TensorLayout>,
+    },
+    /// The elements of media have an unknown type.
+    #[error(
+        "the media has elements of the type {dtype:?}, which has no name in NumPy here: have the frontend send UINT8"
+    )]
+    MediaType {
+        /// The name in the message.
+        dtype: String,
+    },
+    /// Media is not what its frontend offered.
+    #[error(
+        "the content hash of the media is {found:016x}, and the frontend stated {stated:016x}: its memory was reused before the read, so ask for the media again"
+    )]
+    ContentHash {
+        /// The frontend's hash.
+        stated: u64,
+        /// The hash of what was read.
+        found: u64,
     },
     /// A layout cannot be exported, or a peer's cannot be used.
     #[error(transparent)]

@@ -70,6 +70,7 @@ mod exports;
 mod grants;
 mod health;
 mod loaded_part;
+pub mod media;
 mod moved;
 #[cfg(feature = "nixl")]
 pub mod nixl;
@@ -78,6 +79,7 @@ mod offload;
 mod peers;
 mod quiet;
 pub mod simulated;
+mod tensors;
 
 pub use admission::{TransferClass, TransferLimits};
 pub use builder::ConnectorBuilder;
@@ -99,3 +101,4 @@ pub use nixl_ops::{
     Reclaimed, RevokeOutcome, SettingSource, SpentStats, TransportError, WritableOperation,
     WriteOperation,
 };
+pub use tensors::offered_tensor;

@@ -6,6 +6,9 @@ use crate::layout::{
     BlockAccessError, BlockGrantError, BlockLeaseError, ChunkPairError, GeometryError,
     GeometryMismatch, LayoutError, SelectionError,
 };
+#[cfg(feature = "safetensors")]
+use crate::tensor::safetensors::SafetensorsError;
+use crate::tensor::{ParseDTypeError, TensorError};
 use crate::{
     AccessError, DependencyError, DescriptorError, LeaseError, PairError, Reclaim, ReclaimError,
     RegionError, RegisterError, SharedMemoryError, Unprovable,
@@ -46,6 +49,72 @@ impl DescriptorError {
             | Self::OutOfBounds { .. }
             | Self::EmptyList
             | Self::TotalOverflow => Advice::GiveUp,
+        }
+    }
+}
+
+impl TensorError {
+    /// The remedy: that of the memory, or [`Advice::GiveUp`], since the tensor is as it is.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::Region(error) => error.advice(),
+            Self::Descriptor(error) => error.advice(),
+            Self::Access(error) => error.advice(),
+            Self::Lease(error) => error.advice(),
+            Self::Empty { .. }
+            | Self::TooManyDimensions { .. }
+            | Self::Overflow { .. }
+            | Self::WrongSize { .. }
+            | Self::OutOfBounds { .. }
+            | Self::Misaligned { .. }
+            | Self::SubByte { .. }
+            | Self::StrideCount { .. }
+            | Self::NegativeStride { .. }
+            | Self::Overlap { .. }
+            | Self::NotContiguous { .. }
+            | Self::Reshape { .. }
+            | Self::NoSuchAxis { .. }
+            | Self::NotAPermutation { .. }
+            | Self::BadRange { .. }
+            | Self::BadIndex { .. }
+            | Self::WrongType { .. }
+            | Self::TooManyRuns { .. } => Advice::GiveUp,
+        }
+    }
+}
+
+impl ParseDTypeError {
+    /// The remedy: [`Advice::GiveUp`], since the text names no element type.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        Advice::GiveUp
+    }
+}
+
+#[cfg(feature = "safetensors")]
+impl SafetensorsError {
+    /// The remedy: that of the memory, or [`Advice::GiveUp`], since the file is as it is.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::Tensor { error, .. } => error.advice(),
+            Self::Region(error) => error.advice(),
+            Self::Access(error) => error.advice(),
+            Self::Truncated { .. }
+            | Self::HeaderTooLarge { .. }
+            | Self::BadHeader { .. }
+            | Self::DuplicateName { .. }
+            | Self::UnknownType { .. }
+            | Self::BadShape { .. }
+            | Self::WrongSize { .. }
+            | Self::BadOffsets { .. }
+            | Self::Overlap { .. }
+            | Self::Gap { .. }
+            | Self::DataTruncated { .. }
+            | Self::NoSuchTensor { .. }
+            | Self::MemorySize { .. }
+            | Self::Io { .. } => Advice::GiveUp,
         }
     }
 }

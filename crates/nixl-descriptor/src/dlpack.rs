@@ -1,4 +1,5 @@
-//! Tensors of other frameworks as regions, by DLPack.
+//! Tensors of other frameworks as regions, by DLPack. Their types and strides are kept by
+//! [`Tensor::from_dlpack`](crate::tensor::Tensor::from_dlpack).
 //!
 //! The structs are those of `dlpack.h` 1.x, with its names.
 #![allow(unsafe_code)]
@@ -12,6 +13,7 @@ use nixl_device::Device;
 
 use crate::access::Access;
 use crate::region::{Region, RegionError};
+use crate::tensor::TensorError;
 
 /// [`DLDevice::device_type`]: host memory.
 pub const DL_CPU: i32 = 1;
@@ -23,7 +25,7 @@ pub const DL_CUDA_HOST: i32 = 3;
 pub const DL_FLAG_READ_ONLY: u64 = 1;
 
 /// The major version of DLPack that is understood.
-const MAJOR: u32 = 1;
+pub(crate) const MAJOR: u32 = 1;
 
 /// Where a tensor is.
 #[repr(C)]
@@ -39,7 +41,7 @@ pub struct DLDevice {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct DLDataType {
-    /// What the bits mean; of no interest here.
+    /// What the bits mean; a region has no use for it.
     pub code: u8,
     /// Bits of a lane.
     pub bits: u8,
@@ -123,6 +125,12 @@ pub enum DlpackError {
         /// [`DLDevice::device_id`]
         device_id: i32,
     },
+    /// The memory to export is on another kind of device.
+    #[error("memory of {device} is not exported: only the host's and that of NVIDIA GPUs is")]
+    NotExported {
+        /// The device.
+        device: Device,
+    },
     /// A field contradicts DLPack.
     #[error("the tensor's {field} is invalid")]
     Invalid {
@@ -151,9 +159,22 @@ pub enum DlpackError {
         /// What it would be.
         expected: i64,
     },
+    /// The elements have no type of this crate's.
+    #[error(
+        "elements of DLPack code {code} and {bits} bits have no type here: view the tensor as bytes"
+    )]
+    ElementType {
+        /// [`DLDataType::code`]
+        code: u8,
+        /// [`DLDataType::bits`]
+        bits: u8,
+    },
     /// The memory is empty or not addressable.
     #[error(transparent)]
     Region(#[from] RegionError),
+    /// The shape, the strides or the alignment are not those of a tensor here, or the memory to export is in use.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
 }
 
 impl Region {
@@ -173,9 +194,8 @@ impl Region {
     ///   [`Access::ReadWrite`]: in particular, the framework neither reads nor writes it while a copy or an operation
     ///   does.
     pub unsafe fn from_dlpack(tensor: NonNull<DLManagedTensor>) -> Result<Self, DlpackError> {
-        // SAFETY: the caller vouches for the tensor.
-        let &DLManagedTensor { dl_tensor, deleter, .. } = unsafe { tensor.as_ref() };
-        let owner = Owner { tensor, deleter };
+        // SAFETY: the same contract.
+        let (dl_tensor, owner) = unsafe { open(tensor) };
         // SAFETY: the same contract.
         unsafe { import(&dl_tensor, Access::ReadWrite, owner) }
     }
@@ -191,28 +211,50 @@ impl Region {
     pub unsafe fn from_dlpack_versioned(
         tensor: NonNull<DLManagedTensorVersioned>,
     ) -> Result<Self, DlpackError> {
-        let at = tensor.as_ptr();
-        // SAFETY: valid; version and deleter are in the same place in all versions.
-        let version = unsafe { (*at).version };
-        // SAFETY: as for the version.
-        let deleter = unsafe { (*at).deleter };
-        let owner = Owner { tensor, deleter };
-        if version.major != MAJOR {
-            return Err(DlpackError::Version { major: version.major });
-        }
-        // SAFETY: the caller vouches for the tensor, and its fields are those of this version.
-        let &DLManagedTensorVersioned { dl_tensor, flags, .. } = unsafe { tensor.as_ref() };
-        let access = match flags & DL_FLAG_READ_ONLY {
-            0 => Access::ReadWrite,
-            _ => Access::ReadOnly,
-        };
+        // SAFETY: the same contract.
+        let (dl_tensor, access, owner) = unsafe { open_versioned(tensor) }?;
         // SAFETY: the same contract.
         unsafe { import(&dl_tensor, access, owner) }
     }
 }
 
+/// Takes over a tensor that follows DLPack 1.0 or later.
+///
+/// # Safety
+/// As [`Region::from_dlpack_versioned`].
+pub(crate) unsafe fn open_versioned(
+    tensor: NonNull<DLManagedTensorVersioned>,
+) -> Result<(DLTensor, Access, Owner<DLManagedTensorVersioned>), DlpackError> {
+    let at = tensor.as_ptr();
+    // SAFETY: valid; version and deleter are in the same place in all versions.
+    let version = unsafe { (*at).version };
+    // SAFETY: as for the version.
+    let deleter = unsafe { (*at).deleter };
+    let owner = Owner { tensor, deleter };
+    if version.major != MAJOR {
+        return Err(DlpackError::Version { major: version.major });
+    }
+    // SAFETY: the caller vouches for the tensor, and its fields are those of this version.
+    let &DLManagedTensorVersioned { dl_tensor, flags, .. } = unsafe { tensor.as_ref() };
+    let access = match flags & DL_FLAG_READ_ONLY {
+        0 => Access::ReadWrite,
+        _ => Access::ReadOnly,
+    };
+    Ok((dl_tensor, access, owner))
+}
+
+/// Takes over a tensor of the time before version 1.0.
+///
+/// # Safety
+/// As [`Region::from_dlpack`].
+pub(crate) unsafe fn open(tensor: NonNull<DLManagedTensor>) -> (DLTensor, Owner<DLManagedTensor>) {
+    // SAFETY: the caller vouches for the tensor.
+    let &DLManagedTensor { dl_tensor, deleter, .. } = unsafe { tensor.as_ref() };
+    (dl_tensor, Owner { tensor, deleter })
+}
+
 /// Calls the deleter when it is dropped.
-struct Owner<T> {
+pub(crate) struct Owner<T> {
     tensor: NonNull<T>,
     deleter: Option<unsafe extern "C" fn(*mut T)>,
 }
@@ -238,26 +280,35 @@ unsafe fn import<T: 'static>(
     access: Access,
     owner: Owner<T>,
 ) -> Result<Region, DlpackError> {
-    let DLDevice { device_type, device_id } = tensor.device;
-    let device = match (device_type, u32::try_from(device_id)) {
-        (DL_CPU | DL_CUDA_HOST, _) => Device::HOST,
-        (DL_CUDA, Ok(ordinal)) => Device::cuda(ordinal),
-        _ => return Err(DlpackError::Device { device_type, device_id }),
-    };
+    let device = device_of(tensor)?;
     // SAFETY: the owner keeps shape and strides.
     let len = unsafe { contiguous_len(tensor) }?;
     if len == 0 {
         return Err(RegionError::Empty.into());
     }
+    let first = first_byte(tensor)?;
+    // SAFETY: the tensor's elements are `len` bytes from there on; the rest is the caller's promise.
+    Ok(unsafe { Region::from_raw_parts(first, len, device, access, owner) }?)
+}
+
+pub(crate) fn device_of(tensor: &DLTensor) -> Result<Device, DlpackError> {
+    let DLDevice { device_type, device_id } = tensor.device;
+    match (device_type, u32::try_from(device_id)) {
+        (DL_CPU | DL_CUDA_HOST, _) => Ok(Device::HOST),
+        (DL_CUDA, Ok(ordinal)) => Ok(Device::cuda(ordinal)),
+        _ => Err(DlpackError::Device { device_type, device_id }),
+    }
+}
+
+/// The first element.
+pub(crate) fn first_byte(tensor: &DLTensor) -> Result<NonNull<u8>, DlpackError> {
     let data = NonNull::new(tensor.data).ok_or(DlpackError::Invalid { field: "data" })?;
     let offset = usize::try_from(tensor.byte_offset)
         .ok()
         .filter(|offset| data.addr().get().checked_add(*offset).is_some())
         .ok_or(DlpackError::Invalid { field: "byte_offset" })?;
-    let first = NonNull::new(data.as_ptr().cast::<u8>().wrapping_add(offset))
-        .ok_or(DlpackError::Invalid { field: "byte_offset" })?;
-    // SAFETY: the tensor's elements are `len` bytes from there on; the rest is the caller's promise.
-    Ok(unsafe { Region::from_raw_parts(first, len, device, access, owner) }?)
+    NonNull::new(data.as_ptr().cast::<u8>().wrapping_add(offset))
+        .ok_or(DlpackError::Invalid { field: "byte_offset" })
 }
 
 /// Bytes of a tensor whose elements follow each other.
@@ -270,13 +321,8 @@ unsafe fn contiguous_len(tensor: &DLTensor) -> Result<usize, DlpackError> {
     if element_bits == 0 || element_bits % 8 != 0 {
         return Err(DlpackError::Element { bits, lanes });
     }
-    let dimensions =
-        usize::try_from(tensor.ndim).map_err(|_| DlpackError::Invalid { field: "ndim" })?;
-    // SAFETY: `ndim` sizes, if there are any.
-    let shape = unsafe { numbers(tensor.shape, dimensions) };
-    let shape = shape.ok_or(DlpackError::Invalid { field: "shape" })?;
-    // SAFETY: `ndim` strides, or none.
-    let strides = unsafe { numbers(tensor.strides, dimensions) };
+    // SAFETY: the same contract.
+    let (shape, strides) = unsafe { sizes(tensor) }?;
 
     // Sizes first, because strides mean nothing in a tensor without elements.
     let mut elements = 1i64;
@@ -297,6 +343,22 @@ unsafe fn contiguous_len(tensor: &DLTensor) -> Result<usize, DlpackError> {
     let elements = usize::try_from(elements).ok();
     let len = elements.and_then(|elements| elements.checked_mul(element_bits / 8));
     len.ok_or(DlpackError::Invalid { field: "shape" })
+}
+
+/// The shape, and the strides if there are any.
+///
+/// # Safety
+/// Shape and strides are as DLPack demands, for as long as the caller uses them.
+pub(crate) unsafe fn sizes<'a>(
+    tensor: &DLTensor,
+) -> Result<(&'a [i64], Option<&'a [i64]>), DlpackError> {
+    let dimensions =
+        usize::try_from(tensor.ndim).map_err(|_| DlpackError::Invalid { field: "ndim" })?;
+    // SAFETY: `ndim` sizes, if there are any.
+    let shape = unsafe { numbers(tensor.shape, dimensions) };
+    // SAFETY: `ndim` strides, or none.
+    let strides = unsafe { numbers(tensor.strides, dimensions) };
+    Ok((shape.ok_or(DlpackError::Invalid { field: "shape" })?, strides))
 }
 
 /// # Safety

@@ -16,7 +16,8 @@
 //! Above them, the [`layout`] module says where the blocks of a KV cache lie in such memory, and pairs the bytes of
 //! blocks in two layouts for a copy. Blocks that peers read by grants ([`BlockGrants`](layout::BlockGrants)) are kept from copies
 //! and leases as bytes are that an operation reads, and [`PublishedWords`] tell those peers when a grant has ended. With the
-//! feature `dlpack`, tensors of other frameworks become regions.
+//! feature `dlpack`, tensors of other frameworks become regions. The [`tensor`] module gives memory an element type, a shape and
+//! strides.
 //!
 //! # Decided here
 //!
@@ -76,6 +77,7 @@
 #[cfg(feature = "dlpack")]
 pub mod dlpack;
 pub mod layout;
+pub mod tensor;
 
 mod access;
 mod advice;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::dependency::Dependency;
 use crate::descriptor::{Descriptor, DescriptorError};
 use crate::region::Region;
+use crate::tensor::TensorLayout;
 
 /// At least one descriptor, in order, with a total size that fits into 64 bits.
 ///
@@ -15,6 +16,7 @@ pub struct DescriptorList {
     descriptors: Descriptors,
     total_bytes: u64,
     pending: Vec<Arc<dyn Dependency>>,
+    tensor: Option<Arc<TensorLayout>>,
 }
 
 /// Most lists have one descriptor, which is kept in place.
@@ -37,6 +39,18 @@ impl DescriptorList {
     #[must_use]
     pub fn pending(&self) -> &[Arc<dyn Dependency>] {
         &self.pending
+    }
+
+    pub(crate) fn of_tensor(mut self, layout: Arc<TensorLayout>) -> Self {
+        self.tensor = Some(layout);
+        self
+    }
+
+    /// The layout of the [tensor](crate::tensor::Tensor) that the list was made of: the descriptors are its elements in row-major
+    /// order.
+    #[must_use]
+    pub fn tensor(&self) -> Option<&TensorLayout> {
+        self.tensor.as_deref()
     }
 
     /// The descriptors, in order.
@@ -79,7 +93,8 @@ impl DescriptorList {
 impl From<Descriptor> for DescriptorList {
     fn from(descriptor: Descriptor) -> Self {
         let total_bytes = descriptor.len() as u64;
-        Self { descriptors: Descriptors::One(descriptor), total_bytes, pending: Vec::new() }
+        let descriptors = Descriptors::One(descriptor);
+        Self { descriptors, total_bytes, pending: Vec::new(), tensor: None }
     }
 }
 
@@ -102,7 +117,7 @@ impl TryFrom<Vec<Descriptor>> for DescriptorList {
             .try_fold(0u64, |sum, descriptor| sum.checked_add(descriptor.len() as u64))
             .ok_or(DescriptorError::TotalOverflow)?;
         let descriptors = Descriptors::Many(descriptors);
-        Ok(Self { descriptors, total_bytes, pending: Vec::new() })
+        Ok(Self { descriptors, total_bytes, pending: Vec::new(), tensor: None })
     }
 }
 

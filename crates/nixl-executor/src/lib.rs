@@ -8,6 +8,8 @@
 //! |---|---|
 //! | operations | [`Connector`], [`ConnectorBuilder`], [`OperationOptions`], [`PathPolicy`], [`Completion`] |
 //! | memory | [`Region`], [`Descriptor`], [`DescriptorList`], [`BufferPool`], [`layout`], [`cuda`] |
+//! | tensors | [`Tensor`], [`DType`], [`tensor`] |
+//! | images and videos of Dynamo | [`media`] |
 //! | KV caches | [`Export`], [`Grant`], [`RemoteExport`], [`layout`] |
 //! | metadata for peers | [`RdmaMetadata`], [`ExportMetadata`], [`Ticket`] |
 //! | errors | [`ConnectorError`], [`OperationError`], [`TransportError`], [`MetadataError`], [`BlockError`] |
@@ -56,7 +58,10 @@
 //! |---|---|---|---|
 //! | `nixl` | on | g++ and libclang to build, NIXL 1.5 to run | the transport between processes |
 //! | `cudarc` | off | nothing to build, CUDA's driver to have slices | regions over slices of cudarc, order after its streams |
-//! | `dlpack` | off | nothing | regions over tensors of other frameworks |
+//! | `dlpack` | off | nothing | regions and tensors over tensors of other frameworks |
+//! | `half` | off | nothing | tensors of the 16-bit numbers of the crate `half` |
+//! | `ndarray` | off | nothing | tensors to and from arrays of the crate `ndarray` |
+//! | `safetensors` | off | nothing | tensors by name in files of safetensors |
 //!
 //! Without `nixl`, [`ConnectorBuilder::build`] needs a [transport](ConnectorBuilder::transport), and fails with
 //! [`ConnectorError::NoTransport`] if it is given none.
@@ -112,10 +117,11 @@ pub use nixl_connector::{
     BlockReadError, BlockTransferOptions, ConnectionStats, Connector, ConnectorBuilder,
     ConnectorError, Drained, Export, ExportNotifications, ExportOptions, ExportProgress,
     ExportedLayoutError, Grant, GrantOptions, Health, ImportOptions, RemoteExport, TicketError,
-    TransferClass, TransferLimits, WriteGrant, simulated,
+    TransferClass, TransferLimits, WriteGrant, media, offered_tensor, simulated,
 };
 #[cfg(feature = "dlpack")]
 pub use nixl_descriptor::dlpack;
+pub use nixl_descriptor::tensor::{self, DType, Tensor, TensorError, TensorLayout};
 pub use nixl_descriptor::{
     Access, AccessError, AllocationKind, BufferPool, Dependency, DependencyError, Descriptor,
     DescriptorError, DescriptorList, GpuAllocation, LeaseError, LeaseMode, QueuedFunction, Reclaim,
@@ -124,7 +130,7 @@ pub use nixl_descriptor::{
 pub use nixl_device::{Device, DeviceKind, SharedError, cuda};
 pub use nixl_metadata::{
     ExportId, ExportMetadata, Limits, MetadataError, NativeVersion, ParseTraceContextError,
-    RdmaMetadata, Ticket, TraceContext,
+    RdmaMetadata, TensorDescription, Ticket, TraceContext,
 };
 pub use nixl_ops::{
     Advice, CancelHandle, CancelOutcome, ClaimDemand, Clock, Completion, CopyOperation,

@@ -75,6 +75,19 @@ impl MetadataError {
             | Self::UnsupportedLayoutDevice { .. }
             | Self::BadWords { .. }
             | Self::ShortClaims { .. }
+            | Self::TensorRank { .. }
+            | Self::TensorSize { .. }
+            | Self::TensorBits { .. }
+            | Self::TensorBytes { .. }
+            | Self::TensorLayout { .. }
+            | Self::BlockTensorBytes { .. }
+            | Self::BadMedia { .. }
+            | Self::MediaMemory { .. }
+            | Self::BadContentHash
+            | Self::MediaOffer
+            | Self::MediaFrames { .. }
+            | Self::MediaFrameLimit { .. }
+            | Self::MediaNumber
             | Self::UnsupportedTicketVersion { .. }
             | Self::UnsupportedTicketFlags { .. }
             | Self::EmptyLayers { .. }

@@ -459,6 +459,103 @@ pub enum MetadataError {
         /// Bytes that it needs.
         needed: u64,
     },
+    /// A tensor has too many dimensions.
+    #[error("the tensor has more than {limit} dimensions: reshape it")]
+    TensorRank {
+        /// The most that is allowed.
+        limit: usize,
+    },
+    /// A dimension of a tensor has no elements, or more than 64 bits of bits can count.
+    #[error(
+        "dimension {axis} of the tensor has {size} elements: none, or too many to count their bits"
+    )]
+    TensorSize {
+        /// The dimension.
+        axis: usize,
+        /// Its elements.
+        size: u64,
+    },
+    /// The elements of a tensor are not whole bytes.
+    #[error("elements of {bits} bits, {total} in all, are not whole bytes")]
+    TensorBits {
+        /// The bits of an element.
+        bits: u8,
+        /// The bits of all elements.
+        total: u64,
+    },
+    /// A tensor has more or fewer bytes than are offered.
+    #[error(
+        "the tensor has {described} bytes, and {offered} are offered: describe exactly the bytes of the offer"
+    )]
+    TensorBytes {
+        /// The bytes of the tensor.
+        described: u64,
+        /// The bytes of all descriptors.
+        offered: u64,
+    },
+    /// A tensor is of a layout that does not exist, or not in the order of the layouts.
+    #[error(
+        "a tensor is of layout {index}, which is none, or not above the layout of the tensor before"
+    )]
+    TensorLayout {
+        /// The position of the layout.
+        index: usize,
+    },
+    /// The tensor of a layout's blocks has more or fewer bytes than a block.
+    #[error(
+        "the tensor of layouts[{layout}] has {described} bytes, and a block of it {block}: describe exactly one block"
+    )]
+    BlockTensorBytes {
+        /// The position of the layout.
+        layout: usize,
+        /// The bytes of the tensor.
+        described: u64,
+        /// The bytes of a block; `u64::MAX` also where that would not fit.
+        block: u64,
+    },
+    /// A message of media is JSON, and not as Dynamo prints it.
+    #[error(
+        "the message of media is not Dynamo's (line {line}, column {column}): the peer speaks another version of it"
+    )]
+    BadMedia {
+        /// Line of the first fault, from 1.
+        line: usize,
+        /// Column of the first fault in bytes.
+        column: usize,
+    },
+    /// Media is in memory that is neither the host's nor an NVIDIA GPU's.
+    #[error(
+        "nixl_descriptor of the media names memory {device_id} that is neither Dram nor Vram: decode to memory of the host or of an NVIDIA GPU"
+    )]
+    MediaMemory {
+        /// The id of the device.
+        device_id: u64,
+    },
+    /// A content hash is not 16 hexadecimal digits.
+    #[error("content_hash is not 16 hexadecimal digits")]
+    BadContentHash,
+    /// The offer of media is of other memory than its descriptor, or is to be written.
+    #[error("nixl_offer is not an offer to read exactly the memory of nixl_descriptor")]
+    MediaOffer,
+    /// A video has not as many timestamps or indices as frames.
+    #[error(
+        "metadata.Video has {stated} timestamps or indices for {frames} frames: state one for each"
+    )]
+    MediaFrames {
+        /// The timestamps or indices.
+        stated: usize,
+        /// The first size of the shape.
+        frames: u64,
+    },
+    /// A video has too many frames.
+    #[error("metadata.Video has more than {limit} timestamps: sample fewer frames")]
+    MediaFrameLimit {
+        /// The most that is allowed.
+        limit: usize,
+    },
+    /// A number of a video is infinite or none.
+    #[error("metadata.Video has a number that is not finite")]
+    MediaNumber,
     /// A ticket has a version that this release does not read.
     #[error("version {version} of tickets is unknown: use the same release on both sides")]
     UnsupportedTicketVersion {

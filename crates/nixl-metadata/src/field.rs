@@ -48,6 +48,12 @@ pub enum Field {
     Transport(usize),
     /// The name of the layout at this position of an export.
     LayoutName(usize),
+    /// The name of the type of media.
+    MediaDtype,
+    /// The name of a format or of a type of colours of an image.
+    MediaName,
+    /// This library's offer in a message of media.
+    MediaOffer,
     /// A ticket.
     Ticket,
 }
@@ -78,6 +84,9 @@ impl fmt::Display for Field {
             Self::Transports => f.write_str("peer.transports"),
             Self::Transport(index) => write!(f, "peer.transports[{index}]"),
             Self::LayoutName(index) => write!(f, "layouts[{index}].name"),
+            Self::MediaDtype => f.write_str("dtype"),
+            Self::MediaName => f.write_str("metadata.Image"),
+            Self::MediaOffer => f.write_str("nixl_offer"),
             Self::Ticket => f.write_str("the ticket"),
         }
     }

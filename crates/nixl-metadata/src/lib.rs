@@ -9,8 +9,8 @@
 //!
 //! | profile | for | carries |
 //! |---|---|---|
-//! | Dynamo | peers that may run Dynamo's `nixl_connect` (Python) | [`RdmaMetadata`] without [`PeerInfo`], [`Share`]s, [`Doorbell`], [`OfferTerms`], [`Checksum`] and [`TraceContext`] |
-//! | native, version 3 | peers that run an earlier release of this library | all but [`MessageVersions`], [`OfferTerms`], [`Checksum`] and [`TraceContext`]; a [`Doorbell`] is read, not written |
+//! | Dynamo | peers that may run Dynamo's `nixl_connect` (Python) | [`RdmaMetadata`] without [`PeerInfo`], [`Share`]s, [`Doorbell`], [`OfferTerms`], [`Checksum`], [`TraceContext`] and [`TensorDescription`] |
+//! | native, version 3 | peers that run an earlier release of this library | all but [`MessageVersions`], [`OfferTerms`], [`Checksum`], [`TraceContext`] and [`TensorDescription`]; a [`Doorbell`] is read, not written |
 //! | native, version 4 | peers that both run this library | all of it |
 //!
 //! The Dynamo profile is one JSON object, byte for byte as Dynamo prints it:
@@ -24,8 +24,8 @@
 //! the other side needs to choose a path: where the peer runs and which namespaces it is in ([`HostIdentity`]), what it
 //! can do ([`Capabilities`]), which versions of other messages it speaks ([`MessageVersions`]), its GPUs
 //! ([`PeerDevice`]), and which of the memory can be opened by other processes of its host ([`Share`]). And it says on
-//! which terms the offer may be used ([`OfferTerms`]), and may say which bytes it is for ([`Checksum`]) and to
-//! which trace it belongs ([`TraceContext`]).
+//! which terms the offer may be used ([`OfferTerms`]), and may say which bytes it is for ([`Checksum`]), to
+//! which trace it belongs ([`TraceContext`]), and which tensor its bytes are ([`TensorDescription`]).
 //!
 //! # Releases that differ
 //!
@@ -48,6 +48,8 @@
 //! | [`ExportMetadata`] | which memory there is, in named [layouts](ExportedLayout), and how to reach its owner | the envelope of the native profile with a magic of its own: a core and sections |
 //! | [`Ticket`] | which blocks and layers its holder may read or write, and how to check that the grant stands | 56 bytes, and 1 to 5 for each block |
 //!
+//! An export may say which tensor each block of a layout is, as an offer may of its bytes ([`TensorDescription`]).
+//!
 //! An export is a few KiB long for any number of blocks, and goes to any number of peers. It holds no lease: what its
 //! holder reads without a ticket, or after the ticket ended, may be the bytes of another request.
 //!
@@ -60,6 +62,10 @@
 //! | [`ExportMetadata`], [`Ticket`] | base64 | bytes |
 //!
 //! [`RdmaMetadata::decode`] reads either profile and tells them apart by the first byte.
+//!
+//! # Media
+//!
+//! [`media`] has the messages by which Dynamo's frontends offer decoded images and videos.
 //!
 //! # Hostile input
 //!
@@ -118,12 +124,14 @@ mod host;
 mod key;
 mod kind;
 mod limits;
+pub mod media;
 mod name;
 mod native;
 mod peer;
 mod peer_device;
 mod rdma;
 mod share;
+mod tensor;
 mod terms;
 mod ticket;
 mod trace_context;
@@ -151,6 +159,7 @@ pub use peer::PeerInfo;
 pub use peer_device::PeerDevice;
 pub use rdma::RdmaMetadata;
 pub use share::{Share, ShareKind};
+pub use tensor::TensorDescription;
 pub use terms::OfferTerms;
 pub use ticket::{Rights, Ticket, TicketTerms};
 pub use trace_context::{ParseTraceContextError, TraceContext};

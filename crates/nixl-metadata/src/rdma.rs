@@ -9,7 +9,7 @@ use crate::encodings::Encodings;
 use crate::{
     AgentMetadata, Checksum, Doorbell, Field, Limits, MetadataError, NativeVersion,
     NotificationKey, OfferTerms, OperationKind, PeerInfo, SerializedDescriptor, Share,
-    TraceContext, dynamo, embed, native, share,
+    TensorDescription, TraceContext, dynamo, embed, native, share,
 };
 
 /// An offer: memory that the peer may read or write, how to reach its owner, and the key that says it is done.
@@ -33,6 +33,7 @@ pub struct RdmaMetadata {
     terms: Option<OfferTerms>,
     checksum: Option<Checksum>,
     trace_context: Option<TraceContext>,
+    tensor: Option<Arc<TensorDescription>>,
 }
 
 impl RdmaMetadata {
@@ -67,6 +68,7 @@ impl RdmaMetadata {
             terms: None,
             checksum: None,
             trace_context: None,
+            tensor: None,
         })
     }
 
@@ -132,6 +134,17 @@ impl RdmaMetadata {
     pub fn with_trace_context(mut self, context: TraceContext) -> Self {
         self.trace_context = Some(context);
         self
+    }
+
+    /// Says which tensor the offered bytes are. Only the native profile carries it, from version 4.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError::TensorBytes`] if the tensor has more or fewer bytes than are offered.
+    pub fn with_tensor(mut self, tensor: TensorDescription) -> Result<Self, MetadataError> {
+        tensor.check(self.total_bytes)?;
+        self.tensor = Some(Arc::new(tensor));
+        Ok(self)
     }
 
     /// Adds what a decoder has found, in the order in which faults are reported.
@@ -221,6 +234,13 @@ impl RdmaMetadata {
         self.trace_context
     }
 
+    /// The tensor that the offered bytes are. It has as many bytes as are offered. None if the owner offered plain memory, or the
+    /// offer came in the Dynamo profile or in the native profile's version 3.
+    #[must_use]
+    pub fn tensor(&self) -> Option<&TensorDescription> {
+        self.tensor.as_deref()
+    }
+
     /// What other processes of the owner's host can open: runs of descriptors, ascending and disjoint. None if the
     /// offer came in the Dynamo profile.
     #[must_use]
@@ -245,11 +265,17 @@ impl RdmaMetadata {
     /// Encodes as Dynamo's `nixl_connect` does: one line of JSON, no field added, the same text for the same value.
     ///
     /// Dynamo's profile carries no [`OfferTerms`]: its initiators neither claim nor know an end, even if the offer
-    /// demands. An owner that needs claims makes no offer for this profile. Nor does it carry a [`Checksum`] or a [`TraceContext`].
+    /// demands. An owner that needs claims makes no offer for this profile. Nor does it carry a [`Checksum`], a
+    /// [`TraceContext`] or a [`TensorDescription`].
     #[must_use]
     pub fn to_dynamo_json(&self) -> String {
         self.encodings.note_without_terms();
         dynamo::encode(self)
+    }
+
+    /// Remembers an encoding in a form without terms.
+    pub(crate) fn note_without_terms(&self) {
+        self.encodings.note_without_terms();
     }
 
     /// Whether this offer, or a clone of it, was encoded in a form that carries no [terms](Self::terms): its holders know
@@ -297,7 +323,8 @@ impl RdmaMetadata {
     /// while a new one is rolled out.
     ///
     /// Version 3 leaves out the [`MessageVersions`](crate::MessageVersions), the [`OfferTerms`], the [`Checksum`], the
-    /// [`TraceContext`] and the [`Doorbell`], so that its initiators verify no bytes and notify through the engine.
+    /// [`TraceContext`], the [`TensorDescription`] and the [`Doorbell`], so that its initiators verify no bytes and notify
+    /// through the engine.
     ///
     /// # Errors
     ///
@@ -365,6 +392,7 @@ impl fmt::Debug for RdmaMetadata {
             .field("terms", &self.terms)
             .field("checksum", &self.checksum)
             .field("trace_context", &self.trace_context)
+            .field("tensor", &self.tensor)
             .finish()
     }
 }

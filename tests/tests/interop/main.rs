@@ -3,6 +3,7 @@
 
 mod child;
 mod examples;
+mod media;
 mod memory;
 mod peer;
 mod python;

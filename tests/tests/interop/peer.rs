@@ -25,8 +25,10 @@ impl Python {
     pub(crate) fn start() -> Self {
         let packages = env::var_os("NIXL_TEST_PYTHONPATH")
             .unwrap_or_else(|| panic!("NIXL_TEST_PYTHONPATH is not set: use cargo, and {ADVICE}"));
-        let module = Path::new(&packages).join("dynamo/nixl_connect/__init__.py");
-        assert!(module.is_file(), "{} is missing: {ADVICE}", module.display());
+        for module in ["dynamo/nixl_connect/__init__.py", "dynamo/common/utils/media_nixl.py"] {
+            let module = Path::new(&packages).join(module);
+            assert!(module.is_file(), "{} is missing: {ADVICE}", module.display());
+        }
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/peer.py");
         let mut child = Child::spawn(
             Command::new("python3")
@@ -71,6 +73,17 @@ impl Python {
     pub(crate) fn transfer_and_keep(&mut self, metadata: &str, seed: u64) -> String {
         let command = json!({ "do": "transfer", "metadata": metadata, "seed": seed, "keep": true });
         crc32_of(&self.ask(command))
+    }
+
+    /// Reads decoded media by Dynamo's `media_nixl`; returns the shape, the CRC-32 and the metadata.
+    pub(crate) fn read_media(&mut self, media: &Value) -> Value {
+        self.ask(json!({ "do": "read_media", "media": media }))
+    }
+
+    /// Offers an image as Dynamo's frontend does; returns the item and the CRC-32.
+    pub(crate) fn offer_media(&mut self, shape: &[usize], seed: u64) -> (String, String) {
+        let answer = self.ask(json!({ "do": "offer_media", "shape": shape, "seed": seed }));
+        (answer["item"].to_string(), crc32_of(&answer))
     }
 
     fn ask(&mut self, command: Value) -> Value {

@@ -15,6 +15,8 @@ use super::store::{Component, Store};
 use crate::process;
 
 const PEER: &str = "ai-dynamo-runtime==1.6.1";
+/// The package of workers, of which the tests use the reader of media alone.
+const WORKER: &str = "ai-dynamo==1.6.1";
 /// Of the peer's dependencies those that `nixl_connect` imports, in the versions the peer asks for.
 const WITH_DEPENDENCIES: [&str; 2] = ["numpy", "pydantic>=2.10.6,<=2.13.5"];
 /// Seen from the component's folder, so that the checkout can be moved.
@@ -27,14 +29,22 @@ pub(super) fn provide(store: &Store) -> Result<String> {
     let component = Component {
         name: "python",
         // The packages have parts compiled for one version of Python.
-        stamp: &format!("{PEER} {} {WITH_DEPENDENCIES:?} {python}", nixl.join(" ")),
-        files: &["dynamo/nixl_connect/__init__.py", "torch/__init__.py"],
+        stamp: &format!("{PEER} {WORKER} {} {WITH_DEPENDENCIES:?} {python}", nixl.join(" ")),
+        files: &[
+            "dynamo/nixl_connect/__init__.py",
+            "dynamo/common/utils/media_nixl.py",
+            "torch/__init__.py",
+        ],
     };
     let dir = store.provide(&component, |dir| {
         let pip = Pip::find()?;
         eprintln!("installing {PEER} and NIXL's Python binding");
         pip.install(dir, WITH_DEPENDENCIES)?;
-        pip.install(dir, ["--no-deps", PEER].into_iter().chain(nixl.iter().map(String::as_str)))?;
+        // Together, since both are parts of one package: pip leaves a folder that is there as it is.
+        pip.install(
+            dir,
+            ["--no-deps", PEER, WORKER].into_iter().chain(nixl.iter().map(String::as_str)),
+        )?;
         symlink(TORCH, dir.join("torch"))?;
         check(dir)
     })?;

@@ -89,11 +89,12 @@ fn every_heading_is_in_its_document() {
 }
 
 /// The pages about the crates and their use: ARCHITECTURE, and those that it links first.
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 12] = [
     "ARCHITECTURE",
     "GUIDE",
     "OPERATIONS",
     "MEMORY",
+    "TENSORS",
     "COPIES",
     "PATHS",
     "OFFERS",

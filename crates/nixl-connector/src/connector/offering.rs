@@ -13,6 +13,7 @@ use super::Connector;
 use crate::ConnectorError;
 use crate::checksum;
 use crate::offload::Offloaded;
+use crate::tensors;
 
 /// The steps of an offer's creation.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +100,10 @@ impl Connector {
         };
         let metadata = match options.trace() {
             Some(context) => metadata.with_trace_context(context),
+            None => metadata,
+        };
+        let metadata = match local.tensor() {
+            Some(layout) => metadata.with_tensor(tensors::describe(layout)?)?,
             None => metadata,
         };
         let slot = match readers.get() <= OfferSlot::MAX_READERS {

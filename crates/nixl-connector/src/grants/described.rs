@@ -4,8 +4,12 @@ use nixl_descriptor::layout::{
     Dimensions, GeometryError, Inner, LayerOrder, Layout, LayoutDescription, LayoutError,
     LayoutGeometry, LayoutKind, PartDescription, RemoteLayout,
 };
-use nixl_metadata::{ExportedInner, ExportedKind, ExportedLayout, ExportedPart};
+use nixl_descriptor::tensor::TensorLayout;
+use nixl_metadata::{ExportedInner, ExportedKind, ExportedLayout, ExportedPart, TensorDescription};
 use thiserror::Error;
+
+use crate::ConnectorError;
+use crate::tensors::describe as describe_tensor;
 
 /// Why a layout cannot be exported, or that of a peer not be used.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
@@ -27,6 +31,22 @@ pub enum ExportedLayoutError {
     /// The peer's memory does not suit its sizes.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+}
+
+/// The tensors of blocks for peers, in the order of the layouts. Of two for one layout, the metadata refuses the second.
+pub(super) fn tensors(
+    tensors: &[(String, TensorLayout)],
+    layouts: &[ExportedLayout],
+) -> Result<Vec<(u16, TensorDescription)>, ConnectorError> {
+    let described = tensors.iter().map(|(name, tensor)| {
+        let at = layouts.iter().position(|layout| layout.name == *name);
+        let missing = || ConnectorError::NoSuchLayout { layout: name.clone() };
+        let at = at.and_then(|at| u16::try_from(at).ok()).ok_or_else(missing)?;
+        Ok::<_, ConnectorError>((at, describe_tensor(tensor)?))
+    });
+    let mut described = described.collect::<Result<Vec<_>, _>>()?;
+    described.sort_by_key(|(at, _)| *at);
+    Ok(described)
 }
 
 /// What peers are told of a layout of this process.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nixl_descriptor::layout::{Layout, pair_chunks};
+use nixl_descriptor::tensor::TensorLayout;
 use nixl_descriptor::{DescriptorList, LeaseError, Leased, Registration, copy_range};
 use nixl_device::LeakInChild;
 use nixl_metadata::{
@@ -38,6 +39,7 @@ pub struct ExportOptions {
     slots: NonZeroU32,
     populate: Option<NonZeroUsize>,
     progress: ExportProgress,
+    tensors: Vec<(String, TensorLayout)>,
 }
 
 impl Default for ExportOptions {
@@ -51,7 +53,8 @@ impl ExportOptions {
     #[must_use]
     pub fn new() -> Self {
         let slots = GrantTableOptions::default().slots();
-        Self { slots, populate: None, progress: ExportProgress::new() }
+        let tensors = Vec::new();
+        Self { slots, populate: None, progress: ExportProgress::new(), tensors }
     }
 
     /// Grants that can be alive at one time. Each takes 32 bytes of shared memory once it is used.
@@ -70,6 +73,14 @@ impl ExportOptions {
     #[must_use]
     pub fn populate(mut self, threads: NonZeroUsize) -> Self {
         self.populate = Some(threads);
+        self
+    }
+
+    /// Says which tensor each block of a layout is, such as `[layers, outer, tokens, heads, head size]` of BF16. Peers get it by
+    /// [`RemoteExport::block_tensor`](super::RemoteExport::block_tensor). It has as many bytes as a block.
+    #[must_use]
+    pub fn block_tensor(mut self, layout: impl Into<String>, tensor: TensorLayout) -> Self {
+        self.tensors.push((layout.into(), tensor));
         self
     }
 
@@ -162,6 +173,7 @@ impl Connector {
         for (name, layout) in &layouts {
             described.push(described::describe(name, layout)?);
         }
+        let tensors = described::tensors(&options.tensors, &described)?;
         let connection = self.connection();
         let of_layouts = layouts.iter().flat_map(|(name, layout)| Part::all_of(name, layout));
         let mut parts: Vec<_> = of_layouts.collect();
@@ -184,7 +196,8 @@ impl Connector {
             file: Some(SharedFile::new(name.pid, name.fd, name.name, name.len)),
         };
         let metadata = ExportMetadata::new(id, agent, connection.info().clone(), described, words)?
-            .with_shares(connection.shares(&exported))?;
+            .with_shares(connection.shares(&exported))?
+            .with_tensors(tensors)?;
         // Any slot names the page of all.
         let slot = connection.driver().arm_slot(&NotificationKey::random(), OperationKind::Write);
         let metadata = match slot.map(|slot| slot.doorbell()) {

@@ -24,6 +24,7 @@ mod ready;
 mod registering;
 mod renewal;
 mod stream;
+mod tensors;
 mod turns;
 mod words;
 mod writes;

@@ -16,3 +16,4 @@ mod leases;
 mod pool;
 mod reclaiming;
 mod regions;
+mod tensors;

@@ -6,13 +6,11 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use nixl_device::Device;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 
-use super::BASE64_PREFIX;
+use super::text;
 use crate::limits::at_most;
 use crate::{
     AgentMetadata, Field, Limits, MetadataError, NotificationKey, OperationKind, RdmaMetadata,
@@ -112,30 +110,8 @@ impl Reader<'_> {
     }
 
     fn agent_metadata(&self, text: &str) -> Result<AgentMetadata, MetadataError> {
-        // A text this long decodes to more than the limit: refuse it before decoding.
-        let limit = self.limits.compressed_bytes;
-        let compressed = match text.strip_prefix(BASE64_PREFIX) {
-            Some(base64) => {
-                let at_least = (base64.len() / 4).saturating_mul(3).saturating_sub(2);
-                at_most(Field::NixlMetadata, at_least, limit)?;
-                STANDARD.decode(base64).map_err(|_| MetadataError::BadBase64)?
-            }
-            None => {
-                at_most(Field::NixlMetadata, text.len() / 2, limit)?;
-                decode_hex(text.as_bytes()).ok_or(MetadataError::BadHex)?
-            }
-        };
-        AgentMetadata::from_compressed(compressed.into(), self.limits)
+        text::parse(text, self.limits)
     }
-}
-
-/// Pairs of hexadecimal digits in either case.
-fn decode_hex(text: &[u8]) -> Option<Vec<u8>> {
-    let (pairs, []) = text.as_chunks::<2>() else {
-        return None;
-    };
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    pairs.iter().map(|&[high, low]| u8::try_from(digit(high)? << 4 | digit(low)?).ok()).collect()
 }
 
 /// What the outer object holds.

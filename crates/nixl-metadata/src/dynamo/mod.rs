@@ -3,6 +3,7 @@
 mod decode;
 mod encode;
 mod serialize;
+pub(crate) mod text;
 
 pub(crate) use decode::{decode, deserialize};
 pub(crate) use encode::{encode, encoded_len};

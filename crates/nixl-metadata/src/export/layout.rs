@@ -107,6 +107,17 @@ pub(super) fn check(layouts: &[ExportedLayout]) -> Result<(), MetadataError> {
 }
 
 impl ExportedLayout {
+    /// The bytes of a block without gaps; `None` if 64 bits cannot count them.
+    pub(super) fn block_bytes(&self) -> Option<u64> {
+        let token = match self.inner {
+            ExportedInner::Heads { heads, head_size } => heads.checked_mul(head_size)?,
+            ExportedInner::Elements(elements) => elements,
+        };
+        let sizes =
+            [self.layers.into(), self.outer.into(), self.page_size, self.element_width.into()];
+        sizes.into_iter().try_fold(token, u64::checked_mul)
+    }
+
     fn check(&self, layout: usize) -> Result<(), MetadataError> {
         const MOST_BLOCKS: u64 = 1 << 32;
         let (heads, elements) = match self.inner {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     AgentMetadata, Doorbell, Field, Limits, MetadataError, PeerInfo, SerializedDescriptor, Share,
-    embed, native, share,
+    TensorDescription, embed, native, share,
 };
 
 pub use file::SharedFile;
@@ -38,6 +38,7 @@ pub struct ExportMetadata {
     shares: Arc<[Share]>,
     words: WordsLocation,
     claims: Option<SharedFile>,
+    tensors: Arc<[(u16, TensorDescription)]>,
 }
 
 impl ExportMetadata {
@@ -80,6 +81,7 @@ impl ExportMetadata {
             shares: Arc::default(),
             words,
             claims: None,
+            tensors: Arc::default(),
         })
     }
 
@@ -116,6 +118,32 @@ impl ExportMetadata {
             return Err(MetadataError::ShortClaims { length: claims.length, needed });
         }
         self.claims = Some(claims);
+        Ok(self)
+    }
+
+    /// Says which tensor each block of some layouts is, by the positions of the layouts in ascending order.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError::TensorLayout`] for a position that is no layout's or not above the one before, and
+    /// [`MetadataError::BlockTensorBytes`] for a tensor of more or fewer bytes than a block.
+    pub fn with_tensors(
+        mut self,
+        tensors: Vec<(u16, TensorDescription)>,
+    ) -> Result<Self, MetadataError> {
+        let mut before = None;
+        for (position, tensor) in &tensors {
+            let index = usize::from(*position);
+            let layout = self.layouts.get(index).filter(|_| before < Some(index));
+            let layout = layout.ok_or(MetadataError::TensorLayout { index })?;
+            let (described, block) = (tensor.byte_len(), layout.block_bytes());
+            if Some(described) != block {
+                let block = block.unwrap_or(u64::MAX);
+                return Err(MetadataError::BlockTensorBytes { layout: index, described, block });
+            }
+            before = Some(index);
+        }
+        self.tensors = tensors.into();
         Ok(self)
     }
 
@@ -177,6 +205,19 @@ impl ExportMetadata {
         self.claims.as_ref()
     }
 
+    /// The tensors that blocks are, with the positions of their layouts, ascending.
+    #[must_use]
+    pub fn tensors(&self) -> &[(u16, TensorDescription)] {
+        &self.tensors
+    }
+
+    /// The tensor that each block of the layout at a position is; none if the owner stated none.
+    #[must_use]
+    pub fn tensor(&self, layout: usize) -> Option<&TensorDescription> {
+        let of_layout = |(at, _): &&(u16, TensorDescription)| usize::from(*at) == layout;
+        self.tensors.iter().find(of_layout).map(|(_, tensor)| tensor)
+    }
+
     /// Encodes it. The same bytes for the same value.
     ///
     /// # Errors
@@ -236,6 +277,7 @@ impl fmt::Debug for ExportMetadata {
             .field("shares", &self.shares)
             .field("words", &self.words)
             .field("claims", &self.claims)
+            .field("tensors", &self.tensors)
             .finish()
     }
 }

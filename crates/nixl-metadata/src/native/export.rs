@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 use super::envelope::{self, Message};
 use super::file::File;
 use super::layout::Layouts;
+use super::layout_tensors::LayoutTensors;
 use super::peer;
 use super::section::{
-    self, CLAIMS, LAYOUTS, OPTIONAL, PEER, REQUIRED, SHARES, VERSIONS, WORDS, decode, require,
+    self, CLAIMS, LAYOUT_TENSORS, LAYOUTS, OPTIONAL, PEER, REQUIRED, SHARES, VERSIONS, WORDS,
+    decode, require,
 };
 use super::sequence::blob;
 use super::share::Shares;
@@ -69,13 +71,17 @@ fn write(metadata: &ExportMetadata, out: &mut Vec<u8>) -> Result<(), MetadataErr
         let claims = File::new(claims);
         section::write(out, CLAIMS, OPTIONAL, |out| codec::encode_to(&claims, out))?;
     }
+    if !metadata.tensors().is_empty() {
+        let tensors = LayoutTensors::new(metadata.tensors());
+        section::write(out, LAYOUT_TENSORS, OPTIONAL, |out| codec::encode_to(&tensors, out))?;
+    }
     Ok(())
 }
 
 fn read(payload: &[u8], limits: &Limits) -> Result<ExportMetadata, MetadataError> {
-    const KNOWN: [u16; 6] = [PEER, VERSIONS, SHARES, LAYOUTS, WORDS, CLAIMS];
+    const KNOWN: [u16; 7] = [PEER, VERSIONS, SHARES, LAYOUTS, WORDS, CLAIMS, LAYOUT_TENSORS];
     let (core, rest) = section::split_core(payload)?;
-    let [peer, versions, shares, layouts, words, claims] = section::read(rest, KNOWN)?;
+    let [peer, versions, shares, layouts, words, claims, tensors] = section::read(rest, KNOWN)?;
     let core: Core<'_> = codec::decode(core, Field::Core)?;
     let peer = peer::read(peer, versions, limits)?
         .ok_or(MetadataError::MissingField { field: Field::Section(PEER) })?;
@@ -88,11 +94,13 @@ fn read(payload: &[u8], limits: &Limits) -> Result<ExportMetadata, MetadataError
     };
     let words = require::<Words>(WORDS, words)?.unchecked();
     let claims = decode(CLAIMS, claims)?.map(File::unchecked);
+    let tensors = decode(LAYOUT_TENSORS, tensors)?.map(LayoutTensors::validate).transpose()?;
     // The agent's metadata is the big part, and copied last.
     let blob = Bytes::copy_from_slice(core.agent_metadata);
     let agent = AgentMetadata::from_compressed(blob, limits)?;
     let metadata = ExportMetadata::new(ExportId::new(core.export), agent, peer, layouts, words)?
-        .with_shares(shares)?;
+        .with_shares(shares)?
+        .with_tensors(tensors.unwrap_or_default())?;
     match claims {
         Some(claims) => metadata.with_claims(claims),
         None => Ok(metadata),

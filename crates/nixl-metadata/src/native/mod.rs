@@ -13,11 +13,13 @@ mod envelope;
 mod export;
 mod file;
 mod layout;
+mod layout_tensors;
 mod offer;
 mod peer;
 mod section;
 mod sequence;
 mod share;
+mod tensor;
 mod terms;
 mod v3;
 mod v4;
@@ -32,6 +34,7 @@ use crate::{Field, Limits, MetadataError, RdmaMetadata};
 pub(crate) use envelope::is_native;
 pub(crate) use export::{decode_with as decode_export, encode as encode_export};
 pub(crate) use section::name as section_name;
+pub(crate) use sequence::sequence as bounded;
 pub use version::NativeVersion;
 
 pub(crate) fn encode(

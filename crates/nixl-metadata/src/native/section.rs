@@ -28,6 +28,8 @@
 //! | 8 | words | | required |
 //! | 9 | claims | | optional |
 //! | 10 | trace context | optional | |
+//! | 11 | tensor | optional | |
+//! | 12 | tensors of layouts | | optional |
 
 use serde::Deserialize;
 
@@ -43,6 +45,8 @@ pub(super) const LAYOUTS: u16 = 7;
 pub(super) const WORDS: u16 = 8;
 pub(super) const CLAIMS: u16 = 9;
 pub(super) const TRACE_CONTEXT: u16 = 10;
+pub(super) const TENSOR: u16 = 11;
+pub(super) const LAYOUT_TENSORS: u16 = 12;
 
 pub(super) const OPTIONAL: u16 = 0;
 pub(super) const REQUIRED: u16 = 1 << 0;
@@ -66,6 +70,8 @@ pub(crate) const fn name(id: u16) -> Option<&'static str> {
         WORDS => Some("words"),
         CLAIMS => Some("claims"),
         TRACE_CONTEXT => Some("trace context"),
+        TENSOR => Some("tensor"),
+        LAYOUT_TENSORS => Some("tensors of layouts"),
         _ => None,
     }
 }

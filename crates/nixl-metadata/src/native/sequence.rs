@@ -10,7 +10,7 @@ use crate::MetadataError;
 
 /// Reads a list. Memory grows with the elements that are really there, and of those beyond `MOST` only one is kept,
 /// which is enough to tell that there are too many.
-pub(super) fn sequence<'de, D, T, const MOST: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
+pub(crate) fn sequence<'de, D, T, const MOST: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,

@@ -32,8 +32,8 @@ pub(super) fn encoded_len(metadata: &RdmaMetadata) -> u64 {
     offer::encoded_len(metadata) + peer + doorbell + share::encoded_len(metadata.shares())
 }
 
-/// Appends the payload. The doorbell, the terms and the checksum are left out: an initiator that reads this version notifies through
-/// the engine.
+/// Appends the payload. The doorbell, the terms, the checksum and the tensor are left out: an initiator that reads this version
+/// notifies through the engine.
 pub(super) fn write(metadata: &RdmaMetadata, out: &mut Vec<u8>) -> Result<(), MetadataError> {
     if let Some(terms) = metadata.terms().filter(|terms| terms.claims().is_binding()) {
         return Err(MetadataError::ClaimsNotCarried {

@@ -5,10 +5,11 @@ use super::doorbell::{self, Doorbell};
 use super::offer::{self, Offer};
 use super::peer;
 use super::section::{
-    self, CHECKSUM, DOORBELL, OPTIONAL, PEER, REQUIRED, SHARES, TERMS, TRACE_CONTEXT, VERSIONS,
-    decode,
+    self, CHECKSUM, DOORBELL, OPTIONAL, PEER, REQUIRED, SHARES, TENSOR, TERMS, TRACE_CONTEXT,
+    VERSIONS, decode,
 };
 use super::share::{self, Shares};
+use super::tensor::{self, Tensor};
 use super::terms::{self, Terms};
 use super::versions;
 use crate::{Field, Limits, MetadataError, RdmaMetadata, TraceContext, codec};
@@ -24,6 +25,7 @@ pub(super) fn encoded_len(metadata: &RdmaMetadata) -> u64 {
         metadata.terms().map(|_| terms::ENCODED_LEN),
         metadata.checksum().map(|_| checksum::ENCODED_LEN),
         metadata.trace_context().map(|_| TraceContext::LEN as u64),
+        metadata.tensor().map(tensor::encoded_len),
     ];
     let sections = sections.into_iter().flatten().map(|len| section::HEADER_BYTES + len);
     4 + offer::encoded_len(metadata) + sections.sum::<u64>()
@@ -57,14 +59,20 @@ pub(super) fn write(metadata: &RdmaMetadata, out: &mut Vec<u8>) -> Result<(), Me
             Ok(())
         })?;
     }
+    if let Some(tensor) = metadata.tensor() {
+        let tensor = Tensor::new(tensor);
+        section::write(out, TENSOR, OPTIONAL, |out| codec::encode_to(&tensor, out))?;
+    }
     Ok(())
 }
 
 pub(super) fn read(payload: &[u8], limits: &Limits) -> Result<RdmaMetadata, MetadataError> {
-    const KNOWN: [u16; 7] = [PEER, VERSIONS, SHARES, DOORBELL, TERMS, CHECKSUM, TRACE_CONTEXT];
+    const KNOWN: [u16; 8] =
+        [PEER, VERSIONS, SHARES, DOORBELL, TERMS, CHECKSUM, TRACE_CONTEXT, TENSOR];
     let (core, rest) = section::split_core(payload)?;
     // The frames first: what has to be refused for an unknown section costs no copy.
-    let [peer, versions, shares, doorbell, terms, checksum, trace] = section::read(rest, KNOWN)?;
+    let [peer, versions, shares, doorbell, terms, checksum, trace, tensor] =
+        section::read(rest, KNOWN)?;
     let offer: Offer<'_> = codec::decode(core, Field::Core)?;
     let count = offer.count(limits)?;
     let peer = peer::read(peer, versions, limits)?;
@@ -75,7 +83,12 @@ pub(super) fn read(payload: &[u8], limits: &Limits) -> Result<RdmaMetadata, Meta
     let doorbell = decode(DOORBELL, doorbell)?.map(Doorbell::unchecked);
     let terms = decode(TERMS, terms)?.map(Terms::validate).transpose()?;
     let checksum = decode(CHECKSUM, checksum)?.map(Checksum::validate).transpose()?;
+    let tensor = decode(TENSOR, tensor)?.map(Tensor::validate).transpose()?;
     let metadata = offer.validate(limits)?.with_parts(peer, shares, doorbell, terms, checksum)?;
+    let metadata = match tensor {
+        Some(tensor) => metadata.with_tensor(tensor)?,
+        None => metadata,
+    };
     Ok(match trace.and_then(TraceContext::from_wire) {
         Some(context) => metadata.with_trace_context(context),
         None => metadata,

@@ -1,9 +1,9 @@
-"""Prints `export-1-full.bin`, or a ticket: `ticket-1-write.bin` or `ticket-1-minimal.bin`. Tickets need the package `xxhash`.
+"""Prints `export-1-full.bin` or `export-1-tensors.bin`, or a ticket: `ticket-1-write.bin` or `ticket-1-minimal.bin`. Tickets need the package `xxhash`.
 
 Written from the documented layouts alone. Arguments: `export`, `write` or `minimal`; for the export then the path of
-`dynamo_write.json`, whose agent metadata it has.
+`dynamo_write.json`, whose agent metadata it has, and `tensors` for the second.
 """
-import base64, json, struct, sys, zlib
+import base64, json, math, struct, sys, zlib
 
 
 def blob(data):
@@ -38,7 +38,7 @@ def layout(name, kind, shape, inner, width, stride, device, parts):
     return out + b"".join(struct.pack("<QQ", *part) for part in parts)
 
 
-def export(agent):
+def export(agent, tensors):
     core = struct.pack("<Q", 0x0123456789ABCDEF) + blob(agent)
 
     peer = text("worker-1")
@@ -70,6 +70,13 @@ def export(agent):
 
     payload = struct.pack("<I", len(core)) + core
     sections = [(1, 1, peer), (2, 0, versions), (3, 0, shares), (7, 1, layouts), (8, 1, words), (9, 0, claims)]
+    if tensors:
+        content = struct.pack("<Q", 2)
+        for position, code, bits, sizes in [(0, 4, 16, (3, 2, 16, 8, 128)), (2, 10, 8, (2, 2, 16, 8, 256))]:
+            content += struct.pack("<HBBQ", position, code, bits, len(sizes))
+            for axis, size in enumerate(sizes):
+                content += struct.pack("<QQ", size, math.prod(sizes[axis + 1 :]))
+        sections.append((12, 0, content))
     for number, flags, content in sections:
         payload += struct.pack("<HHI", number, flags, len(content)) + content
     header = b"\x89NXE" + struct.pack("<HHI", 1, 0, len(payload))
@@ -78,7 +85,7 @@ def export(agent):
 
 if sys.argv[1] == "export":
     message = json.load(open(sys.argv[2]))
-    out = export(base64.b64decode(message["nixl_metadata"][4:]))
+    out = export(base64.b64decode(message["nixl_metadata"][4:]), sys.argv[3:] == ["tensors"])
 elif sys.argv[1] == "write":
     ids = [7, 8, 6, 70, 0, 2**32 - 1, 1, 100000, 99000]
     out = ticket(1, 3, (2, 80), 4095, 0x0123456789ABCDEF, 2**63 - 2, b"0123456789abcdef", 1900000000123, ids)

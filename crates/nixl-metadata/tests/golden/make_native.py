@@ -1,6 +1,6 @@
 """Prints `v3-full.bin` or `v4-full.bin` for `dynamo_write.json`: its message with all that the version carries.
 Or prints `v4-checksum.bin` for `dynamo_read.json`: its message with a checksum.
-Or, with `trace` as a third argument, `v4-trace-context.bin`.
+Or, with `trace` or `tensor` as a third argument, `v4-trace-context.bin` or `v4-tensor.bin`.
 
 Written from the documented layout alone. Arguments: the path of the JSON, and 3 or 4.
 """
@@ -53,6 +53,11 @@ else:
     if sys.argv[3:] == ["trace"]:
         ids = "4bf92f3577b34da6a3ce929d0e0e473600f067aa0ba902b7"
         sections = [(10, 0, bytes.fromhex(ids) + b"\x01")]  # trace id, parent id, sampled
+    if sys.argv[3:] == ["tensor"]:
+        rows = sum(d["size"] for d in message["descriptors"]) // 2
+        dimensions = [(2, 2 * rows), (rows, 1), (2, rows)]  # size, stride
+        content = struct.pack("<BBQ", 17, 4, len(dimensions))  # DLPack's code and bits of F4
+        sections = [(11, 0, content + b"".join(struct.pack("<QQ", *d) for d in dimensions))]
     for number, flags, content in sections:
         payload += struct.pack("<HHI", number, flags, len(content)) + content
 

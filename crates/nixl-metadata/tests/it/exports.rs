@@ -1,7 +1,7 @@
 //! Exports are accepted if what they say holds, from local code and from a peer alike.
 
 use crate::sections::{Parts, Section};
-use crate::support::{any_export, golden_export, golden_v4, minimal_export};
+use crate::support::{any_export, export_with_tensors, golden_export, golden_v4, minimal_export};
 use crate::targets;
 use nixl_device::Device;
 use nixl_metadata::{
@@ -17,6 +17,7 @@ const TERMS: u16 = 5;
 const LAYOUTS: u16 = 7;
 const WORDS: u16 = 8;
 const CLAIMS: u16 = 9;
+const LAYOUT_TENSORS: u16 = 12;
 
 fn parts(export: &ExportMetadata) -> Parts {
     Parts::of_message(&export.encode().unwrap())
@@ -68,7 +69,7 @@ proptest! {
     #[test]
     fn sections_of_the_future_are_skipped_or_refused(
         export in any_export(),
-        id in CLAIMS + 1..=u16::MAX,
+        id in LAYOUT_TENSORS + 1..=u16::MAX,
         flags in any::<u16>(),
         content in proptest::collection::vec(any::<u8>(), 0..50),
         place in any::<prop::sample::Index>(),
@@ -371,4 +372,47 @@ fn debug_output_keeps_secrets() {
         assert!(!shown.contains(secret), "{secret}: {shown}");
     }
     assert!(shown.contains("window") && shown.contains("slots: 4096"), "{shown}");
+}
+
+#[test]
+fn tensors_of_blocks_that_do_not_fit_are_refused() {
+    let export = export_with_tensors();
+    let good = parts(&export);
+    let section = good.sections.last().unwrap();
+    assert_eq!((section.id, section.flags), (LAYOUT_TENSORS, 0));
+    assert_eq!(decode(&good).as_ref(), Ok(&export));
+    assert_eq!(export.tensor(0).unwrap().byte_len(), 3 * 2 * 16 * 8 * 128 * 2);
+    assert_eq!(export.tensor(1), None);
+    assert!(export.tensor(2).is_some() && export.tensor(3).is_none());
+
+    let field = Field::Section(LAYOUT_TENSORS);
+    let with = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut parts = good.clone();
+        change(&mut parts.section(LAYOUT_TENSORS).content);
+        decode(&parts)
+    };
+    for cut in 0..section.content.len() {
+        assert_eq!(with(&|content| content.truncate(cut)), Err(E::Truncated { field }), "{cut}");
+    }
+    assert_eq!(with(&|content| content.push(0)), Err(E::TrailingBytes { field }));
+
+    let full = export.tensors()[0].1.clone();
+    let tensors = |of: &[u16]| {
+        let list = of.iter().map(|&layout| (layout, full.clone())).collect();
+        golden_export().with_tensors(list).map(|_| ())
+    };
+    assert_eq!(tensors(&[]), Ok(()));
+    assert_eq!(tensors(&[3]), Err(E::TensorLayout { index: 3 }));
+    assert_eq!(tensors(&[0, 0]), Err(E::TensorLayout { index: 0 }));
+    let (described, block) = (full.byte_len(), 1024);
+    assert_eq!(tensors(&[0, 1]), Err(E::BlockTensorBytes { layout: 1, described, block }));
+    let mut huge = golden_export().layouts()[0].clone();
+    huge.page_size = u64::MAX;
+    let refused = with_layouts(vec![huge]).unwrap().with_tensors(vec![(0, full)]);
+    let block = u64::MAX;
+    assert_eq!(refused, Err(E::BlockTensorBytes { layout: 0, described, block }));
+    // A release that does not know it skips it.
+    let mut parts = good.clone();
+    parts.section(LAYOUT_TENSORS).id = 900;
+    assert_eq!(decode(&parts), Ok(golden_export()));
 }

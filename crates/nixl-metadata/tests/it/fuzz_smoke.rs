@@ -4,8 +4,9 @@ use std::panic;
 
 use crate::golden::V3_FULL;
 use crate::support::{
-    BLOB, DYNAMO_READ, DYNAMO_WRITE, DYNAMO_WRITE_HEX, golden_export, golden_ticket, golden_v4,
-    minimal, minimal_export, minimal_ticket, with_checksum, with_trace,
+    BLOB, DYNAMO_READ, DYNAMO_WRITE, DYNAMO_WRITE_HEX, export_with_tensors, golden_export,
+    golden_ticket, golden_v4, minimal, minimal_export, minimal_ticket, with_checksum, with_tensor,
+    with_trace,
 };
 use crate::targets;
 use nixl_metadata::AgentMetadata;
@@ -108,11 +109,11 @@ fn json_corpus() -> Vec<Vec<u8>> {
 }
 
 fn native_corpus() -> Vec<Vec<u8>> {
-    let [full, minimal, checksum, trace] = [golden_v4(), minimal(), with_checksum(), with_trace()]
-        .map(|metadata| metadata.to_native_bytes().unwrap());
-    let messages = [V3_FULL.to_vec(), full, minimal, checksum, trace];
-    let payloads = messages.clone().map(|message| message[16..].to_vec());
-    messages.into_iter().chain(payloads).collect()
+    let offers = [golden_v4(), minimal(), with_checksum(), with_trace(), with_tensor()];
+    let current = offers.map(|metadata| metadata.to_native_bytes().unwrap());
+    let messages = [vec![V3_FULL.to_vec()], current.to_vec()].concat();
+    let payloads = messages.iter().map(|message| message[16..].to_vec());
+    messages.iter().cloned().chain(payloads).collect()
 }
 
 #[test]
@@ -131,13 +132,32 @@ fn decode() {
 }
 
 #[test]
+fn media() {
+    let image = r#"{"Decoded":{"nixl_metadata":"b64:eJxLzFNITE/NKwEADNIC/w==","nixl_descriptor":{"addr":4096,"size":6,"mem_type":"Dram","device_id":0},"shape":[1,2,3],"dtype":"UINT8","metadata":{"Image":{"format":"Png","color_type":"Rgb8","layout":"HWC"}},"content_hash":"7a9bbcb11a898630"}}"#;
+    let video = r#"{"Decoded":{"nixl_metadata":"b64:eJxLzFNITE/NKwEADNIC/w==","nixl_descriptor":{"addr":1,"size":6,"mem_type":"Vram","device_id":1},"shape":[2,3],"dtype":"UINT8","metadata":{"Video":{"source_fps":24.0,"source_duration":10.0,"sampled_timestamps":[0.0,1.5]}}}}"#;
+    let embeddings = format!(
+        r#"{{"embeddings_shape":[2,3],"embedding_dtype_str":"bfloat16","serialized_request":{DYNAMO_READ}}}"#
+    );
+    let corpus = [
+        image,
+        video,
+        &embeddings,
+        r#"{"Url":"data:image/png;base64,"}"#,
+        r#"{"UuidOnly":"1"}"#,
+        "",
+    ];
+    run(targets::media, &corpus.map(|text| text.as_bytes().to_vec()));
+}
+
+#[test]
 fn ticket() {
     run(targets::ticket, &[golden_ticket(), minimal_ticket()].map(|ticket| ticket.encode()));
 }
 
 #[test]
 fn export() {
-    let messages = [golden_export(), minimal_export()].map(|export| export.encode().unwrap());
+    let exports = [golden_export(), minimal_export(), export_with_tensors()];
+    let messages = exports.map(|export| export.encode().unwrap());
     let payloads = messages.clone().map(|message| message[16..].to_vec());
     run(targets::export, &[messages, payloads].concat());
 }

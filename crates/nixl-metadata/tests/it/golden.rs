@@ -2,15 +2,15 @@
 //!
 //! A file never changes once a release has written it. For a new version or new content, add a case to [`cases`] and run
 //! `cargo test -p nixl-metadata --test it -- --ignored write_golden`, which creates the files that are absent.
-//! `make_native.py` prints the full native ones and those with a checksum and a trace context from the documented layout alone, and
+//! `make_native.py` prints the full native ones and those with a checksum, a trace context and a tensor from the documented layout alone, and
 //! `make_export.py` the tickets and the export.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::support::{
-    golden, golden_export, golden_ticket, golden_v4, minimal, minimal_export, minimal_ticket,
-    with_checksum, with_trace, without_doorbell,
+    export_with_tensors, golden, golden_export, golden_ticket, golden_v4, minimal, minimal_export,
+    minimal_ticket, with_checksum, with_tensor, with_trace, without_doorbell,
 };
 use nixl_metadata::{ExportMetadata, MessageVersions, NativeVersion, RdmaMetadata, Ticket};
 
@@ -26,6 +26,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, RdmaMetadata)> {
         ("v4-minimal.bin", NativeVersion::V4, minimal()),
         ("v4-checksum.bin", NativeVersion::V4, with_checksum()),
         ("v4-trace-context.bin", NativeVersion::V4, with_trace()),
+        ("v4-tensor.bin", NativeVersion::V4, with_tensor()),
     ];
     let native = native.into_iter().map(|(name, version, metadata)| {
         (name, metadata.to_native_bytes_as(version).unwrap(), metadata)
@@ -50,8 +51,12 @@ fn tickets() -> [(&'static str, Ticket); 2] {
 }
 
 /// The same for exports.
-fn exports() -> [(&'static str, ExportMetadata); 2] {
-    [("export-1-full.bin", golden_export()), ("export-1-minimal.bin", minimal_export())]
+fn exports() -> [(&'static str, ExportMetadata); 3] {
+    [
+        ("export-1-full.bin", golden_export()),
+        ("export-1-minimal.bin", minimal_export()),
+        ("export-1-tensors.bin", export_with_tensors()),
+    ]
 }
 
 fn path(name: &str) -> PathBuf {

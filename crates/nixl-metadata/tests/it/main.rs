@@ -9,6 +9,7 @@ mod fuzz_smoke;
 mod golden;
 mod hosts;
 mod limits;
+mod media;
 mod refusals;
 mod round_trip;
 mod sections;

@@ -1,6 +1,8 @@
 //! Sections of version 4: those of later releases, and faulty ones.
 
-use crate::support::{any_metadata, golden, golden_v4, minimal, with_checksum, with_trace};
+use crate::support::{
+    any_metadata, golden, golden_v4, minimal, with_checksum, with_tensor, with_trace,
+};
 use crate::targets;
 use nixl_metadata::{Field, Limits, MessageVersions, MetadataError as E, RdmaMetadata};
 use proptest::prelude::*;
@@ -12,7 +14,8 @@ const DOORBELL: u16 = 4;
 const TERMS: u16 = 5;
 const CHECKSUM: u16 = 6;
 const TRACE_CONTEXT: u16 = 10;
-const FIRST_UNKNOWN: u16 = 11;
+const TENSOR: u16 = 11;
+const FIRST_UNKNOWN: u16 = 12;
 
 /// The parts of a message of version 4.
 #[derive(Clone)]
@@ -375,5 +378,61 @@ fn trace_contexts_that_are_faulty_are_ignored() {
     // A release that does not know it skips it.
     let mut parts = good.clone();
     parts.section(TRACE_CONTEXT).id = FIRST_UNKNOWN;
+    assert_eq!(parts.decode(), Ok(minimal()));
+}
+
+#[test]
+fn tensors_that_do_not_fit_their_bytes_are_refused() {
+    let good = Parts::of(&with_tensor());
+    let [section] = &good.sections[..] else { panic!("{:?}", good.sections) };
+    let len = 1 + 1 + 8 + 3 * 16;
+    assert_eq!((section.id, section.flags, section.content.len()), (TENSOR, 0, len));
+    let with = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut parts = good.clone();
+        change(&mut parts.section(TENSOR).content);
+        parts.decode()
+    };
+    let field = Field::Section(TENSOR);
+    for cut in 0..len {
+        assert_eq!(with(&|content| content.truncate(cut)), Err(E::Truncated { field }), "{cut}");
+    }
+    assert_eq!(with(&|content| content.push(0)), Err(E::TrailingBytes { field }));
+    let size = |axis: usize, size: u64| {
+        let at = 10 + axis * 16;
+        with(&|content| content[at..at + 8].copy_from_slice(&size.to_le_bytes()))
+    };
+    let offered = minimal().total_bytes();
+    let described = offered / 2;
+    assert_eq!(size(0, 1), Err(E::TensorBytes { described, offered }));
+    assert_eq!(size(1, 0), Err(E::TensorSize { axis: 1, size: 0 }));
+    assert_eq!(size(2, u64::MAX), Err(E::TensorSize { axis: 2, size: u64::MAX }));
+    assert_eq!(with(&|content| content[1] = 0), Err(E::TensorBits { bits: 0, total: 0 }));
+    assert_eq!(
+        with(&|content| content[1] = 8),
+        Err(E::TensorBytes { described: 2 * offered, offered })
+    );
+    // The codes are DLPack's, and strides are the owner's.
+    assert!(with(&|content| content[0] = 0xff).is_ok());
+    assert!(with(&|content| content[18..26].fill(0xff)).is_ok());
+
+    let rank = |rank: usize| {
+        with(&|content| {
+            *content = [&[17u8, 4][..], &(rank as u64).to_le_bytes()].concat();
+            content.extend([1u64, 0].map(u64::to_le_bytes).concat().repeat(rank));
+        })
+    };
+    assert_eq!(rank(64), Err(E::TensorBits { bits: 4, total: 4 }));
+    assert_eq!(rank(65), Err(E::TensorRank { limit: 64 }));
+    assert_eq!(rank(100_000), Err(E::TensorRank { limit: 64 }));
+    let claimed =
+        |count: u64| with(&|content| content[2..10].copy_from_slice(&count.to_le_bytes()));
+    assert_eq!(claimed(1 << 40), Err(E::Truncated { field }));
+
+    let mut parts = good.clone();
+    parts.sections.push(section.clone());
+    assert_eq!(parts.decode(), Err(E::DuplicateField { field }));
+    // A release that does not know it skips it.
+    let mut parts = good.clone();
+    parts.section(TENSOR).id = FIRST_UNKNOWN;
     assert_eq!(parts.decode(), Ok(minimal()));
 }

@@ -8,8 +8,8 @@ use nixl_metadata::{
     AgentMetadata, Capabilities, Checksum, ClaimDemand, Doorbell, ExportId, ExportMetadata,
     ExportedInner, ExportedKind, ExportedLayout, ExportedPart, HostIdentity, MessageVersions,
     NotificationKey, OfferTerms, OperationKind, PeerDevice, PeerInfo, RdmaMetadata, Rights,
-    SerializedDescriptor, Share, ShareKind, SharedFile, Ticket, TicketTerms, TraceContext,
-    WordsLocation,
+    SerializedDescriptor, Share, ShareKind, SharedFile, TensorDescription, Ticket, TicketTerms,
+    TraceContext, WordsLocation,
 };
 use proptest::prelude::*;
 
@@ -51,6 +51,13 @@ pub(crate) fn with_checksum() -> RdmaMetadata {
 pub(crate) fn with_trace() -> RdmaMetadata {
     let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     minimal().with_trace_context(context.parse().unwrap())
+}
+
+/// The minimal offer as a tensor: 2 matrices of 4-bit elements, columns before rows in the owner's memory.
+pub(crate) fn with_tensor() -> RdmaMetadata {
+    let rows = minimal().total_bytes() / 2;
+    let dimensions = vec![(2, 2 * rows), (rows, 1), (2, rows)];
+    minimal().with_tensor(TensorDescription::new(17, 4, dimensions).unwrap()).unwrap()
 }
 
 /// The golden values as far as version 3 is still written.
@@ -274,7 +281,7 @@ pub(crate) fn any_metadata() -> impl Strategy<Value = RdmaMetadata> {
         proptest::option::of((0..Doorbell::SLOTS, 1..=u64::MAX)),
         proptest::option::of((any_terms(), 1..=u32::MAX)),
         proptest::option::of(any::<u64>().prop_map(Checksum::xxh3)),
-        any::<([u8; 16], [u8; 8], u8)>(),
+        any::<([u8; 16], [u8; 8], u8, u8)>(),
     )
         .prop_map(
             |(kind, (descriptors, shares), blob, key, peer, place, terms, checksum, trace)| {
@@ -301,9 +308,14 @@ pub(crate) fn any_metadata() -> impl Strategy<Value = RdmaMetadata> {
                     }
                     _ => metadata,
                 };
-                let (trace_id, parent_id, flags) = trace;
+                let (trace_id, parent_id, flags, code) = trace;
                 let metadata = match TraceContext::new(trace_id, parent_id, flags) {
                     Some(context) if flags & 2 != 0 => metadata.with_trace_context(context),
+                    _ => metadata,
+                };
+                let total = metadata.total_bytes();
+                let metadata = match TensorDescription::new(code, 8, vec![(1, 0), (total, 7)]) {
+                    Ok(tensor) if flags & 4 != 0 => metadata.with_tensor(tensor).unwrap(),
                     _ => metadata,
                 };
                 match peer {
@@ -420,6 +432,28 @@ pub(crate) fn golden_export() -> ExportMetadata {
     .and_then(|export| export.with_shares(shares))
     .and_then(|export| export.with_claims(SharedFile::new(4242, 21, [0x63; 16], 32_768)))
     .unwrap()
+}
+
+/// The full export with the tensors of two of its layouts' blocks.
+pub(crate) fn export_with_tensors() -> ExportMetadata {
+    let strided = |sizes: &[u64]| {
+        let mut stride = 1;
+        let mut dimensions: Vec<_> = sizes
+            .iter()
+            .rev()
+            .map(|&size| {
+                let here = stride;
+                stride *= size;
+                (size, here)
+            })
+            .collect();
+        dimensions.reverse();
+        dimensions
+    };
+    // bfloat16, and FP8 in pairs of bytes.
+    let full = TensorDescription::new(4, 16, strided(&[3, 2, 16, 8, 128])).unwrap();
+    let window = TensorDescription::new(10, 8, strided(&[2, 2, 16, 8, 256])).unwrap();
+    golden_export().with_tensors(vec![(0, full), (2, window)]).unwrap()
 }
 
 pub(crate) fn any_ticket() -> impl Strategy<Value = Ticket> {

@@ -3,10 +3,11 @@
 //! They use the public interface only: each feeds a decoder and then checks that what it let through is sound.
 
 use bytes::Bytes;
+use nixl_metadata::media::{EmbeddingsRequest, MediaItem};
 use nixl_metadata::{
-    AgentMetadata, Doorbell, ExportMetadata, ExportedKind, ExportedLayout, Limits, MessageVersions,
-    MetadataError, NativeVersion, OperationKind, PeerInfo, RdmaMetadata, ShareKind, Ticket,
-    TicketTerms,
+    AgentMetadata, Doorbell, ExportMetadata, ExportedInner, ExportedKind, ExportedLayout, Limits,
+    MessageVersions, MetadataError, NativeVersion, OperationKind, PeerInfo, RdmaMetadata,
+    ShareKind, Ticket, TicketTerms,
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -57,6 +58,30 @@ pub(crate) fn export(input: &[u8]) {
                 Err(error) => assert!(!error.to_string().is_empty()),
             }
         }
+    }
+}
+
+/// The decoder of media, in lists too.
+pub(crate) fn media(input: &[u8]) {
+    let item = MediaItem::from_json(input);
+    let list = serde_json::from_slice::<Vec<MediaItem>>(&[b"[", input, b"]"].concat());
+    match item {
+        Ok(item) => {
+            let json = serde_json::to_string(&item).expect("it was accepted");
+            assert_eq!(MediaItem::from_json(json.as_bytes()), Ok(item.clone()));
+            assert_eq!(list.expect("an item is one of a list"), std::slice::from_ref(&item));
+            if let MediaItem::Decoded(media) = item {
+                let offer = media.to_read().expect("one descriptor");
+                assert_eq!(offer.descriptors(), [media.memory()]);
+                assert!(media.shape().len() <= 64 && !media.shape().contains(&0));
+                check(Ok(offer), &Limits::default());
+            }
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+    match EmbeddingsRequest::from_json(input) {
+        Ok(request) => check(Ok(request.offer().clone()), &Limits::default()),
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
 
@@ -193,6 +218,21 @@ pub(crate) fn check_export(export: &ExportMetadata) {
     }
     assert_eq!(export.share_of(layouts.len(), 0), None);
 
+    let mut before = None;
+    for (layout, tensor) in export.tensors() {
+        assert!(before < Some(*layout));
+        before = Some(*layout);
+        assert_eq!(export.tensor(usize::from(*layout)), Some(tensor));
+        let of = &layouts[usize::from(*layout)];
+        let token = match of.inner {
+            ExportedInner::Heads { heads, head_size } => u128::from(heads) * u128::from(head_size),
+            ExportedInner::Elements(elements) => elements.into(),
+        };
+        let sizes = [u64::from(of.layers), of.outer.into(), of.page_size, of.element_width.into()];
+        let block = sizes.into_iter().try_fold(token, |all, size| all.checked_mul(size.into()));
+        assert_eq!(block, Some(tensor.byte_len().into()));
+    }
+
     let encoded = export.encode().expect("all devices are known");
     assert_eq!(ExportMetadata::decode(&encoded).as_ref(), Ok(export));
 }
@@ -239,6 +279,12 @@ pub(crate) fn check(decoded: Result<RdmaMetadata, MetadataError>, limits: &Limit
         assert!(readable || terms.readers().get() == 1);
     }
     assert!(metadata.operation_kind() == OperationKind::Read || metadata.checksum().is_none());
+    if let Some(tensor) = metadata.tensor() {
+        assert!(tensor.dimensions().len() <= 64);
+        let sizes = tensor.dimensions().iter().map(|&(size, _)| u128::from(size));
+        // No product of it is more than the whole, which is checked last.
+        assert_eq!(sizes.product::<u128>() * u128::from(tensor.bits()), u128::from(total) * 8);
+    }
 
     // What was accepted can be sent on, and arrives as it is. The encodings may be longer than the input was, but not
     // than what the other limits let through.
@@ -276,12 +322,16 @@ pub(crate) fn check(decoded: Result<RdmaMetadata, MetadataError>, limits: &Limit
         Some(context) => again.with_trace_context(context),
         None => again,
     };
+    let again = match metadata.tensor() {
+        Some(tensor) => again.with_tensor(tensor.clone()).expect("it was accepted"),
+        None => again,
+    };
     let again = again.with_shares(metadata.shares().to_vec()).expect("same descriptors");
     assert_eq!(again, metadata);
 }
 
-/// Version 3 carries the offer but for the doorbell, the versions, the terms, the checksum and the trace context, or says that it
-/// cannot.
+/// Version 3 carries the offer but for the doorbell, the versions, the terms, the checksum, the trace context and the tensor, or says
+/// that it cannot.
 fn check_v3(metadata: &RdmaMetadata, limits: &Limits) {
     let written = metadata.to_native_bytes_as(NativeVersion::V3);
     if let Some(terms) = metadata.terms().filter(|terms| terms.claims().is_binding()) {
@@ -293,7 +343,7 @@ fn check_v3(metadata: &RdmaMetadata, limits: &Limits) {
     let written = written.expect("it demands nothing");
     let again = RdmaMetadata::from_native_bytes_with(&written, limits).expect("own encoding");
     assert_eq!((again.doorbell(), again.terms(), again.checksum()), (None, None, None));
-    assert_eq!(again.trace_context(), None);
+    assert_eq!((again.trace_context(), again.tensor()), (None, None));
     let peer = metadata.peer().cloned();
     assert_eq!(again.peer(), peer.map(|p| p.with_versions(MessageVersions::default())).as_ref());
     assert_eq!(again.shares(), metadata.shares());

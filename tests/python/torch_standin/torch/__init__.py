@@ -1,9 +1,52 @@
 """Stand-in for PyTorch in the interoperation tests.
 
-`dynamo.nixl_connect` imports torch only to ask whether an object is a tensor. No object is one
-here, so descriptors are made from numpy arrays, and the tests need no 2 GB package.
+`dynamo.nixl_connect` asks whether an object is a tensor and where a tensor is, and Dynamo's reader of
+media allocates one and makes a numpy array of it. A numpy array answers all of it, so the tests need
+no 2 GB package.
 """
+
+import numpy
+
+uint8 = numpy.uint8
+float32 = numpy.float32
+
+
+class device:
+    """Of host memory."""
+
+    type = "cpu"
 
 
 class Tensor:
-    """Never instantiated."""
+    """A numpy array in host memory."""
+
+    is_cuda = False
+    device = device()
+
+    def __init__(self, array):
+        self.array = array
+
+    def __getitem__(self, index):
+        return Tensor(self.array[index])
+
+    def data_ptr(self):
+        return self.array.ctypes.data
+
+    def numel(self):
+        return self.array.size
+
+    def element_size(self):
+        return self.array.itemsize
+
+    def is_contiguous(self):
+        return self.array.flags.c_contiguous
+
+    def get_device(self):
+        return -1
+
+    def numpy(self):
+        return self.array
+
+
+def empty(shape, dtype):
+    return Tensor(numpy.empty(shape, dtype))

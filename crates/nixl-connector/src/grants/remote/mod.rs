@@ -19,6 +19,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use nixl_descriptor::layout::RemoteLayout;
+use nixl_descriptor::tensor::TensorLayout;
 use nixl_descriptor::{DescriptorList, SharedName};
 use nixl_device::LeakInChild;
 use nixl_metadata::{ExportMetadata, NotificationKey};
@@ -31,7 +32,7 @@ pub use self::options::BlockTransferOptions;
 use self::prepared::PreparedBlocks;
 use self::ready::ReadyLayers;
 use crate::admission::{Permit, TransferClass};
-use crate::{Connector, ConnectorError};
+use crate::{Connector, ConnectorError, tensors};
 
 /// A peer's export, reached: its blocks can be read by tickets. Cheap to clone.
 ///
@@ -97,6 +98,19 @@ impl RemoteExport {
     pub fn layout(&self, name: &str) -> Option<(usize, &RemoteLayout)> {
         let at = self.0.metadata.layouts().iter().position(|layout| layout.name == name)?;
         Some((at, self.0.layouts.get(at)?))
+    }
+
+    /// The tensor that each block of a layout is, without gaps: what a reader of blocks allocates for each.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError::NoSuchLayout`]; [`ConnectorError::NoTensor`] if the owner stated none,
+    /// [`ConnectorError::UnknownElement`] for a type of a later release, and [`ConnectorError::Tensor`] for a shape that is no
+    /// tensor's here.
+    pub fn block_tensor(&self, layout: &str) -> Result<TensorLayout, ConnectorError> {
+        let missing = || ConnectorError::NoSuchLayout { layout: layout.to_owned() };
+        let (at, _) = self.layout(layout).ok_or_else(missing)?;
+        tensors::layout_of(self.0.metadata.tensor(at).ok_or(ConnectorError::NoTensor)?)
     }
 
     /// The path that a layout's first bytes took into host memory when it was imported, with the reasons against others. `None`

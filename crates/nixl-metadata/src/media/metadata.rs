@@ -1,0 +1,115 @@
+//! Metadata of decoded images and videos.
+
+use serde::{Deserialize, Serialize};
+
+use crate::native::bounded;
+use crate::{Field, MetadataError};
+
+/// The metadata of decoded media.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum MediaMetadata {
+    /// Of an image.
+    Image(ImageMetadata),
+    /// Of a video.
+    Video(VideoMetadata),
+}
+
+/// The metadata of a decoded image. Its shape is height, width, channels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "the fields are Dynamo's")]
+pub struct ImageMetadata {
+    /// The format of the encoded image, by its name in the crate `image`, such as `Png`.
+    pub format: Option<String>,
+    /// The channels and their width, by their name in the crate `image`, such as `Rgb8`.
+    pub color_type: String,
+    /// The order of the dimensions.
+    pub layout: ImageLayout,
+}
+
+/// The order of an image's dimensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ImageLayout {
+    /// Height, width, channels.
+    HWC,
+}
+
+/// The metadata of a decoded video. Its shape is frames, height, width, channels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "the fields are Dynamo's")]
+pub struct VideoMetadata {
+    /// Frames of the encoded video in a second.
+    pub source_fps: f64,
+    /// The length of the encoded video in seconds.
+    pub source_duration: f64,
+    /// The second of each frame.
+    #[serde(deserialize_with = "bounded::<_, _, { VideoMetadata::MAX_FRAMES }>")]
+    pub sampled_timestamps: Vec<f64>,
+    /// The number of frames of the encoded video; of Dynamo after 1.6.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_total_frames: Option<i64>,
+    /// The number of each frame in the encoded video; of Dynamo after 1.6.1.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "frames")]
+    pub frames_indices: Option<Vec<i64>>,
+}
+
+impl VideoMetadata {
+    /// The most frames.
+    pub const MAX_FRAMES: usize = 1 << 16;
+
+    /// The JSON that the content hash is over.
+    pub(super) fn to_json(&self) -> String {
+        // Numbers and lists of them cannot fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl MediaMetadata {
+    /// The longest name of a format or of a type of colours, in bytes.
+    pub(super) const MAX_NAME_BYTES: usize = 32;
+
+    /// Checks it against the shape that it belongs to.
+    pub(super) fn check(&self, shape: &[u64]) -> Result<(), MetadataError> {
+        let limit = Self::MAX_NAME_BYTES;
+        match self {
+            Self::Image(image) => {
+                let names = image.format.iter().chain([&image.color_type]);
+                let longest = names.map(String::len).max().unwrap_or(0);
+                match longest > limit {
+                    true => Err(MetadataError::TooLarge {
+                        field: Field::MediaName,
+                        len: longest,
+                        limit,
+                    }),
+                    false => Ok(()),
+                }
+            }
+            Self::Video(video) => {
+                let mut numbers = video
+                    .sampled_timestamps
+                    .iter()
+                    .chain([&video.source_fps, &video.source_duration]);
+                if !numbers.all(|number| number.is_finite()) {
+                    return Err(MetadataError::MediaNumber);
+                }
+                let stated = video.sampled_timestamps.len();
+                if stated > VideoMetadata::MAX_FRAMES {
+                    return Err(MetadataError::MediaFrameLimit {
+                        limit: VideoMetadata::MAX_FRAMES,
+                    });
+                }
+                let indices = video.frames_indices.as_ref().map_or(stated, Vec::len);
+                let frames = shape.first().copied().unwrap_or(0);
+                match [stated, indices].iter().find(|count| **count as u64 != frames) {
+                    Some(&stated) => Err(MetadataError::MediaFrames { stated, frames }),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+fn frames<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<i64>>, D::Error> {
+    bounded::<_, _, { VideoMetadata::MAX_FRAMES }>(deserializer).map(Some)
+}

@@ -1,0 +1,126 @@
+//! Dynamo's reader of media, `media_nixl`, and this library's, both ways.
+
+use std::num::NonZeroU32;
+
+use nixl_connector::media::{MediaEnd, MediaReceiver, MediaSender, content_hash};
+use nixl_connector::{Connector, ConnectorError};
+use nixl_descriptor::tensor::{DType, Tensor};
+use nixl_metadata::media::{
+    DecodedMedia, ImageLayout, ImageMetadata, MediaItem, MediaMetadata, VideoMetadata,
+};
+use serde_json::{Value, json};
+
+use crate::DEADLINE;
+use crate::peer::Python;
+
+/// Heights and widths.
+const IMAGES: [(usize, usize); 4] = [(1, 1), (480, 640), (7, 1013), (1080, 1920)];
+
+async fn connector() -> Connector {
+    Connector::builder().timeout(DEADLINE).build().await.unwrap()
+}
+
+fn image_metadata() -> MediaMetadata {
+    MediaMetadata::Image(ImageMetadata {
+        format: Some("Png".to_owned()),
+        color_type: "Rgb8".to_owned(),
+        layout: ImageLayout::HWC,
+    })
+}
+
+fn filled(sender: &MediaSender, shape: &[usize], seed: usize) -> (Tensor, Vec<u8>) {
+    let tensor = sender.buffer(DType::U8, shape).unwrap();
+    let bytes: Vec<u8> = (0..tensor.layout().byte_len()).map(|at| (at * 7 + seed) as u8).collect();
+    tensor.copy_from_slice(&bytes).unwrap();
+    (tensor, bytes)
+}
+
+fn printed(media: &DecodedMedia) -> Value {
+    serde_json::to_value(media).unwrap()
+}
+
+fn crc32(bytes: &[u8]) -> String {
+    format!("{:08x}", crc32fast::hash(bytes))
+}
+
+#[tokio::test]
+async fn python_reads_images_that_rust_offers_as_often_as_it_likes() {
+    let (rust, mut python) = (connector().await, Python::start());
+    let sender = MediaSender::new(rust);
+    for (seed, (height, width)) in IMAGES.into_iter().enumerate() {
+        let shape = [height, width, 3];
+        let (tensor, bytes) = filled(&sender, &shape, seed);
+        let offer = sender.offer(&tensor, Some(image_metadata())).await.unwrap();
+        let message = printed(offer.media());
+        for _ in 0..2 {
+            let read = python.read_media(&message);
+            assert_eq!(read["crc32"], crc32(&bytes));
+            assert_eq!(read["shape"], json!(shape));
+            assert_eq!(read["metadata"], message["metadata"]);
+        }
+        // The request is over: its memory can be decoded to again.
+        drop(offer);
+        tensor.copy_from_slice(&bytes).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn python_reads_a_video_that_rust_offers() {
+    let (rust, mut python) = (connector().await, Python::start());
+    let sender = MediaSender::new(rust);
+    let (tensor, bytes) = filled(&sender, &[4, 32, 48, 3], 1);
+    let metadata = MediaMetadata::Video(VideoMetadata {
+        source_fps: 24.0,
+        source_duration: 2.5,
+        sampled_timestamps: vec![0.0, 0.5, 1.0, 1.5],
+        source_total_frames: None,
+        frames_indices: None,
+    });
+    let offer = sender.offer(&tensor, Some(metadata)).await.unwrap();
+    let message = printed(offer.media());
+    let read = python.read_media(&message);
+    assert_eq!((&read["crc32"], &read["metadata"]), (&json!(crc32(&bytes)), &message["metadata"]));
+    assert!(tensor.copy_from_slice(&bytes).is_err(), "it is offered");
+    drop(offer);
+    tensor.copy_from_slice(&bytes).unwrap();
+}
+
+#[tokio::test]
+async fn rust_reads_images_that_a_frontend_like_dynamos_offers() {
+    let (rust, mut python) = (connector().await, Python::start());
+    let receiver = MediaReceiver::new(rust);
+    for (seed, (height, width)) in (1..).zip(IMAGES) {
+        let shape = [height, width, 3];
+        let (message, theirs) = python.offer_media(&shape, seed);
+        let MediaItem::Decoded(media) = MediaItem::from_json(message.as_bytes()).unwrap() else {
+            panic!("{message}");
+        };
+        assert_eq!(media.offer(), None);
+        let tensor = receiver.read(&media).await.unwrap();
+        assert_eq!((tensor.dtype(), tensor.shape()), (DType::U8, &shape[..]));
+        assert_eq!(crc32(&tensor.to_bytes().unwrap()), theirs);
+        let hash = content_hash(&tensor, media.metadata()).unwrap().unwrap();
+        let stated = media.as_ref().clone().with_content_hash(hash);
+        receiver.verify(&stated, &tensor).await.unwrap();
+        let other = stated.with_content_hash(!hash);
+        let error = receiver.verify(&other, &tensor).await.unwrap_err();
+        assert_eq!(error, ConnectorError::ContentHash { stated: !hash, found: hash });
+    }
+}
+
+#[tokio::test]
+async fn rust_reads_what_rust_offers_and_says_so() {
+    let (frontend, worker) = (connector().await, connector().await);
+    let sender = MediaSender::new(frontend).readers(NonZeroU32::new(2).unwrap());
+    let receiver = MediaReceiver::new(worker);
+    let (tensor, bytes) = filled(&sender, &[64, 64, 3], 5);
+    let mut offer = sender.offer(&tensor, Some(image_metadata())).await.unwrap();
+    let media: DecodedMedia = serde_json::from_value(printed(offer.media())).unwrap();
+    for _ in 0..2 {
+        let read = receiver.read(&media).await.unwrap();
+        receiver.verify(&media, &read).await.unwrap();
+        assert_eq!(read.to_bytes().unwrap(), bytes);
+    }
+    assert_eq!(offer.ended().await, Ok(MediaEnd::Read));
+    tensor.copy_from_slice(&bytes).unwrap();
+}
