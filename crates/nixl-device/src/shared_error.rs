@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// An error of any type that can be cloned. It dereferences to the error, and equals one with the same message.
 ///
 /// It is no [`Error`] itself: the source of an error that holds it is the error inside, to which it can be
-/// [downcast](std::error::Error#method.downcast_ref).
+/// downcast.
 #[derive(Clone)]
 pub struct SharedError(Arc<dyn Error + Send + Sync>);
 
