@@ -49,9 +49,18 @@ enum State {
     /// NIXL may access the memory.
     Posted(usize),
     /// NIXL may access the memory after a failed post, until this probe has ended.
-    Failing(Option<usize>),
+    Failing(Probe),
     /// Ended in NIXL, with a request that may be posted again.
     Ended(Option<usize>),
+}
+
+/// A request that is posted after a failed post.
+#[derive(Clone, Copy)]
+enum Probe {
+    /// Its index among the agent's requests.
+    Posted(usize),
+    /// So many were refused.
+    Refused(u32),
 }
 
 impl NixlTransfer {
@@ -133,6 +142,10 @@ impl NixlTransfer {
         }
     }
 
+    /// The probes that an endpoint refuses, one at each poll, until it has failed: a failed one accepts no request, and UCX purges what was
+    /// in flight on it while it makes progress. A shortage that passes refuses fewer.
+    const REFUSALS: u32 = 4;
+
     /// UCX's backend posts the descriptors one by one and stops at the first that fails: those before it may be in flight, and NIXL
     /// reports the error alone from then on. NIXL drops a peer whose endpoint has failed, with all that was in flight on it.
     fn post_failed(
@@ -150,32 +163,30 @@ impl NixlTransfer {
             return self.end(Err(failed("post_xfer_req", error)));
         }
         self.peer.transfers.enter();
-        self.state = State::Failing(None);
+        self.state = State::Failing(Probe::Refused(0));
         Poll::Pending
     }
 
     /// Ends with a probe: a request of one byte that is complete. Its end includes a flush of the peer's endpoint, which comes after
     /// all that was posted before.
-    fn failing(
-        &mut self,
-        inside: &mut Inside,
-        probe: Option<usize>,
-    ) -> Poll<Result<(), TransportError>> {
-        let is_over = match probe {
-            Some(place) => {
+    fn failing(&mut self, inside: &mut Inside, probe: Probe) -> Poll<Result<(), TransportError>> {
+        let probe = match probe {
+            // Another transfer has found the endpoint failed.
+            Probe::Refused(_) if self.peer.is_broken() => Poll::Ready(false),
+            Probe::Refused(times) => self.probe(inside, times),
+            Probe::Posted(place) => {
                 let status = inside.requests.get(place).map(|r| inside.agent.get_xfer_status(r));
-                let is_over = !matches!(status, Some(Ok(XferStatus::InProgress)));
-                if is_over {
-                    drop(inside.requests.try_remove(place));
+                match status {
+                    Some(Ok(XferStatus::InProgress)) => return Poll::Pending,
+                    ended => {
+                        drop(inside.requests.try_remove(place));
+                        Poll::Ready(matches!(ended, Some(Ok(XferStatus::Success))))
+                    }
                 }
-                is_over
             }
-            None => self.probe(inside),
         };
-        if !is_over {
-            return Poll::Pending;
-        }
-        let error = match self.is_loaded(inside) {
+        let Poll::Ready(has_arrived) = probe else { return Poll::Pending };
+        let error = match has_arrived && self.is_loaded(inside) {
             true => files::error().unwrap_or_else(|| TransportError::Engine {
                 engine: "nixl",
                 call: "post_xfer_req",
@@ -186,8 +197,9 @@ impl NixlTransfer {
         self.end(Err(error))
     }
 
-    /// Posts a probe. Returns whether all has ended already.
-    fn probe(&mut self, inside: &mut Inside) -> bool {
+    /// Posts a probe, which was refused so many times before. Ready once it has ended, with whether it reached the peer, or once the
+    /// endpoint has failed.
+    fn probe(&mut self, inside: &mut Inside, refused: u32) -> Poll<bool> {
         let first = self.pairs.first().map(|&(here, there)| {
             let byte = |span| Span { len: 1, ..span };
             [(byte(here), byte(there))]
@@ -199,13 +211,17 @@ impl NixlTransfer {
             Ok((is_in_flight, probe))
         });
         match probe {
-            Ok((false, _)) => true,
+            Ok((false, _)) => Poll::Ready(true),
             Ok((true, probe)) => {
-                self.state = State::Failing(Some(inside.requests.insert(probe)));
-                false
+                self.state = State::Failing(Probe::Posted(inside.requests.insert(probe)));
+                Poll::Pending
             }
             // Posted again at the next poll, while there is an endpoint.
-            Err(_) => !self.is_loaded(inside),
+            Err(_) if refused + 1 < Self::REFUSALS && self.is_loaded(inside) => {
+                self.state = State::Failing(Probe::Refused(refused + 1));
+                Poll::Pending
+            }
+            Err(_) => Poll::Ready(false),
         }
     }
 
