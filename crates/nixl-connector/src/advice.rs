@@ -129,7 +129,7 @@ mod tests {
 
     use Advice::{AskAgain, GiveUp, Retry};
     use nixl_descriptor::layout::{ChunkPairError, GeometryError, LayoutError, SelectionError};
-    use nixl_descriptor::tensor::{DType, TensorLayout};
+    use nixl_descriptor::tensor::{DType, TensorError, TensorLayout};
     use nixl_descriptor::{
         AccessError, DescriptorError, LeaseError, LeaseMode, Leases, Region, RegionError,
         RegisterError,

@@ -311,8 +311,11 @@ impl crate::dlpack::DlpackError {
             | Self::Device { .. }
             | Self::Invalid { .. }
             | Self::Element { .. }
-            | Self::NotContiguous { .. } => Advice::GiveUp,
+            | Self::NotContiguous { .. }
+            | Self::NotExported { .. }
+            | Self::ElementType { .. } => Advice::GiveUp,
             Self::Region(error) => error.advice(),
+            Self::Tensor(error) => error.advice(),
         }
     }
 }

@@ -124,7 +124,7 @@ fn any_descriptor() -> impl Strategy<Value = SerializedDescriptor> {
 }
 
 fn any_name() -> impl Strategy<Value = String> {
-    "[ -~\u{a1}-\u{2fff}]{1,80}"
+    "[ -~\u{a1}-\u{2fff}]{1,80}".prop_filter("a name", |name| PeerInfo::is_name(name))
 }
 
 pub(crate) fn any_host() -> impl Strategy<Value = HostIdentity> {
@@ -276,7 +276,7 @@ pub(crate) fn any_metadata() -> impl Strategy<Value = RdmaMetadata> {
         prop_oneof![Just(OperationKind::Read), Just(OperationKind::Write)],
         any_runs(),
         proptest::collection::vec(any::<u8>(), 1..2000),
-        "[ -~\u{a1}-\u{ff}]{1,100}",
+        "[ -~\u{a1}-\u{ff}]{1,100}".prop_filter("a key", |key| PeerInfo::is_name(key)),
         proptest::option::of(any_peer()),
         proptest::option::of((0..Doorbell::SLOTS, 1..=u64::MAX)),
         proptest::option::of((any_terms(), 1..=u32::MAX)),
