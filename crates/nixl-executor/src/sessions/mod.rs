@@ -11,6 +11,7 @@ mod quarantine;
 mod refusal;
 mod service;
 mod stats;
+mod stopped;
 mod table;
 
 pub(crate) use error::{failed, gone, violated};

@@ -53,6 +53,14 @@ impl Quarantine {
         matches!(self.use_by_peer, UseByPeer::Writes)
     }
 
+    /// The message to the peer that leads to the release of the slots, if the peer missed an earlier one.
+    pub(super) fn question(&self) -> Message {
+        match self.use_by_peer {
+            UseByPeer::Writes => Message::Stop { reason: "the transfer has ended".to_owned() },
+            UseByPeer::Reads(_) => Message::Ping,
+        }
+    }
+
     /// The session does not wait for the slots any more.
     pub(super) fn begin(&mut self) {
         self.slots.values_mut().for_each(|(slot, _)| slot.quarantine());

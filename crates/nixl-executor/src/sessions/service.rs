@@ -86,9 +86,8 @@ impl Sessions {
 
     /// Asks peers whose stalled transfers have slots whether they are there, and has those that are not proven quiet.
     pub(crate) fn look_for_stalled(self: &Arc<Self>) {
-        for (id, peer) in self.table.stalled() {
-            let ping = Message::Ping.encode(id);
-            let told = self.link.transport().notify(&PeerId::new(&*peer), &ping);
+        for (id, peer, question) in self.table.stalled() {
+            let told = self.link.transport().notify(&PeerId::new(&*peer), &question.encode(id));
             if let Poll::Ready(Err(error)) = told
                 && gone(&error)
             {
@@ -122,12 +121,12 @@ impl Sessions {
         self.table.wants_proof()
     }
 
-    /// Peers may ask for an offer that is complete, and for a while after it was withdrawn.
+    /// Peers may ask for an offer that is complete, and for a while after it was withdrawn; sinks for the last message of a source.
     pub(crate) fn poll_interval(&self) -> Option<Duration> {
         if !self.offers().is_empty() || self.table.has_stalled() {
             return Some(Self::CHECK);
         }
-        let ended = self.offers().last_end();
+        let ended = self.offers().last_end().max(self.table.last_stop());
         let now = self.link.clock().now();
         ended.filter(|ended| now.saturating_sub(*ended) < Self::LATE).map(|_| Self::CHECK)
     }
@@ -198,9 +197,22 @@ impl Sessions {
         })
     }
 
-    /// Hands a message to its session. Returns whether there is one with this peer.
+    /// Hands a message to its session. Returns whether there is one with this peer, or was.
     pub(crate) fn deliver(&self, id: SessionId, from: &str, message: Message) -> bool {
+        let is_stop = matches!(message, Message::Stop { .. });
         self.table.deliver(id, from, message, self.link.clock().now())
+            || (is_stop && self.say_stopped(id, from))
+    }
+
+    /// Answers a sink that missed the last message of a source of this side. Returns whether there was one.
+    fn say_stopped(&self, id: SessionId, from: &str) -> bool {
+        let has_stopped = self.table.has_stopped(id, from);
+        if has_stopped {
+            let stopped = Message::Stopped { reason: "the transfer has ended".to_owned() };
+            // The sink repeats its message until it is answered.
+            let _ = self.link.transport().notify(&PeerId::new(from), &stopped.encode(id));
+        }
+        has_stopped
     }
 
     /// A session that a peer asks for, and the way to answer it. Only a holder of an offer comes so far: the engine is

@@ -12,6 +12,7 @@ use nixl_ops::QuietProof;
 
 use super::peer_quiet::PeerQuiet;
 use super::quarantine::Quarantine;
+use super::stopped::StoppedSources;
 use crate::local::lock;
 use crate::messages::{Message, SessionId};
 
@@ -29,6 +30,7 @@ pub(super) struct SessionTable {
     stalled: AtomicUsize,
     /// How many have not ended, and wait for the proof that their peers are quiet.
     unproven: AtomicUsize,
+    stopped: Mutex<StoppedSources>,
 }
 
 #[derive(Default)]
@@ -254,9 +256,19 @@ impl SessionTable {
         found
     }
 
-    /// Sessions that have ended, whose peers may still use slots and are to be asked now whether they are there: less and less often.
+    /// Whether the source of this session with this peer was on this side, and has stopped.
+    pub(super) fn has_stopped(&self, id: SessionId, peer: &str) -> bool {
+        lock(&self.stopped).has(id, peer)
+    }
+
+    /// When the last source of this side stopped.
+    pub(super) fn last_stop(&self) -> Option<Duration> {
+        lock(&self.stopped).last_end()
+    }
+
+    /// Sessions that have ended, whose peers may still use slots, and what to say to them now: less and less often.
     /// Slots that were lent to processes that have ended come back here.
-    pub(super) fn stalled(&self) -> Vec<(SessionId, Box<str>)> {
+    pub(super) fn stalled(&self) -> Vec<(SessionId, Box<str>, Message)> {
         const RAREST: u32 = 64;
         if !self.has_stalled() {
             return Vec::new();
@@ -267,16 +279,17 @@ impl SessionTable {
             self.heard_late(id, &entry, Quarantine::release_if_gone);
         }
         let sessions = self.lock();
-        let due = sessions.iter().filter(|(_, entry)| {
+        let due = sessions.iter().filter_map(|(id, entry)| {
             let (looks, next) = &mut *lock(&entry.looks);
             *looks += 1;
-            let due = !lock(&entry.quarantine).is_empty() && *looks > *next;
-            if due {
-                *next = *looks + (*looks).min(RAREST);
+            let quarantine = lock(&entry.quarantine);
+            if quarantine.is_empty() || *looks <= *next {
+                return None;
             }
-            due
+            *next = *looks + (*looks).min(RAREST);
+            Some((*id, entry.peer.clone(), quarantine.question()))
         });
-        due.map(|(id, entry)| (*id, entry.peer.clone())).collect()
+        due.collect()
     }
 
     /// The peer cannot be reached any more. What it has sent may still be on its way, so nothing that it may write comes back by this.
@@ -396,6 +409,11 @@ impl Membership {
             lock(&self.entry.quiet).add(memory);
             self.sessions.unproven.fetch_add(1, Ordering::AcqRel);
         }
+    }
+
+    /// The session, whose source is on this side, has ended without success, and nothing of it is in flight.
+    pub(crate) fn note_stopped(&self, now: Duration) {
+        lock(&self.sessions.stopped).note(self.id, self.peer(), now);
     }
 
     /// Keeps the place for ever. What arrives is dropped.

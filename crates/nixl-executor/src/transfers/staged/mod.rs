@@ -14,6 +14,10 @@
 //! in flight; until `Stopped` arrives, a sink keeps the memory that it has granted. Source and sink send `Ping` as a keep-alive, so that
 //! a dead peer is detected, and one that only waits is not given up.
 //!
+//! An engine that connects anew may lose a message. A sink that waits for `Stopped` therefore repeats `Stop` in place of `Ping`, and a
+//! side remembers the latest of its sources that have stopped, and answers `Stop` for them with `Stopped`. Any other lost message ends
+//! the transfer at the deadline of its operation, or after the peer's silence.
+//!
 //! Messages of one session may overtake each other and the chunks. So a sink grants nothing before the first message of
 //! the source, every grant of a slot has a round, and `Done` and `Stopped` are sent only when no other message follows.
 //! A message counts only if it comes from the session's peer, and is checked against what this side granted.

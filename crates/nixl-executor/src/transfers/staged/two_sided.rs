@@ -115,7 +115,7 @@ impl TwoSided {
         self.say_end();
         let config = self.sessions.config();
         if self.outbox.is_empty() && now.saturating_sub(self.outbox.last) >= config.ping {
-            self.outbox.push(&Message::Ping);
+            self.outbox.push(&self.reminder());
         }
         if !self.mute && !self.peer_gone {
             match self.outbox.flush(self.sessions.link(), now) {
@@ -269,6 +269,17 @@ impl TwoSided {
         }
     }
 
+    /// What is said when nothing else was for a while. A source that missed a `Stop` would wait for `Done`, and this side for
+    /// `Stopped`, each of them content with the other's `Ping`.
+    fn reminder(&self) -> Message {
+        match &self.failure {
+            Some(failure) if self.sent_end && !self.role.is_source() => {
+                Message::Stop { reason: failure.to_string() }
+            }
+            _ => Message::Ping,
+        }
+    }
+
     /// Whether it has ended, and how.
     fn verdict(&mut self, now: Duration) -> Poll<Result<(), TransportError>> {
         if !self.role.is_quiet() {
@@ -342,6 +353,9 @@ impl Execution for TwoSided {
         }
         let verdict = self.verdict(now);
         self.ended = verdict.is_ready();
+        if let (Role::Source(_), Poll::Ready(Err(_))) = (&self.role, &verdict) {
+            self.session.note_stopped(now);
+        }
         verdict
     }
 

@@ -4,6 +4,7 @@
 mod executor;
 mod gpus;
 mod hostile;
+mod lost;
 mod on_gpu;
 mod proofs;
 mod remote_copy;
