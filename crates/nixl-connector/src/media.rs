@@ -18,8 +18,7 @@
 //! let sender = MediaSender::new(frontend);
 //! let image = sender.buffer(DType::U8, &[1, 2, 3])?;
 //! image.copy_from_slice(&[255u8, 0, 0, 0, 255, 0])?;
-//! let (format, color_type) = (Some("Png".to_owned()), "Rgb8".to_owned());
-//! let metadata = ImageMetadata { format, color_type, layout: ImageLayout::HWC };
+//! let metadata = ImageMetadata::new(Some("Png".to_owned()), "Rgb8", ImageLayout::HWC);
 //! let mut offer = sender.offer(&image, Some(MediaMetadata::Image(metadata))).await?;
 //! let message = serde_json::to_string(&MediaItem::Decoded(Box::new(offer.media().clone())))?;
 //!

@@ -21,11 +21,7 @@ async fn connector() -> Connector {
 }
 
 fn image_metadata() -> MediaMetadata {
-    MediaMetadata::Image(ImageMetadata {
-        format: Some("Png".to_owned()),
-        color_type: "Rgb8".to_owned(),
-        layout: ImageLayout::HWC,
-    })
+    MediaMetadata::Image(ImageMetadata::new(Some("Png".to_owned()), "Rgb8", ImageLayout::HWC))
 }
 
 fn filled(sender: &MediaSender, shape: &[usize], seed: usize) -> (Tensor, Vec<u8>) {
@@ -69,13 +65,7 @@ async fn python_reads_a_video_that_rust_offers() {
     let (rust, mut python) = (connector().await, Python::start());
     let sender = MediaSender::new(rust);
     let (tensor, bytes) = filled(&sender, &[4, 32, 48, 3], 1);
-    let metadata = MediaMetadata::Video(VideoMetadata {
-        source_fps: 24.0,
-        source_duration: 2.5,
-        sampled_timestamps: vec![0.0, 0.5, 1.0, 1.5],
-        source_total_frames: None,
-        frames_indices: None,
-    });
+    let metadata = MediaMetadata::Video(VideoMetadata::new(24.0, 2.5, vec![0.0, 0.5, 1.0, 1.5]));
     let offer = sender.offer(&tensor, Some(metadata)).await.unwrap();
     let message = printed(offer.media());
     let read = python.read_media(&message);

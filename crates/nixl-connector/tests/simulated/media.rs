@@ -20,8 +20,7 @@ use serde_json::{Value, json};
 use crate::net::{Net, net};
 
 fn image_metadata() -> Option<MediaMetadata> {
-    let (format, color_type) = (None, "Rgb8".to_owned());
-    Some(MediaMetadata::Image(ImageMetadata { format, color_type, layout: ImageLayout::HWC }))
+    Some(MediaMetadata::Image(ImageMetadata::new(None, "Rgb8", ImageLayout::HWC)))
 }
 
 fn image(sender: &MediaSender) -> Tensor {
@@ -133,13 +132,7 @@ async fn what_cannot_be_offered_is_refused() {
     let error = sender.offer(&columns, image_metadata()).await.unwrap_err();
     let gap = TensorError::NotContiguous { axis: 0, stride: 15, expected: 6 };
     assert_eq!(error, ConnectorError::Tensor(gap));
-    let video = MediaMetadata::Video(VideoMetadata {
-        source_fps: 1.0,
-        source_duration: 1.0,
-        sampled_timestamps: vec![0.0; 3],
-        source_total_frames: None,
-        frames_indices: None,
-    });
+    let video = MediaMetadata::Video(VideoMetadata::new(1.0, 1.0, vec![0.0; 3]));
     let error = sender.offer(&image, Some(video)).await.unwrap_err();
     let frames = MetadataError::MediaFrames { stated: 3, frames: 2 };
     assert_eq!(error, ConnectorError::Metadata(frames));

@@ -193,9 +193,13 @@ fn is_end(failure: &Failure) -> bool {
         Failure::End(OperationError::Transport(error)) => error,
         _ => return false,
     };
+    // Of the last, the bytes had arrived when the owner ended, which could not be told.
     matches!(
         error,
-        TransportError::PeerGone { .. } | TransportError::OfferEnded { .. } | TransportError::Stale
+        TransportError::PeerGone { .. }
+            | TransportError::OfferEnded { .. }
+            | TransportError::Stale
+            | TransportError::NotificationFailed { .. }
     )
 }
 

@@ -17,14 +17,35 @@ pub enum MediaMetadata {
 
 /// The metadata of a decoded image. Its shape is height, width, channels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::exhaustive_structs, reason = "the fields are Dynamo's")]
 pub struct ImageMetadata {
+    format: Option<String>,
+    color_type: String,
+    layout: ImageLayout,
+}
+
+impl ImageMetadata {
+    /// Of an image whose encoded format and channels have these names in the crate `image`, such as `Png` and `Rgb8`.
+    pub fn new(format: Option<String>, color_type: impl Into<String>, layout: ImageLayout) -> Self {
+        Self { format, color_type: color_type.into(), layout }
+    }
+
     /// The format of the encoded image, by its name in the crate `image`, such as `Png`.
-    pub format: Option<String>,
+    #[must_use]
+    pub fn format(&self) -> Option<&str> {
+        self.format.as_deref()
+    }
+
     /// The channels and their width, by their name in the crate `image`, such as `Rgb8`.
-    pub color_type: String,
+    #[must_use]
+    pub fn color_type(&self) -> &str {
+        &self.color_type
+    }
+
     /// The order of the dimensions.
-    pub layout: ImageLayout,
+    #[must_use]
+    pub const fn layout(&self) -> ImageLayout {
+        self.layout
+    }
 }
 
 /// The order of an image's dimensions.
@@ -37,26 +58,64 @@ pub enum ImageLayout {
 
 /// The metadata of a decoded video. Its shape is frames, height, width, channels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(clippy::exhaustive_structs, reason = "the fields are Dynamo's")]
 pub struct VideoMetadata {
-    /// Frames of the encoded video in a second.
-    pub source_fps: f64,
-    /// The length of the encoded video in seconds.
-    pub source_duration: f64,
-    /// The second of each frame.
+    source_fps: f64,
+    source_duration: f64,
     #[serde(deserialize_with = "bounded::<_, _, { VideoMetadata::MAX_FRAMES }>")]
-    pub sampled_timestamps: Vec<f64>,
-    /// The number of frames of the encoded video; of Dynamo after 1.6.1.
+    sampled_timestamps: Vec<f64>,
+    // Of Dynamo after 1.6.1, as is the next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source_total_frames: Option<i64>,
-    /// The number of each frame in the encoded video; of Dynamo after 1.6.1.
+    source_total_frames: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "frames")]
-    pub frames_indices: Option<Vec<i64>>,
+    frames_indices: Option<Vec<i64>>,
 }
 
 impl VideoMetadata {
     /// The most frames.
     pub const MAX_FRAMES: usize = 1 << 16;
+
+    /// Of a video with so many frames in a second and of so many seconds, of which the frames at these seconds were decoded.
+    #[must_use]
+    pub const fn new(source_fps: f64, source_duration: f64, sampled_timestamps: Vec<f64>) -> Self {
+        let (source_total_frames, frames_indices) = (None, None);
+        Self {
+            source_fps,
+            source_duration,
+            sampled_timestamps,
+            source_total_frames,
+            frames_indices,
+        }
+    }
+
+    /// Frames of the encoded video in a second.
+    #[must_use]
+    pub const fn source_fps(&self) -> f64 {
+        self.source_fps
+    }
+
+    /// The length of the encoded video in seconds.
+    #[must_use]
+    pub const fn source_duration(&self) -> f64 {
+        self.source_duration
+    }
+
+    /// The second of each frame.
+    #[must_use]
+    pub fn sampled_timestamps(&self) -> &[f64] {
+        &self.sampled_timestamps
+    }
+
+    /// The number of frames of the encoded video, from Dynamo after 1.6.1.
+    #[must_use]
+    pub const fn source_total_frames(&self) -> Option<i64> {
+        self.source_total_frames
+    }
+
+    /// The number of each frame in the encoded video, from Dynamo after 1.6.1.
+    #[must_use]
+    pub fn frames_indices(&self) -> Option<&[i64]> {
+        self.frames_indices.as_deref()
+    }
 
     /// The JSON that the content hash is over.
     pub(super) fn to_json(&self) -> String {

@@ -22,21 +22,11 @@ fn agent() -> AgentMetadata {
 }
 
 fn image() -> MediaMetadata {
-    MediaMetadata::Image(ImageMetadata {
-        format: Some("Png".to_owned()),
-        color_type: "Rgb8".to_owned(),
-        layout: ImageLayout::HWC,
-    })
+    MediaMetadata::Image(ImageMetadata::new(Some("Png".to_owned()), "Rgb8", ImageLayout::HWC))
 }
 
 fn video(sampled_timestamps: Vec<f64>) -> VideoMetadata {
-    VideoMetadata {
-        source_fps: 24.0,
-        source_duration: 10.0,
-        sampled_timestamps,
-        source_total_frames: None,
-        frames_indices: None,
-    }
+    VideoMetadata::new(24.0, 10.0, sampled_timestamps)
 }
 
 fn media(shape: &[u64], metadata: Option<MediaMetadata>) -> Result<DecodedMedia, E> {

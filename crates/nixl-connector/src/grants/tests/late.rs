@@ -25,6 +25,15 @@ impl Timed {
         self.world.fabric.faults_of(self.world.reader.name()).unwrap()
     }
 
+    /// Lets what stalls go on, and time pass for the driver, which sleeps between its polls.
+    async fn release_until_finished<T>(&self, reading: &tokio::task::JoinHandle<T>) {
+        while !reading.is_finished() {
+            self.faults().release();
+            self.clock.advance(Duration::from_micros(100));
+            tokio::task::yield_now().await;
+        }
+    }
+
     fn grant(&self, blocks: &[u32], time: Duration) -> crate::Grant {
         self.world.export.grant(0, blocks, GrantOptions::new().time_to_live(time)).unwrap()
     }
@@ -62,8 +71,9 @@ async fn a_read_whose_time_is_over_when_its_turn_comes_posts_nothing() {
     timed.clock.advance(TIME);
     // It would strike the second.
     faults.next([Fault::PostFails]);
-    faults.release();
+    timed.release_until_finished(&first).await;
     first.await.unwrap().unwrap();
+    timed.release_until_finished(&second).await;
     assert_eq!(cause(second.await.unwrap()), TicketError::Expired.into());
     assert_eq!(faults.left(), 1);
 }
@@ -82,7 +92,8 @@ async fn no_piece_is_posted_once_the_grant_has_ended() {
         let timed = Timed::new(TransferLimits::new(), large()).await;
         let [here, _] = timed.world.imports().await;
         let (local, _bytes) = large();
-        let grant = timed.grant(&[0, 1, 2], TIME);
+        let time = if end == End::Time { TIME } else { LONG };
+        let grant = timed.grant(&[0, 1, 2], time);
         let ticket = grant.ticket().clone();
         let faults = timed.faults();
         faults.next([ALL]);
@@ -98,10 +109,7 @@ async fn no_piece_is_posted_once_the_grant_has_ended() {
         }
         // It would strike the next piece.
         faults.next([Fault::PostFails]);
-        while !reading.is_finished() {
-            faults.release();
-            tokio::task::yield_now().await;
-        }
+        timed.release_until_finished(&reading).await;
         let error = cause(reading.await.unwrap());
         match end {
             End::Time => assert_eq!(error, TicketError::Expired.into()),
