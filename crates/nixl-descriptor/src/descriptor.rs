@@ -1,11 +1,12 @@
 //! A checked range of a region.
 
 use std::fmt;
-use std::ops::{Bound, RangeBounds};
+use std::ops::RangeBounds;
 
 use nixl_device::Device;
 
 use crate::access::Access;
+use crate::bounds::bounds;
 use crate::extent::Extent;
 use crate::region::Region;
 
@@ -54,20 +55,7 @@ impl Descriptor {
         range: impl RangeBounds<usize>,
     ) -> Result<Self, DescriptorError> {
         let len = within.len();
-        let start = match range.start_bound() {
-            Bound::Included(&start) => Some(start),
-            Bound::Excluded(&before) => before.checked_add(1),
-            Bound::Unbounded => Some(0),
-        };
-        let end = match range.end_bound() {
-            Bound::Included(&last) => last.checked_add(1),
-            Bound::Excluded(&end) => Some(end),
-            Bound::Unbounded => Some(len),
-        };
-        let (Some(start), Some(end)) = (start, end) else {
-            let (start, end) = (start.unwrap_or(usize::MAX), end.unwrap_or(usize::MAX));
-            return Err(DescriptorError::OutOfBounds { start, end, len });
-        };
+        let (start, end) = bounds(&range, len);
         if start > len || end > len {
             return Err(DescriptorError::OutOfBounds { start, end, len });
         }

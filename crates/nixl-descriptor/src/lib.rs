@@ -83,6 +83,7 @@ mod access;
 mod advice;
 mod block_selection;
 mod block_set;
+mod bounds;
 mod cache;
 mod coalesce;
 mod contents;

@@ -1,10 +1,11 @@
 //! Views: other shapes of the same memory.
 
-use std::ops::{Bound, RangeBounds};
+use std::ops::RangeBounds;
 
 use super::error::TensorError;
 use super::memory::Tensor;
 use super::shape::TensorLayout;
+use crate::bounds::bounds;
 
 impl Tensor {
     /// The elements in another shape, in the same row-major order. Panics: never.
@@ -52,17 +53,7 @@ impl Tensor {
     /// a byte.
     pub fn slice(&self, axis: usize, range: impl RangeBounds<usize>) -> Result<Self, TensorError> {
         let (size, stride) = self.dimension(axis)?;
-        let start = match range.start_bound() {
-            Bound::Included(&start) => Some(start),
-            Bound::Excluded(&before) => before.checked_add(1),
-            Bound::Unbounded => Some(0),
-        };
-        let end = match range.end_bound() {
-            Bound::Included(&last) => last.checked_add(1),
-            Bound::Excluded(&end) => Some(end),
-            Bound::Unbounded => Some(size),
-        };
-        let (start, end) = (start.unwrap_or(usize::MAX), end.unwrap_or(usize::MAX));
+        let (start, end) = bounds(&range, size);
         if start >= end || end > size {
             return Err(TensorError::BadRange { axis, start, end, size });
         }

@@ -87,8 +87,8 @@ impl RemoteExport {
         }
     }
 
-    /// Admits a read once more, right before a request of it is posted: it may have waited. Returns the options of the request,
-    /// which ends no later than its owner waits for readers that began in time.
+    /// Admits a ticket again, directly before the post of a request: the read may have waited for its turn. Returns the options of the
+    /// request, which ends no later than the owner waits for readers that began in time.
     pub(super) async fn admit_post(
         &self,
         ticket: &Ticket,

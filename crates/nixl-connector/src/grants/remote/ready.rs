@@ -1,29 +1,27 @@
 //! The layers of grants that are known to be ready.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nixl_metadata::Ticket;
+use nixl_ops::RecentMap;
 
 /// How many layers were ready, for grants whose layers are filled one after the other. A layer that is ready stays so, and no
 /// generation is used twice: what was seen once counts for every later read by the ticket.
-#[derive(Default)]
 pub(super) struct ReadyLayers {
-    by_generation: Mutex<HashMap<u64, u64>>,
+    by_generation: Mutex<RecentMap<u64, u64>>,
 }
 
 impl ReadyLayers {
-    /// Grants that are kept. Of others, the words are looked at again.
+    /// Grants that are kept, those of the latest uses. Of others, the words are looked at again.
     const MOST: usize = 4096;
 
     /// Notes what the words of the ticket's grant say while that stands.
     pub(super) fn note(&self, ticket: &Ticket, ready: u64) {
         let mut known = self.lock();
-        if known.len() >= Self::MOST && !known.contains_key(&ticket.generation()) {
-            known.clear();
+        match known.get(&ticket.generation()) {
+            Some(most) => *most = ready.max(*most),
+            None => _ = known.insert(ticket.generation(), ready),
         }
-        let most = known.entry(ticket.generation()).or_default();
-        *most = ready.max(*most);
     }
 
     /// Whether the layers below this one are known to be ready.
@@ -31,7 +29,13 @@ impl ReadyLayers {
         self.lock().get(&ticket.generation()).is_some_and(|ready| *ready >= layers)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
+    fn lock(&self) -> MutexGuard<'_, RecentMap<u64, u64>> {
         self.by_generation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for ReadyLayers {
+    fn default() -> Self {
+        Self { by_generation: Mutex::new(RecentMap::new(Self::MOST)) }
     }
 }
