@@ -24,6 +24,9 @@ pub(crate) struct Args {
     /// Run only this scenario; may be repeated
     #[arg(long, value_enum, value_name = "NAME")]
     scenario: Vec<Scenario>,
+    /// Run only variants whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) variant: Option<String>,
     /// The length of the first silence of each partition [default: 1 s]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     silence: Option<Duration>,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::args::Args;
 use crate::report::Report;
@@ -19,11 +19,12 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     for scenario in args.scenarios() {
         // Of its own, so that a scenario alone makes the choices that it makes among others.
         let mut bench = Bench::new(args.duration(), args.silence(), seed)?;
-        scenario.run(&mut bench, &mut |finding| {
+        scenario.run(args.variant.as_deref().unwrap_or(""), &mut bench, &mut |finding| {
             println!("{}", finding.verdict());
             report.findings.push(finding);
         });
     }
+    ensure!(!report.findings.is_empty(), "no variant of these scenarios has such a name");
     for finding in &report.findings {
         skip::note(finding)?;
     }

@@ -59,9 +59,10 @@ impl Scenario {
         }
     }
 
-    /// Runs its variants one after another and reports each as it ends.
-    pub(crate) fn run(self, bench: &mut Bench, report: &mut dyn FnMut(Finding)) {
-        let variants = match self {
+    /// Runs the variants whose name contains `part` one after another, and reports each as it ends. They share the
+    /// scenario's time.
+    pub(crate) fn run(self, part: &str, bench: &mut Bench, report: &mut dyn FnMut(Finding)) {
+        let mut variants = match self {
             Self::Fresh => fresh::variants(),
             Self::Kept => kept::variants(),
             Self::Restarts => restarts::variants(),
@@ -69,6 +70,7 @@ impl Scenario {
             Self::Partition => partition::variants(),
             Self::Exits => exits::variants(),
         };
+        variants.retain(|variant| variant.name.contains(part));
         let share = self.share() / variants.len() as f64;
         for variant in variants {
             let time = bench.whole.map(|whole| whole.mul_f64(share));
