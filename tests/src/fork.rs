@@ -6,6 +6,7 @@
 )]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,39 @@ pub fn exit_of_child(limit: Duration, body: impl FnOnce() -> i32) -> i32 {
 pub fn at_exit(call: extern "C" fn()) {
     // SAFETY: the function is there as long as the process.
     assert_eq!(unsafe { libc::atexit(call) }, 0);
+}
+
+/// Runs `body` while another thread holds the lock of the C library's list of loaded libraries.
+///
+/// # Panics
+///
+/// If the body does.
+pub fn with_the_loaders_lock_held(body: impl FnOnce()) {
+    type Waits = (Sender<()>, Receiver<()>);
+    unsafe extern "C" fn wait(
+        _: *mut libc::dl_phdr_info,
+        _: usize,
+        data: *mut libc::c_void,
+    ) -> libc::c_int {
+        // SAFETY: it is what the walk below is given, which nothing else uses meanwhile.
+        let (held, is_over) = unsafe { &*data.cast::<Waits>() };
+        let _ = held.send(());
+        // An error is the end of the body.
+        let _ = is_over.recv();
+        1
+    }
+    let (held, is_held) = channel();
+    let (over, is_over) = channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut waits: Waits = (held, is_over);
+            // SAFETY: the function has the type that the loader calls, and gets these channels alone.
+            unsafe { libc::dl_iterate_phdr(Some(wait), (&raw mut waits).cast()) };
+        });
+        is_held.recv().expect("the walk begins");
+        let _over = over;
+        body();
+    });
 }
 
 fn status_of_child(limit: Duration, body: impl FnOnce()) -> i32 {

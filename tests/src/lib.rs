@@ -14,7 +14,7 @@ mod streams;
 
 pub use by::{By, local};
 pub use exports::{Cache, Exports, block_of};
-pub use fork::{at_exit, exit_of_child, in_child};
+pub use fork::{at_exit, exit_of_child, in_child, with_the_loaders_lock_held};
 pub use line::{bytes_of, hex_line, metadata, native_line};
 pub use memory::{Memory, bytes};
 pub use pattern::{Random, crc32, pattern};

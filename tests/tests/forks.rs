@@ -23,7 +23,7 @@ use nixl_executor::PathExecutor;
 use nixl_metadata::{ExportMetadata, RdmaMetadata, Ticket};
 use nixl_tests::{
     Cache, Peer, alone, at_exit, bytes_of, crc32, exit_of_child, hex_line, in_child, pattern,
-    within,
+    with_the_loaders_lock_held, within,
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -520,25 +520,47 @@ fn children_of_an_owner_that_grants_do_not_hang() {
 
 /// A fork in the middle leaves locks behind that no child can have.
 #[test]
-#[ignore = "a child hung in one of some ten runs: cargo test -p nixl-tests --test forks -- --ignored"]
 fn children_of_a_process_that_builds_connectors_do_not_hang() {
     alone("children_of_a_process_that_builds_connectors_do_not_hang", &[], || {
         const BUILT: usize = 5;
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
-                (0..BUILT).for_each(|_| drop(within(LIMIT, connector(false))));
+                (0..BUILT).for_each(|_| drop(within(LIMIT, connector(true))));
                 is_over.store(true, Ordering::Relaxed);
             });
+            let mut forks = 0;
             while !is_over.load(Ordering::Relaxed) {
-                in_child(false, LIMIT, || {
-                    if let Err(error) = within(LIMIT, Connector::builder().build()) {
+                forks += 1;
+                in_child(forks % 2 == 0, LIMIT, || {
+                    let mut builder = Connector::builder();
+                    if forks % 3 == 0 {
+                        builder = builder.executor(Arc::new(PathExecutor::new().unwrap()));
+                    }
+                    if let Err(error) = within(LIMIT, builder.build()) {
                         assert!(error.to_string().contains("fork"), "{error}");
                     }
                 });
             }
         });
         let (source, sink) = connectors(false, false);
+        within(LIMIT, transfer(&source, &sink, 1));
+    });
+}
+
+/// As while an application loads a library.
+#[test]
+fn a_child_whose_parent_held_the_lock_of_the_loader_is_told_so() {
+    alone("a_child_whose_parent_held_the_lock_of_the_loader_is_told_so", &[], || {
+        let (source, sink) = connectors(false, false);
+        with_the_loaders_lock_held(|| {
+            in_child(false, LIMIT, || {
+                let error = within(LIMIT, Connector::builder().build()).unwrap_err();
+                assert!(error.to_string().contains("fork"), "{error}");
+                // Without the driver of CUDA, which the parent may have loaded.
+                drop(PathExecutor::new().unwrap());
+            });
+        });
         within(LIMIT, transfer(&source, &sink, 1));
     });
 }

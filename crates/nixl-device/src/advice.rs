@@ -85,7 +85,8 @@ mod cuda {
                 | Self::MissingSymbol { .. }
                 | Self::Driver { .. }
                 | Self::NoDevices
-                | Self::Forked => Advice::GiveUp,
+                | Self::Forked
+                | Self::ForkedAmidWork => Advice::GiveUp,
             }
         }
     }
@@ -267,6 +268,7 @@ mod tests {
             (CudaUnavailable::Driver { call: "cuInit", code: 2, name: None }, GiveUp),
             (CudaUnavailable::NoDevices, GiveUp),
             (CudaUnavailable::Forked, GiveUp),
+            (CudaUnavailable::ForkedAmidWork, GiveUp),
         ];
         check(&unavailable, CudaUnavailable::advice);
         for (error, advice) in unavailable {

@@ -1,7 +1,7 @@
 //! The injected clock, this crate's only source of time.
 
 use std::fmt;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,8 @@ use rustix::thread::futex;
 #[cfg(not(loom))]
 use rustix::time::Timespec;
 use rustix::time::{ClockId, clock_gettime};
+
+use nixl_device::PerProcess;
 
 use crate::sync::atomic::{AtomicU32, Ordering};
 
@@ -55,8 +57,8 @@ pub struct SystemClock {
 impl SystemClock {
     /// The clock.
     pub fn new() -> Self {
-        static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
-        Self { epoch: *EPOCH }
+        static EPOCH: PerProcess<Instant> = PerProcess::new(Instant::now);
+        Self { epoch: *EPOCH.get() }
     }
 }
 

@@ -13,8 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use nixl_device::ForkGeneration;
 use nixl_device::cuda::{RelaxedCapture, relax_capture};
+use nixl_device::{ForkGeneration, enter_libraries};
 use nixl_ops::{EngineSetting, SettingSource};
 use nixl_sys::{
     AgentConfig, Backend, NixlDescriptor, NixlError, NotificationMap, OptArgs, Params,
@@ -29,7 +29,7 @@ use super::endpoints::Endpoints;
 use super::exit::{self, Busy};
 use super::files;
 use super::forked;
-use super::library::{NixlLibrary, NixlUnavailable};
+use super::library::{NixlLibrary, NixlUnavailable, building};
 use super::listener::Listener;
 use super::memory;
 use super::options::{NixlBackend, NixlOptions};
@@ -50,6 +50,8 @@ pub(super) struct Agent {
     options: NixlOptions,
     settings: Vec<EngineSetting>,
     listener: Listener,
+    /// UCX's identity of this machine.
+    machine: Option<u64>,
     /// The parser of UCX's addresses; `None` for an unknown layout.
     addresses: Option<WorkerAddresses>,
     gate: Arc<Gate>,
@@ -190,8 +192,9 @@ pub(super) fn register_apart(
 ) -> Result<(), NixlUnavailable> {
     let failed = |e: NixlError| NixlUnavailable::Start { what: "agent", reason: e.to_string() };
     threads::check()?;
-    let _building = forked::building()?;
-    let Some(_busy) = exit::enter() else { return Err(exiting()) };
+    let _busy = exit::enter().ok_or_else(exiting)?;
+    let _building = building()?;
+    exit::watch_forks()?;
     let agent = nixl_sys::Agent::new(&format!("try-{}", Uuid::new_v4())).map_err(failed)?;
     let plugins = load_plugins(&agent, options)?;
     let plan = Plan::new(options, &UcxDevices::of_this_machine())?;
@@ -228,14 +231,14 @@ impl Agent {
         control: ControlThread,
         options: &NixlOptions,
     ) -> Result<Self, NixlUnavailable> {
-        let building = forked::building()?;
-        streams::open_closed();
-        memory::check(Ucx::loaded().is_some())?;
-        NixlLibrary::open_below(options.chosen_prefix())?;
+        // First: a fork waits for a thread inside, for a while.
+        let busy = exit::enter().ok_or_else(exiting)?;
+        let building = building()?;
+        exit::watch_forks()?;
         let (name, options) = (name.to_owned(), options.clone());
         let start = move || {
             // Also in a thread that is left behind.
-            let _building = building;
+            let (_busy, _building) = (busy, building);
             Self::start_here(name, control, options)
         };
         forked::start(start, |agent| &agent.listener)
@@ -246,6 +249,9 @@ impl Agent {
         control: ControlThread,
         options: NixlOptions,
     ) -> Result<Self, NixlUnavailable> {
+        streams::open_closed();
+        memory::check(Ucx::loaded().is_some())?;
+        NixlLibrary::open_below(options.chosen_prefix())?;
         let configuration = configuration::check()?;
         ucx::check_files()?;
         let devices = UcxDevices::of_this_machine();
@@ -258,7 +264,6 @@ impl Agent {
                 NixlUnavailable::Start { what, reason: format!("{e}{files}") }
             }
         };
-        let _busy = exit::enter().ok_or_else(exiting)?;
         let config = AgentConfig {
             enable_prog_thread: options.progress().is_some(),
             // The progress thread sleeps in poll(2) on the backend's own events, so a long delay costs no
@@ -298,8 +303,18 @@ impl Agent {
         let gate = Arc::new(Gate::before(inside));
         exit::add(&gate)?;
         tracing::debug!(name, settings = %told(&settings), "NIXL's agent has started");
-        let generation = ForkGeneration::current();
-        Ok(Self { name, control, options, settings, listener, addresses, gate, generation })
+        let (machine, generation) = (ucx::machine(), ForkGeneration::current());
+        Ok(Self {
+            name,
+            control,
+            options,
+            settings,
+            listener,
+            machine,
+            addresses,
+            gate,
+            generation,
+        })
     }
 
     /// Checks a peer's connection details for content that would end the process in UCX.
@@ -335,6 +350,10 @@ impl Agent {
     /// Whether the agent has a backend of this name.
     pub(super) fn has_backend(&self, name: &str) -> bool {
         self.options.chosen_backends().iter().any(|backend| backend.name() == name)
+    }
+
+    pub(super) fn machine(&self) -> Option<u64> {
+        self.machine
     }
 
     pub(super) fn listener(&self) -> &Listener {
@@ -413,7 +432,7 @@ impl Gate {
                 Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_micros(100)),
             }
         };
-        let _relaxed = relax_capture();
+        let (_relaxed, _at_work) = (relax_capture(), enter_libraries());
         drop(inside);
     }
 }
@@ -521,7 +540,7 @@ impl Drop for Agent {
             let Some(_busy) = exit::enter() else { return };
             let _blocking = Blocking::on(&gate);
             let inside = gate.wait().take();
-            let _relaxed = relax_capture();
+            let (_relaxed, _at_work) = (relax_capture(), enter_libraries());
             drop(inside);
             exit::remove(&gate);
         });

@@ -21,7 +21,6 @@ use super::lost::{Lost, LostPeers};
 use super::peer::Peer;
 use super::peers::{Change, Loaded, Memories, is_of};
 use super::registrar::{memory_kind, wire_kind};
-use super::ucx;
 
 /// The peers of one agent.
 #[derive(Debug)]
@@ -44,8 +43,8 @@ impl Directory {
 
     pub(super) fn new(agent: Arc<Agent>) -> Self {
         Self {
+            machine: agent.machine(),
             agent,
-            machine: ucx::machine(),
             loaded: Mutex::default(),
             lost: Mutex::default(),
             introduced: Mutex::default(),

@@ -11,6 +11,7 @@
 //! those destructors too. UCX's and NIXL's own threads may hold locks nevertheless.
 //!
 //! So destructors may wait for ever in a child. There a thread ends the process with its exit status [`LONGEST`] after the handler.
+//! A child that was forked amid the start or the end of an agent ends before those destructors.
 #![allow(unsafe_code, reason = "registers handlers with the C library")]
 
 use std::ffi::{c_int, c_void};
@@ -21,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nixl_device::{ForkGeneration, PerProcess};
+use nixl_device::{ForkGeneration, PerProcess, is_in_libraries, was_forked_amid_libraries};
 
 use super::agent::Gate;
 use super::library::NixlUnavailable;
@@ -34,7 +35,7 @@ const LULL: Duration = Duration::from_millis(100);
 /// The longest run of what may wait for ever: of later handlers and destructors in a child, and of writing the output.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// The process that has registered the handlers with the C library, this one or a parent.
+/// The process that has registered the handler of exits with the C library, this one or a parent.
 static ARMED: OnceLock<Option<ForkGeneration>> = OnceLock::new();
 
 /// A fork's child has neither its parent's agents nor the threads that were inside.
@@ -66,33 +67,49 @@ pub(super) fn is_exiting() -> bool {
     PROCESS.get().guard.is_closed()
 }
 
+/// Registers the handlers of forks, once for this process and its children. Called before the libraries are loaded.
+pub(super) fn watch_forks() -> Result<(), NixlUnavailable> {
+    static IS_WATCHING: OnceLock<bool> = OnceLock::new();
+    // SAFETY: it is the C library's function, with its signature.
+    unsafe extern "C" {
+        safe fn pthread_atfork(
+            before: Option<extern "C" fn()>,
+            parent: Option<extern "C" fn()>,
+            child: Option<extern "C" fn()>,
+        ) -> c_int;
+    }
+    let watch = || {
+        loaded::for_good();
+        pthread_atfork(Some(before_fork), Some(after_fork), None) == 0
+    };
+    if *IS_WATCHING.get_or_init(watch) { Ok(()) } else { Err(no_handlers()) }
+}
+
 /// Registers the agent for destruction at exit, unless it is [removed](remove) before. Called after its start: handlers run in
 /// reverse order, and state that the first agent has set up must be torn down after ours.
 pub(super) fn add(agent: &Arc<Gate>) -> Result<(), NixlUnavailable> {
-    type Handler = extern "C" fn();
-    type OnExit = extern "C" fn(c_int, *mut c_void);
-    // SAFETY: these are the C library's functions, with their signatures; the argument is unused.
-    unsafe extern "C" {
-        safe fn on_exit(handler: OnExit, argument: *mut c_void) -> c_int;
-        safe fn pthread_atfork(
-            before: Option<Handler>,
-            parent: Option<Handler>,
-            child: Option<Handler>,
-        ) -> c_int;
-    }
-    // A fork's child inherits the handlers. It has a guard of its own.
-    let arm = || {
-        loaded::for_good();
-        let is_armed = on_exit(before_exit, ptr::null_mut()) == 0
-            && pthread_atfork(Some(before_fork), Some(after_fork), None) == 0;
-        is_armed.then(ForkGeneration::current)
-    };
+    // A fork's child inherits the handler. It has a guard of its own.
+    let arm = || register().then(ForkGeneration::current);
     if ARMED.get_or_init(arm).is_none() {
-        let reason = "the C library has no memory for it".to_owned();
-        return Err(NixlUnavailable::Start { what: "handlers of exit and fork", reason });
+        return Err(no_handlers());
     }
     PROCESS.get().agents().push(Arc::clone(agent));
     Ok(())
+}
+
+/// Has the C library call [`before_exit`] before all that is registered now.
+fn register() -> bool {
+    type OnExit = extern "C" fn(c_int, *mut c_void);
+    // SAFETY: it is the C library's function, with its signature; the argument is unused.
+    unsafe extern "C" {
+        safe fn on_exit(handler: OnExit, argument: *mut c_void) -> c_int;
+    }
+    on_exit(before_exit, ptr::null_mut()) == 0
+}
+
+fn no_handlers() -> NixlUnavailable {
+    let reason = "the C library has no memory for it".to_owned();
+    NixlUnavailable::Start { what: "handlers of exit and fork", reason }
 }
 
 /// The agent has been destroyed.
@@ -102,6 +119,10 @@ pub(super) fn remove(agent: &Arc<Gate>) {
 
 extern "C" fn before_fork() {
     PROCESS.get().guard.pause(Instant::now() + LULL);
+    // The child's exit must not run destructors of libraries that are half loaded: what these have registered by now comes later.
+    if is_in_libraries() {
+        register();
+    }
 }
 
 extern "C" fn after_fork() {
@@ -109,9 +130,9 @@ extern "C" fn after_fork() {
 }
 
 extern "C" fn before_exit(status: c_int, _: *mut c_void) {
-    let is_first = ARMED.get().is_some_and(|armed| armed.is_some_and(|of| of.is_current()));
-    let is_clean = tear_down();
-    if !is_clean || !is_first {
+    let is_child = ARMED.get().is_some_and(|armed| armed.is_some_and(|of| !of.is_current()));
+    let is_clean = !was_forked_amid_libraries() && tear_down();
+    if !is_clean || is_child {
         end_late(status);
     }
     if !is_clean {

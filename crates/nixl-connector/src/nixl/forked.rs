@@ -22,7 +22,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use nixl_device::{AtWork, PerProcess, UnderWay};
+use nixl_device::{ForkGeneration, PerProcess};
 
 use super::library::NixlUnavailable;
 use super::listener::Listener;
@@ -53,23 +53,6 @@ enum Served {
 
 static SERVED: PerProcess<Mutex<Served>> = PerProcess::new(Mutex::default);
 
-/// The start of agents: it loads NIXL and UCX, and takes locks of this library that a child inherits.
-static BUILDING: UnderWay = UnderWay::new();
-
-/// Begins the start of an agent.
-///
-/// # Errors
-///
-/// In the child of a fork during which another thread started one.
-pub(super) fn building() -> Result<AtWork, NixlUnavailable> {
-    BUILDING.begin().ok_or_else(|| {
-        let reason = "this process was forked while a thread built a connector, whose locks are held here for ever: fork before \
-             or after that, or start the process by exec";
-        let reason = reason.to_owned();
-        NixlUnavailable::Start { what: "agent in a forked process", reason }
-    })
-}
-
 /// Starts an agent, in a child of a fork after the reset of UCX. **Blocks.**
 pub(super) fn start<T: Send + 'static>(
     start: impl FnOnce() -> Result<T, NixlUnavailable> + Send + 'static,
@@ -82,12 +65,16 @@ pub(super) fn start<T: Send + 'static>(
         Served::Before if inherited == NONE => None,
         Served::Before => Some(false),
         Served::Anew => Some(true),
-        Served::Never => return Err(refused("a lock was held at the fork")),
+        Served::Never => return Err(held()),
     };
     let Some(was_anew) = was_anew else {
         *served = Served::Here;
         drop(served);
-        let agent = start()?;
+        let agent = if ForkGeneration::current().is_forked() {
+            bounded(move || Ok(start())).ok_or_else(held)?.map_err(|reason| refused(&reason))?
+        } else {
+            start()
+        }?;
         found(set_with(listener(&agent)));
         return Ok(agent);
     };
@@ -103,7 +90,7 @@ pub(super) fn start<T: Send + 'static>(
         Some(outcome) => outcome.map_err(|reason| refused(&reason))?,
         None => {
             *served = Served::Never;
-            return Err(refused("a lock was held at the fork"));
+            return Err(held());
         }
     };
     if is_anew {
@@ -129,6 +116,10 @@ fn found(set: Option<RawFd>) {
             let _ = EVENTS.compare_exchange(NONE, UNKNOWN, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
+}
+
+fn held() -> NixlUnavailable {
+    refused("a thread held a lock at the fork that is needed here")
 }
 
 fn refused(why: &str) -> NixlUnavailable {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-use nixl_device::SharedError;
+use nixl_device::{AtWork, SharedError, enter_libraries};
 use nixl_ops::Advice;
 use thiserror::Error;
 
@@ -285,6 +285,7 @@ impl NixlLibrary {
     ///
     /// [`NixlUnavailable`], with the searched places. The next call tries again.
     pub fn open() -> Result<&'static Self, NixlUnavailable> {
+        let _building = building()?;
         Self::open_below(None)
     }
 
@@ -366,6 +367,20 @@ impl NixlLibrary {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Begins the start of an agent: it loads NIXL and UCX, and takes locks of theirs and of this library that a child inherits. **Blocks.**
+///
+/// # Errors
+///
+/// In the child of a fork during which another thread was at such work, or held the lock of the loader.
+pub(super) fn building() -> Result<AtWork, NixlUnavailable> {
+    enter_libraries().ok_or_else(|| {
+        let reason = "this process was forked while a thread loaded a library, or built or dropped a connector, and the locks \
+             of that thread are held here for ever: fork before or after that, or start the process by exec";
+        let reason = reason.to_owned();
+        NixlUnavailable::Start { what: "agent in a forked process", reason }
+    })
 }
 
 /// Whether the loader finds the library by name, as nixl-sys will ask it to.

@@ -9,14 +9,15 @@ use std::ffi::c_void;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{LazyLock, Mutex};
 
 use super::api::Handle;
 use super::context::Context;
 use super::error::CudaError;
 use super::lock::lock;
 use super::reaper;
+use crate::system::process::PerProcess;
 
 /// What [`Stream::host_callback`](super::Stream::host_callback) runs.
 pub type HostCallback = Box<dyn FnOnce(Result<(), CudaError>) + Send>;
@@ -26,7 +27,7 @@ struct Pending {
     callback: HostCallback,
 }
 
-static PENDING: LazyLock<Mutex<HashMap<usize, Pending>>> = LazyLock::new(Mutex::default);
+static PENDING: PerProcess<Mutex<HashMap<usize, Pending>>> = PerProcess::new(Mutex::default);
 
 thread_local! {
     static ON_CALLBACK_THREAD: Cell<bool> = const { Cell::new(false) };
@@ -45,7 +46,7 @@ pub(super) fn add(
 ) -> Result<(), CudaError> {
     static NEXT: AtomicUsize = AtomicUsize::new(1);
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
-    lock(&PENDING).insert(id, Pending { context, callback });
+    lock(PENDING.get()).insert(id, Pending { context, callback });
     let data: *mut c_void = ptr::without_provenance_mut(id);
     // SAFETY: the stream is alive; the function takes any number as data and may be called from any thread.
     let added = context.call("cuStreamAddCallback", |api| unsafe {
@@ -60,7 +61,7 @@ pub(super) fn add(
 
 /// The caller that takes a callback runs or drops it.
 fn take(id: usize) -> Option<Pending> {
-    lock(&PENDING).remove(&id)
+    lock(PENDING.get()).remove(&id)
 }
 
 unsafe extern "C" fn trampoline(_stream: Handle, status: i32, data: *mut c_void) {
@@ -74,7 +75,7 @@ unsafe extern "C" fn trampoline(_stream: Handle, status: i32, data: *mut c_void)
 
 /// Runs every callback that waits for a stream of a context that broke. The driver may never do it.
 pub(super) fn fail_all(context: Context, error: CudaError) {
-    let callbacks: Vec<HostCallback> = lock(&PENDING)
+    let callbacks: Vec<HostCallback> = lock(PENDING.get())
         .extract_if(|_, pending| pending.context == context)
         .map(|(_, pending)| pending.callback)
         .collect();

@@ -8,6 +8,7 @@ use libloading::Library;
 
 use super::api::symbol;
 use crate::system::pci::PciAddress;
+use crate::system::process::enter_libraries;
 
 /// `nvmlDevice_t`.
 type Handle = usize;
@@ -45,6 +46,7 @@ impl Nvml {
 
     fn load() -> Result<Self, String> {
         const NAME: &str = "libnvidia-ml.so.1";
+        let _at_work = enter_libraries().ok_or("a thread held a lock of the loader at the fork")?;
         // SAFETY: as for the driver's library, of which this is a part.
         let library = unsafe { Library::new(NAME) }.map_err(|_| format!("there is no {NAME}"))?;
         // Never closed: it may have threads of its own.

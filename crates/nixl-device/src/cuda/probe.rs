@@ -9,7 +9,7 @@ use super::driver::Driver;
 use super::error::NO_DEVICE;
 use super::functions::Functions;
 use super::unavailable::CudaUnavailable;
-use crate::system::process::{ForkGeneration, PerProcess, UnderWay};
+use crate::system::process::{ForkGeneration, PerProcess, enter_libraries};
 
 /// A CUDA driver with at least one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -39,7 +39,8 @@ impl CudaDriver {
 ///
 /// The result is final for the process: a driver that appears later is not noticed, nor are changes of
 /// `CUDA_VISIBLE_DEVICES`. The child of a process that has loaded the driver cannot use CUDA, and is told so
-/// ([`CudaUnavailable::Forked`]); one that was forked before that can.
+/// ([`CudaUnavailable::Forked`]); one that was forked before that can, unless a thread was loading a library at the fork
+/// ([`CudaUnavailable::ForkedAmidWork`]).
 ///
 /// # Errors
 ///
@@ -61,7 +62,6 @@ static DRIVER: OnceLock<(ForkGeneration, Result<Driver, CudaUnavailable>)> = Onc
 
 /// The driver of this process.
 pub(super) fn loaded() -> Result<&'static Driver, CudaUnavailable> {
-    static LOADING: UnderWay = UnderWay::new();
     let load = || {
         // Not `libcuda.so`: where only the toolkit is installed that is a stub, whose calls all fail.
         let functions = Functions::new(Api::load("libcuda.so.1")?);
@@ -72,7 +72,7 @@ pub(super) fn loaded() -> Result<&'static Driver, CudaUnavailable> {
         Some(loaded) => loaded,
         None => {
             // A thread of the parent may hold the cell for ever.
-            let _at_work = LOADING.begin().ok_or(CudaUnavailable::Forked)?;
+            let _at_work = enter_libraries().ok_or(CudaUnavailable::ForkedAmidWork)?;
             DRIVER.get_or_init(|| (ForkGeneration::current(), load()))
         }
     };

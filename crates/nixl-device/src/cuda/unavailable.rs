@@ -47,6 +47,11 @@ pub enum CudaUnavailable {
         "this process was forked from one that uses CUDA, whose driver does not work in a child; start it by exec, or fork before CUDA is used"
     )]
     Forked,
+    /// The process was forked while a thread loaded or tore down a library, whose locks are held here for ever.
+    #[error(
+        "this process was forked while a thread loaded a library, or built or dropped a connector, and the locks of that thread are held here for ever; fork before or after that, or start the process by exec"
+    )]
+    ForkedAmidWork,
 }
 
 impl CudaUnavailable {

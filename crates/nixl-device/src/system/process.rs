@@ -5,13 +5,15 @@ mod exits;
 mod forks;
 mod holders;
 mod identity;
+mod libraries;
 mod memfd;
 mod watch;
 
 pub use exits::{ExitWatch, ProcessExits};
-pub use forks::{AtWork, ForkGeneration, LeakInChild, PerProcess, UnderWay};
+pub use forks::{ForkGeneration, LeakInChild, PerProcess};
 pub use holders::{FileIdentity, Holders};
 pub use identity::{ProcessIdentity, proc_is_of_this_namespace};
+pub use libraries::{AtWork, enter_libraries, is_in_libraries, was_forked_amid_libraries};
 pub use memfd::memfd_holders;
 pub use watch::{ProcessError, ProcessWatch};
 

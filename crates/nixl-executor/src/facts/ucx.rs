@@ -1,6 +1,6 @@
 //! The UCX transports that `UCX_TLS` allows.
 
-use std::sync::OnceLock;
+use nixl_device::PerProcess;
 
 /// The kinds of transport that `UCX_TLS` allows.
 ///
@@ -85,11 +85,12 @@ impl UcxTransports {
     /// The transports that this process's environment allows, read once, as by UCX.
     #[must_use]
     pub fn of_this_process() -> Self {
-        static READ: OnceLock<UcxTransports> = OnceLock::new();
-        *READ.get_or_init(|| match std::env::var_os("UCX_TLS") {
-            Some(value) => Self::parse(&value.to_string_lossy()),
-            None => Self::ALL,
-        })
+        static READ: PerProcess<UcxTransports> =
+            PerProcess::new(|| match std::env::var_os("UCX_TLS") {
+                Some(value) => UcxTransports::parse(&value.to_string_lossy()),
+                None => UcxTransports::ALL,
+            });
+        *READ.get()
     }
 
     const fn from_bits(bits: u32) -> Self {

@@ -1,8 +1,9 @@
 //! A positive check, cached for one millisecond.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use nixl_device::PerProcess;
 
 /// Cache of a positive check. A system call takes longer than the rest of a small copy, and its result may be out of date right
 /// afterwards anyway.
@@ -30,8 +31,8 @@ impl RecentCheck {
 
 /// Nanoseconds, at least 1.
 fn now() -> u64 {
-    static BEGIN: OnceLock<Instant> = OnceLock::new();
-    let passed = BEGIN.get_or_init(Instant::now).elapsed();
+    static BEGIN: PerProcess<Instant> = PerProcess::new(Instant::now);
+    let passed = BEGIN.get().elapsed();
     u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX).max(1)
 }
 

@@ -20,7 +20,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// Tells a process from those that it was forked from, and from those that are forked from it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct ForkGeneration(u64);
+pub struct ForkGeneration(pub(super) u64);
 
 /// The word that holds the generation of this process. Null before the first look; [`UNSUPPORTED`] where the kernel wipes no page.
 static WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
@@ -162,60 +162,6 @@ impl<T: Send + Sync> PerProcess<T> {
     }
 }
 
-/// Work in which a fork leaves locks held and memory half changed that no [`PerProcess`] can replace, such as the loading of a library. A
-/// child that is forked while a thread does such work inherits the record of it, and does not begin it.
-#[derive(Debug, Default)]
-pub struct UnderWay {
-    /// The generation that the count is of, above [`THREADS`] bits of the number of threads at work.
-    state: AtomicU64,
-}
-
-/// Bits of the number of threads.
-const THREADS: u32 = 16;
-
-/// A thread's part in work that is [under way](UnderWay), until it is dropped.
-#[derive(Debug)]
-#[must_use]
-pub struct AtWork {
-    of: &'static UnderWay,
-    generation: ForkGeneration,
-}
-
-impl UnderWay {
-    /// No thread is at work.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self { state: AtomicU64::new(0) }
-    }
-
-    /// Begins the work. `None` if this process was forked while a thread was at work: for good, in this process and its children.
-    pub fn begin(&'static self) -> Option<AtWork> {
-        let generation = ForkGeneration::current();
-        let first = generation.0 << THREADS | 1;
-        let mut seen = self.state.load(Ordering::Relaxed);
-        loop {
-            let is_of_this = seen >> THREADS == generation.0;
-            let next = match (is_of_this, seen & ((1 << THREADS) - 1)) {
-                (true, _) => seen + 1,
-                (false, 0) => first,
-                (false, _) => return None,
-            };
-            match self.state.compare_exchange(seen, next, Ordering::SeqCst, Ordering::Relaxed) {
-                Ok(_) => return Some(AtWork { of: self, generation }),
-                Err(now) => seen = now,
-            }
-        }
-    }
-}
-
-impl Drop for AtWork {
-    fn drop(&mut self) {
-        if self.generation.is_current() {
-            self.of.state.fetch_sub(1, Ordering::SeqCst);
-        }
-    }
-}
-
 /// A value that a child of a fork does not drop: of its threads, locks and files, some are its parent's and some are not there.
 pub struct LeakInChild<T> {
     value: ManuallyDrop<T>,
@@ -279,14 +225,14 @@ impl<T> fmt::Debug for PerProcess<T> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
+pub(super) mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
 
     /// Runs it in a child of a fork, and returns whether it said yes.
-    fn in_child(look: impl FnOnce() -> bool) -> bool {
+    pub(in super::super) fn in_child(look: impl FnOnce() -> bool) -> bool {
         // SAFETY: the child calls nothing that another thread's locks could stop, and ends without destructors.
         unsafe extern "C" {
             fn fork() -> i32;
@@ -328,25 +274,6 @@ mod tests {
         assert!(in_child(|| NUMBER.get().try_lock().is_ok_and(|number| *number == 7)));
         drop(locked);
         assert_eq!(*NUMBER.get().lock().unwrap(), 8);
-    }
-
-    #[test]
-    fn work_that_a_thread_had_begun_at_a_fork_is_not_begun_in_the_child() {
-        static WORK: UnderWay = UnderWay::new();
-        let (one, other) = (WORK.begin(), WORK.begin());
-        assert!(one.is_some() && other.is_some());
-        drop(one);
-        let mut inherited = other;
-        assert!(in_child(|| {
-            drop(inherited.take());
-            WORK.begin().is_none() && in_child(|| WORK.begin().is_none())
-        }));
-        assert!(WORK.begin().is_some());
-        drop(inherited);
-        assert!(in_child(|| {
-            let begun = WORK.begin();
-            begun.is_some() && in_child(|| WORK.begin().is_none())
-        }));
     }
 
     #[test]
