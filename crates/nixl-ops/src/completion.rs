@@ -4,7 +4,8 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use crate::OperationStatus;
-use crate::sync::{Mutex, lock};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, get_mut, lock};
 use crate::wakes::wake;
 
 /// An operation's status, its result, and the waiter's waker.
@@ -14,6 +15,8 @@ use crate::wakes::wake;
 #[derive(Debug)]
 pub(crate) struct CompletionCell<T> {
     state: Mutex<State<T>>,
+    /// Whether the status is terminal: changed under the lock, read without it.
+    ended: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -37,6 +40,31 @@ pub(crate) enum Memory {
     Leaked,
 }
 
+impl<T> State<T> {
+    /// Whether this is the end, and whom it wakes.
+    fn end(
+        &mut self,
+        status: OperationStatus,
+        outcome: T,
+        memory: Memory,
+    ) -> (bool, Option<Waker>) {
+        debug_assert!(status.is_terminal());
+        if memory == Memory::Quiet {
+            // Also for memory that was given up as leaked before.
+            self.memory = memory;
+        }
+        match self.status.advance(status) {
+            Ok(next) => {
+                self.status = next;
+                self.outcome = Some(outcome);
+                (true, self.waker.take())
+            }
+            Err(_) if memory == Memory::Quiet => (false, self.waker.take()),
+            Err(_) => (false, None),
+        }
+    }
+}
+
 impl<T: Clone> CompletionCell<T> {
     /// A cell of an operation that is not initialized.
     pub(crate) fn new() -> Self {
@@ -54,7 +82,14 @@ impl<T: Clone> CompletionCell<T> {
                 memory: Memory::Engaged,
                 near: None,
             }),
+            ended: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the operation has ended. Takes no lock.
+    pub(crate) fn is_ended(&self) -> bool {
+        // A wake-up for the end is seen only with the end: sequentially consistent, as the flag of the wake-up is.
+        self.ended.load(Ordering::SeqCst)
     }
 
     /// The current status.
@@ -86,23 +121,23 @@ impl<T: Clone> CompletionCell<T> {
         self.end(status, outcome, Memory::Quiet)
     }
 
+    /// As [`finish_quiet`](Self::finish_quiet), of a cell that no other thread reaches: takes no lock.
+    pub(crate) fn finish_alone(&mut self, status: OperationStatus, outcome: T) {
+        let (ended, waker) = get_mut(&mut self.state).end(status, outcome, Memory::Quiet);
+        if ended {
+            self.ended.store(true, Ordering::Relaxed);
+        }
+        waker.into_iter().for_each(wake);
+    }
+
     fn end(&self, status: OperationStatus, outcome: T, memory: Memory) -> bool {
-        debug_assert!(status.is_terminal());
         let (ended, waker) = {
             let mut state = lock(&self.state);
-            if memory == Memory::Quiet {
-                // Also for memory that was given up as leaked before.
-                state.memory = memory;
+            let (ended, waker) = state.end(status, outcome, memory);
+            if ended {
+                self.ended.store(true, Ordering::SeqCst);
             }
-            match state.status.advance(status) {
-                Ok(next) => {
-                    state.status = next;
-                    state.outcome = Some(outcome);
-                    (true, state.waker.take())
-                }
-                Err(_) if memory == Memory::Quiet => (false, state.waker.take()),
-                Err(_) => (false, None),
-            }
+            (ended, waker)
         };
         waker.into_iter().for_each(wake);
         ended
@@ -231,6 +266,21 @@ mod tests {
     }
 
     #[test]
+    fn an_end_without_the_lock_is_that_of_one_with_it() {
+        let mut alone = started();
+        assert!(!alone.is_ended());
+        alone.finish_alone(OperationStatus::Complete, 3);
+        assert!(alone.is_ended() && alone.is_quiet());
+        assert_eq!(alone.outcome(), Some(3));
+        assert!(!alone.finish(OperationStatus::Cancelled, 4));
+        let mut ended = started();
+        assert!(ended.finish(OperationStatus::Errored, 5) && !ended.is_quiet());
+        ended.finish_alone(OperationStatus::Complete, 6);
+        assert!(ended.is_quiet());
+        assert_eq!(ended.outcome(), Some(5));
+    }
+
+    #[test]
     fn a_late_quiet_end_keeps_the_outcome_and_wakes_who_waits_for_the_memory() {
         let (cell, count) = (started(), Arc::new(Count::default()));
         let waker = Waker::from(Arc::clone(&count));
@@ -322,6 +372,23 @@ mod loom_model {
             }));
             assert_eq!(looked, Duration::ZERO);
             driver.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn loom_an_end_that_is_seen_without_the_lock_has_its_outcome() {
+        loom::model(|| {
+            let cell = started();
+            let engine = {
+                let cell = Arc::clone(&cell);
+                thread::spawn(move || cell.finish_quiet(OperationStatus::Complete, 1))
+            };
+            if cell.is_ended() {
+                assert_eq!(cell.outcome(), Some(1));
+                assert!(cell.is_quiet());
+            }
+            assert!(engine.join().unwrap());
+            assert!(cell.is_ended());
         });
     }
 

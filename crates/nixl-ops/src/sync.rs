@@ -30,6 +30,11 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// The content of a mutex that no other thread reaches, without its lock.
+pub(crate) fn get_mut<T>(mutex: &mut Mutex<T>) -> &mut T {
+    mutex.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// Wakes one thread, of any process, that waits on the word.
 #[cfg(not(loom))]
 pub(crate) fn wake_one(word: &atomic::AtomicU32) {

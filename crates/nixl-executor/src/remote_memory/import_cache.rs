@@ -10,6 +10,7 @@ use nixl_device::{ExitWatch, ProcessError, ProcessExits, SharedError};
 use nixl_ops::{BlockingThread, RecentCheck};
 
 use super::open_failures::OpenFailures;
+use super::open_marks::OpenMarks;
 use super::opened::{Opened, Owner};
 use super::permit::{Mapped, PinPermit, Pinned};
 use super::{ImportLimits, OwnerId, RemoteMemoryKey};
@@ -24,6 +25,8 @@ pub(crate) struct ImportCache {
     gpus: Arc<dyn GpuBackend>,
     background: Arc<dyn BlockingThread>,
     opened: Mutex<Opened>,
+    /// Those of what is open.
+    marks: Arc<OpenMarks>,
     pub(crate) refused: OpenFailures<RemoteMemoryKey>,
     /// Bytes of peers' memory that are pinned.
     pinned: Arc<AtomicUsize>,
@@ -70,12 +73,14 @@ impl ImportCache {
         gpus: Arc<dyn GpuBackend>,
         background: Arc<dyn BlockingThread>,
     ) -> Arc<Self> {
+        let opened = Opened::default();
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             limits,
             gpus,
             background,
-            opened: Mutex::default(),
+            marks: Arc::clone(&opened.marks),
+            opened: Mutex::new(opened),
             refused: OpenFailures::default(),
             pinned: Arc::default(),
             mapped: Arc::default(),
@@ -130,9 +135,9 @@ impl ImportCache {
         names.iter().any(SharedName::is_there)
     }
 
-    /// Whether the memory is open, even if the peer has released it since.
+    /// Whether the memory is open, even if the peer has released it since. Takes no lock of what was opened lately.
     pub(crate) fn has(&self, memory_key: &RemoteMemoryKey) -> bool {
-        self.lock().by_name.contains_key(memory_key)
+        self.marks.has(memory_key) || self.lock().by_name.contains_key(memory_key)
     }
 
     /// *Blocking.* Opens the memory, unless it is open.

@@ -4,6 +4,7 @@ mod import_cache;
 mod key;
 mod limits;
 mod open_failures;
+mod open_marks;
 mod opened;
 mod permit;
 mod prefault;

@@ -9,6 +9,7 @@ use nixl_device::ExitWatch;
 use nixl_ops::RecentCheck;
 
 use super::RemoteMemoryKey;
+use super::open_marks::OpenMarks;
 use crate::local::TransferBuffer;
 
 /// What is open.
@@ -21,6 +22,7 @@ pub(super) struct Opened {
     pub(super) processes: HashMap<u32, Weak<ExitWatch>>,
     /// Opened since the last sweep.
     pub(super) fresh: usize,
+    pub(super) marks: Arc<OpenMarks>,
 }
 
 pub(super) struct Import {
@@ -83,6 +85,7 @@ impl Opened {
         self.uses += 1;
         self.fresh += 1;
         self.by_use.insert(self.uses, memory_key);
+        self.marks.set(&memory_key);
         self.by_name.insert(memory_key, Import { memory, used: self.uses, owner });
         while self.by_name.len() > most
             && let Some(oldest) = self.remove_oldest()
@@ -94,12 +97,14 @@ impl Opened {
 
     pub(super) fn remove_oldest(&mut self) -> Option<Import> {
         let (_, oldest) = self.by_use.pop_first()?;
+        self.marks.clear(&oldest);
         self.by_name.remove(&oldest)
     }
 
     pub(super) fn remove(&mut self, memory_key: &RemoteMemoryKey) -> Option<Import> {
         let import = self.by_name.remove(memory_key)?;
         self.by_use.remove(&import.used);
+        self.marks.clear(memory_key);
         Some(import)
     }
 

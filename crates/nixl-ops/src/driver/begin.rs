@@ -99,10 +99,15 @@ impl Driver {
                 traceparent = options.trace().map(tracing::field::display)
             ),
         };
-        let slot = Arc::new(TaskSlot::new(task, shared.waker.clone()));
-        if posted_by == PostedBy::Caller && shared.poll(&slot) == SlotState::Ended {
-            return Ok(slot);
-        }
+        let slot = match posted_by {
+            PostedBy::Caller => match shared.post(task) {
+                (slot, SlotState::Ended) => return Ok(slot),
+                (slot, _) => slot,
+            },
+            PostedBy::Waiter | PostedBy::Driver => {
+                Arc::new(TaskSlot::new(task, shared.waker.clone()))
+            }
+        };
         if posted_by == PostedBy::Waiter {
             shared.leave_to_waiter(&slot, begun);
         }

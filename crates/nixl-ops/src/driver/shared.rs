@@ -116,6 +116,11 @@ impl Shared {
         slot.poll(self.context())
     }
 
+    /// A slot of a new task, which is posted here.
+    pub(super) fn post(&self, task: Task) -> (Arc<TaskSlot>, SlotState) {
+        TaskSlot::posted(task, self.waker.clone(), self.context())
+    }
+
     pub(super) fn give_up(&self, slot: &TaskSlot, error: OperationError) {
         slot.give_up(error, self.context());
     }

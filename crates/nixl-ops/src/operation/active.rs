@@ -109,7 +109,7 @@ impl<M> Active<M> {
         if !self.spun {
             self.spun = true;
             // An operation that ended in its begin needs no clock.
-            if self.status().is_terminal() {
+            if self.slot.cell.is_ended() {
                 return self.slot.cell.poll_outcome(cx.waker());
             }
             self.look = self.first_look();

@@ -85,21 +85,21 @@ impl TaskSlot {
     pub(crate) const LEAD: Duration = Duration::from_micros(200);
 
     pub(crate) fn new(task: Task, driver: Waker) -> Self {
-        Self::with(task, false, driver)
+        Self::with(Some(task), false, driver)
     }
 
     pub(crate) fn serving(task: Task, driver: Waker) -> Self {
-        Self::with(task, true, driver)
+        Self::with(Some(task), true, driver)
     }
 
     pub(crate) fn is_served(&self) -> bool {
         self.served
     }
 
-    fn with(task: Task, served: bool, driver: Waker) -> Self {
+    pub(super) fn with(task: Option<Task>, served: bool, driver: Waker) -> Self {
         Self {
             cell: CompletionCell::at(OperationStatus::InProgress),
-            task: Mutex::new(Some(task)),
+            task: Mutex::new(task),
             driver,
             served,
             caller_spins_until: AtomicInstant::none(),

@@ -14,7 +14,7 @@ use crate::contained::contained;
 use crate::outcome::{Completion, Outcome};
 use crate::overdue::OverdueTotal;
 use crate::posts::PostHistory;
-use crate::sync::{MutexGuard, lock};
+use crate::sync::{get_mut, lock};
 use crate::telemetry::EndMetrics;
 use crate::typical::TypicalDurations;
 use crate::{Clock, CompletionMode, DriverConfig, OperationError, OperationStatus};
@@ -23,6 +23,31 @@ use crate::{Clock, CompletionMode, DriverConfig, OperationError, OperationStatus
 const LOST_WAKE: Duration = Duration::from_secs(1);
 
 impl TaskSlot {
+    /// A slot of a new task, which this thread polls before another can: what ends in its first poll takes no lock of the slot's.
+    pub(crate) fn posted(
+        task: Task,
+        driver: Waker,
+        context: DriverContext<'_>,
+    ) -> (Arc<Self>, SlotState) {
+        let (mut slot, mut task) = (Arc::new(Self::with(None, false, driver)), Some(task));
+        let (state, ended) = slot.poll_task(&mut task, context);
+        // There is another handle if the execution has kept its waker.
+        match (Arc::get_mut(&mut slot), ended) {
+            (Some(slot), None) => *get_mut(&mut slot.task) = task,
+            (None, None) => *lock(&slot.task) = task,
+            (Some(slot), Some(Ended { end: End::Done(outcome), span })) => {
+                let status = match outcome {
+                    Ok(_) => OperationStatus::Complete,
+                    Err(_) => OperationStatus::Errored,
+                };
+                slot.cell.finish_alone(status, outcome);
+                drop_span(span);
+            }
+            (_, Some(ended)) => slot.finish(ended),
+        }
+        (slot, state)
+    }
+
     /// Polls the task, and applies its deadline or an abandoned one's drain deadline. A panic of its execution ends the task; a
     /// panic of a `tracing` subscriber does not.
     pub(crate) fn poll(self: &Arc<Self>, context: DriverContext<'_>) -> SlotState {
@@ -31,35 +56,42 @@ impl TaskSlot {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return SlotState::Busy,
         };
-        let Some(task) = guard.as_mut() else { return SlotState::Gone };
+        let (state, ended) = self.poll_task(&mut guard, context);
+        drop(guard);
+        ended.into_iter().for_each(|ended| self.finish(ended));
+        state
+    }
+
+    /// A task that has ended is dropped; its end is to be [finished](Self::finish).
+    fn poll_task(
+        self: &Arc<Self>,
+        held: &mut Option<Task>,
+        context: DriverContext<'_>,
+    ) -> (SlotState, Option<Ended>) {
+        let Some(task) = held.as_mut() else { return (SlotState::Gone, None) };
         // Not cloned, since a subscriber observes clones.
         let span = mem::replace(&mut task.span, Span::none());
-        let polled = in_span(&span, || self.poll_in_span(guard, context));
-        match polled {
-            Some((state, Some(mut guard))) => {
-                if let Some(task) = guard.as_mut() {
+        match in_span(&span, || self.poll_in_span(held, context)) {
+            Some((state, Some(end))) => (state, Some(Ended { end, span })),
+            Some((state, None)) => {
+                if let Some(task) = held {
                     task.span = span;
                 }
-                state
+                (state, None)
             }
-            Some((state, None)) => {
-                let _ = contained("a subscriber", || drop(span));
-                state
-            }
-            None => SlotState::Pending,
+            None => (SlotState::Pending, None),
         }
     }
 
-    /// Returns the guard with the state unless the task has ended.
-    fn poll_in_span<'a>(
-        self: &'a Arc<Self>,
-        mut guard: MutexGuard<'a, Option<Task>>,
+    fn poll_in_span(
+        self: &Arc<Self>,
+        held: &mut Option<Task>,
         context: DriverContext<'_>,
-    ) -> (SlotState, Option<MutexGuard<'a, Option<Task>>>) {
-        let Some(task) = guard.as_mut() else { return (SlotState::Gone, None) };
+    ) -> (SlotState, Option<End>) {
+        let Some(task) = held.as_mut() else { return (SlotState::Gone, None) };
         let step = contained("an execution", || self.step(task, context));
         let end = match step {
-            Ok(Step::Stay(state)) => return (state, Some(guard)),
+            Ok(Step::Stay(state)) => return (state, None),
             Ok(Step::End(end)) => end,
             Err(panicked) => match contained("an execution", || task.execution.abandon()) {
                 Ok(true) => End::Failed(panicked.into(), Memory::Quiet),
@@ -69,10 +101,14 @@ impl TaskSlot {
         self.note(&end, task, context);
         // The lease drops before the waiter wakes, which then finds its memory free. Dropped in flight, the task leaks memory
         // that its engine may still access.
-        let _ = contained("the end of an execution", || *guard = None);
-        drop(guard);
+        let _ = contained("the end of an execution", || *held = None);
+        (SlotState::Ended, Some(end))
+    }
+
+    /// Wakes the waiter of a task that has ended and was dropped.
+    fn finish(&self, Ended { end, span }: Ended) {
         self.end(end);
-        (SlotState::Ended, None)
+        drop_span(span);
     }
 
     /// Counts the operation's end for its caller, which may precede its engine's: a cancellation or the deadline.
@@ -87,7 +123,8 @@ impl TaskSlot {
         }
         // A recorder or subscriber may panic.
         let _ = contained("metrics", || {
-            let before = self.cell.outcome().and_then(Result::err);
+            let before = if self.cell.is_ended() { self.cell.outcome() } else { None };
+            let before = before.and_then(Result::err);
             let error = match (&before, end) {
                 (Some(error), _) => error,
                 (None, End::Done(Ok(completion))) => return metrics.completed(completion),
@@ -133,7 +170,7 @@ impl TaskSlot {
         if is_post {
             // The first poll posts, which must not happen for a discarded result.
             let expired = task.expired(now);
-            if (expired.is_some() || self.cell.status().is_terminal()) && task.execution.abandon() {
+            if (expired.is_some() || self.cell.is_ended()) && task.execution.abandon() {
                 return Step::End(End::Abandoned(expired));
             }
             if let Some(timed_out) = expired {
@@ -164,7 +201,7 @@ impl TaskSlot {
         let expired = task.expired(now);
         let steps = task.execution.steps();
         let has_stepped = steps != mem::replace(&mut task.steps, steps);
-        if expired.is_none() && !self.cell.status().is_terminal() {
+        if expired.is_none() && !self.cell.is_ended() {
             self.note_look_by(task, now);
             let state = if has_stepped { SlotState::Stepped } else { SlotState::Pending };
             return Step::Stay(state);
@@ -225,6 +262,11 @@ impl TaskSlot {
     }
 }
 
+/// A span's end is a subscriber's code.
+fn drop_span(span: Span) {
+    let _ = contained("a subscriber", || drop(span));
+}
+
 /// Runs `work` in the span, or outside it if the subscriber panics when it is entered. `None` if `work` itself panics.
 fn in_span<R>(span: &Span, work: impl FnOnce() -> R) -> Option<R> {
     let (mut work, mut done) = (Some(work), None);
@@ -249,6 +291,12 @@ pub(crate) struct DriverContext<'a> {
 enum Step {
     Stay(SlotState),
     End(End),
+}
+
+/// A task that has ended, before its waiter knows.
+struct Ended {
+    end: End,
+    span: Span,
 }
 
 /// The end of a task.
