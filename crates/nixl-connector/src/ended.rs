@@ -1,10 +1,10 @@
 //! Clean-up after the end of a peer's process, and after a peer's announced end.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use nixl_device::{ProcessError, ProcessExits};
 use nixl_ops::{
-    BlockingThread as _, ConnectionExecutor, OnLeaving, PeerId, RecentMap, RemoteSlots, Transport,
+    BlockingThread as _, ConnectionExecutor, OnLeaving, PeerId, RemoteSlots, Transport,
 };
 
 use crate::control::ControlThread;
@@ -86,16 +86,11 @@ impl PeerKnowledge {
 #[derive(Debug)]
 pub(crate) struct Leavers {
     knowledge: PeerKnowledge,
-    /// Agents' names are not used twice, so none leaves a second time.
-    heard: Mutex<RecentMap<PeerId, ()>>,
 }
 
 impl Leavers {
-    /// Bound on remembered names: a multiple of the peers known at one time.
-    const MOST: usize = 4096;
-
     pub(crate) fn new(knowledge: PeerKnowledge) -> Self {
-        Self { knowledge, heard: Mutex::new(RecentMap::new(Self::MOST)) }
+        Self { knowledge }
     }
 
     /// Runs a job soon, unless too many wait.
@@ -107,15 +102,9 @@ impl Leavers {
 
 impl OnLeaving for Leavers {
     fn leaves(&self, peer: PeerId) -> bool {
-        if !self.knowledge.peers.upgrade().is_some_and(|peers| peers.knows(&peer)) {
+        if !self.knowledge.peers.upgrade().is_some_and(|peers| peers.note_leaving(&peer)) {
             return false;
         }
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        if heard.contains(&peer) {
-            return false;
-        }
-        heard.insert(peer.clone(), ());
-        drop(heard);
         self.run(move |knowledge| knowledge.let_go(&peer));
         true
     }

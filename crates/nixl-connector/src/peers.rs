@@ -12,6 +12,9 @@ use nixl_ops::{Connected, GaugeShare, PeerId};
 use crate::loaded_part::LoadedPart;
 
 /// One entry for each peer. The compressed metadata is the key: a hit neither inflates nor loads.
+///
+/// Beyond the capacity the least recently used of the known peers are disconnected and removed. Of a removed peer that has announced its
+/// end, only that remains.
 #[derive(Debug)]
 pub(crate) struct PeerTable {
     state: Mutex<State>,
@@ -23,6 +26,8 @@ pub(crate) struct PeerTable {
 #[derive(Debug, Default)]
 struct State {
     peers: HashMap<PeerId, Entry>,
+    /// The entries of known peers among them.
+    known: usize,
     by_metadata: HashMap<AgentMetadata, Loaded>,
     tick: u64,
 }
@@ -37,6 +42,16 @@ struct Loaded {
 
 #[derive(Debug, Default)]
 struct Entry {
+    /// `None` if it was removed.
+    known: Option<Known>,
+    /// It has announced its end. Agents' names are not used twice, so none does so a second time.
+    leaves: bool,
+    /// The time of its removal.
+    removed: u64,
+}
+
+#[derive(Debug, Default)]
+struct Known {
     /// The latest, oldest first.
     metadata: VecDeque<AgentMetadata>,
     used: Arc<AtomicU64>,
@@ -69,6 +84,8 @@ impl PeerTable {
     const METADATA: usize = 16;
     /// Busy peers that are passed over at a time, when one has to make room.
     const PASSED_OVER: usize = 8;
+    /// Bound on removed peers that had announced their end: a multiple of those known at one time.
+    const LEFT: usize = 4096;
     /// The interval of attempts to watch a peer.
     const WATCHED_AGAIN: Duration = Duration::from_secs(1);
 
@@ -104,7 +121,7 @@ impl PeerTable {
     /// As [`insert`](Self::insert), unless the peer has been removed meanwhile. Returns whether it is here.
     pub(crate) fn insert_if_known(&self, metadata: AgentMetadata, connected: &Connected) -> bool {
         let mut state = self.lock();
-        let is_known = state.peers.contains_key(connected.peer());
+        let is_known = state.knows(connected.peer());
         if is_known {
             state.insert(metadata, connected);
         }
@@ -128,7 +145,7 @@ impl PeerTable {
     /// Keeps the watch over a peer's process while the peer is in the table.
     pub(crate) fn watch(&self, peer: &PeerId, exit: ExitWatch) {
         let mut state = self.lock();
-        let Some(entry) = state.peers.get_mut(peer) else {
+        let Some(entry) = state.known_mut(peer) else {
             drop(state);
             return drop(exit);
         };
@@ -141,7 +158,7 @@ impl PeerTable {
 
     /// Records that a peer's process could not be watched for now.
     pub(crate) fn watch_later(&self, peer: &PeerId, pid: u32) {
-        if let Some(entry) = self.lock().peers.get_mut(peer) {
+        if let Some(entry) = self.lock().known_mut(peer) {
             let tried = entry.unwatched.and_then(|unwatched| unwatched.tried);
             entry.unwatched = Some(Unwatched { pid, tried });
             self.has_unwatched.store(true, Ordering::Release);
@@ -157,6 +174,7 @@ impl PeerTable {
         let mut state = self.lock();
         let mut is_left = false;
         for (peer, entry) in &mut state.peers {
+            let Some(entry) = &mut entry.known else { continue };
             let Some(unwatched) = &mut entry.unwatched else { continue };
             is_left = true;
             let due = unwatched.tried.map(|tried| tried.saturating_add(Self::WATCHED_AGAIN));
@@ -172,24 +190,26 @@ impl PeerTable {
     /// Forgets a peer. Returns whether it was known.
     pub(crate) fn remove(&self, peer: &PeerId) -> bool {
         let mut state = self.lock();
-        state.forget_metadata(peer);
         // The watch is dropped outside the lock.
-        let removed = state.peers.remove(peer);
+        let removed = state.remove(peer);
         drop(state);
         removed.is_some()
     }
 
-    pub(crate) fn knows(&self, peer: &PeerId) -> bool {
-        self.lock().peers.contains_key(peer)
+    /// A peer announces its end. Returns whether it is known, and this is the first time.
+    pub(crate) fn note_leaving(&self, peer: &PeerId) -> bool {
+        let mut state = self.lock();
+        let entry = state.peers.get_mut(peer).filter(|entry| entry.known.is_some());
+        entry.is_some_and(|entry| !std::mem::replace(&mut entry.leaves, true))
     }
 
     pub(crate) fn all(&self) -> Vec<PeerId> {
-        self.lock().peers.keys().cloned().collect()
+        self.lock().all_known().map(|(peer, _)| peer.clone()).collect()
     }
 
     /// The known peers.
     pub(crate) fn len(&self) -> usize {
-        self.lock().peers.len()
+        self.lock().known
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -208,7 +228,7 @@ impl State {
             (Some(None), _) | (_, None) => None,
             (known, Some(part)) => Some(known.flatten().unwrap_or_default().with(part)),
         };
-        let is_new = !self.peers.contains_key(peer);
+        let is_new = !self.knows(peer);
         let used = Arc::clone(&self.touch(peer).used);
         self.by_metadata.insert(metadata.clone(), Loaded { peer: peer.clone(), used, part });
         let entry = self.touch(peer);
@@ -223,30 +243,64 @@ impl State {
         is_new
     }
 
-    fn touch(&mut self, peer: &PeerId) -> &mut Entry {
+    fn touch(&mut self, peer: &PeerId) -> &mut Known {
         self.tick += 1;
         let entry = self.peers.entry(peer.clone()).or_default();
-        entry.used.store(self.tick, Ordering::Relaxed);
-        entry
+        self.known += usize::from(entry.known.is_none());
+        let known = entry.known.get_or_insert_default();
+        known.used.store(self.tick, Ordering::Relaxed);
+        known
+    }
+
+    fn knows(&self, peer: &PeerId) -> bool {
+        self.peers.get(peer).is_some_and(|entry| entry.known.is_some())
+    }
+
+    fn known_mut(&mut self, peer: &PeerId) -> Option<&mut Known> {
+        self.peers.get_mut(peer)?.known.as_mut()
+    }
+
+    fn all_known(&self) -> impl Iterator<Item = (&PeerId, &Known)> {
+        self.peers.iter().filter_map(|(peer, entry)| Some((peer, entry.known.as_ref()?)))
     }
 
     fn forget_metadata(&mut self, peer: &PeerId) {
-        if let Some(entry) = self.peers.get_mut(peer) {
-            for metadata in entry.metadata.drain(..) {
-                self.by_metadata.remove(&metadata);
-            }
+        let Some(known) = self.peers.get_mut(peer).and_then(|entry| entry.known.as_mut()) else {
+            return;
+        };
+        for metadata in known.metadata.drain(..) {
+            self.by_metadata.remove(&metadata);
         }
+    }
+
+    /// Leaves of a peer what is to be remembered.
+    fn remove(&mut self, peer: &PeerId) -> Option<Known> {
+        self.forget_metadata(peer);
+        let entry = self.peers.get_mut(peer)?;
+        let removed = entry.known.take()?;
+        self.known -= 1;
+        self.tick += 1;
+        entry.removed = self.tick;
+        if !entry.leaves {
+            self.peers.remove(peer);
+        }
+        if self.peers.len() - self.known > PeerTable::LEFT {
+            let left = self.peers.iter().filter(|(_, entry)| entry.known.is_none());
+            let first = left.min_by_key(|(_, entry)| entry.removed).map(|(peer, _)| peer.clone());
+            first.and_then(|first| self.peers.remove(&first));
+        }
+        Some(removed)
     }
 
     /// The least recently used peers, if there are more than `capacity`: as many as are too many, and some more. Not the latest. A
     /// scan: a connect, which costs a thousand times as much, makes one.
     fn oldest(&self, capacity: usize) -> Vec<PeerId> {
-        let excess = self.peers.len().saturating_sub(capacity);
+        let excess = self.known.saturating_sub(capacity);
         if excess == 0 {
             return Vec::new();
         }
-        let used = |entry: &Entry| entry.used.load(Ordering::Relaxed);
-        let mut peers: Vec<_> = self.peers.iter().map(|(peer, e)| (used(e), peer)).collect();
+        let used = |known: &Known| known.used.load(Ordering::Relaxed);
+        let mut peers: Vec<_> = self.all_known().map(|(peer, k)| (used(k), peer)).collect();
         peers.sort_unstable();
         peers.pop();
         peers.truncate(excess + PeerTable::PASSED_OVER);
@@ -308,7 +362,9 @@ mod tests {
         table.insert(metadata("c"), &to("c"));
         assert_eq!(disconnected(&table, &["a"]), ["b"]);
         assert!(table.get(&metadata("a"), None).is_some());
-        assert!(table.lock().peers[&PeerId::new("a")].exit.is_some());
+        assert!(
+            table.lock().known_mut(&PeerId::new("a")).is_some_and(|known| known.exit.is_some())
+        );
         assert_eq!(disconnected(&table, &[]), ["c"], "a was used since");
         assert_eq!(table.len(), 1);
     }
@@ -392,11 +448,122 @@ mod tests {
                 table.make_room(|_| true);
                 prop_assert_eq!(table.get(&metadata(&text), None), Some(connected.into_peer()));
                 let state = table.lock();
-                prop_assert!(state.peers.len() <= 3);
-                let kept: usize = state.peers.values().map(|entry| entry.metadata.len()).sum();
+                prop_assert!(state.known <= 3);
+                let kept: usize = state.all_known().map(|(_, known)| known.metadata.len()).sum();
                 prop_assert_eq!(kept, state.by_metadata.len());
-                prop_assert!(state.peers.values().all(|e| e.metadata.len() <= PeerTable::METADATA));
+                prop_assert!(state.all_known().all(|(_, k)| k.metadata.len() <= PeerTable::METADATA));
             }
         }
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Load(u8, u8),
+        Use(u8, u8),
+        Leaves(u8),
+        /// With so many transfers that it stays, if it should make room.
+        Busy(u8),
+        Ends(u8),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let peer = || 0..8u8;
+        prop_oneof![
+            5 => (peer(), 0..3u8).prop_map(|(p, m)| Step::Load(p, m)),
+            2 => (peer(), 0..3u8).prop_map(|(p, m)| Step::Use(p, m)),
+            2 => peer().prop_map(Step::Leaves),
+            2 => peer().prop_map(Step::Busy),
+            2 => peer().prop_map(Step::Ends),
+        ]
+    }
+
+    /// What is known of a peer, told plainly.
+    #[derive(Clone, Debug, Default)]
+    struct Told {
+        loaded: Vec<u8>,
+        is_known: bool,
+        has_left: bool,
+        is_busy: bool,
+        used: u32,
+    }
+
+    proptest! {
+        /// Peers are met, used, busy, leave, end, make room, and come again under the same name.
+        #[test]
+        fn as_a_list_of_what_is_known_of_each_peer(steps in proptest::collection::vec(step(), 0..200)) {
+            const CAPACITY: usize = 3;
+            let table = PeerTable::new(CAPACITY);
+            let mut model: Vec<Told> = vec![Told::default(); 8];
+            for (turn, step) in (1..).zip(steps) {
+                match step {
+                    Step::Load(p, m) => {
+                        let is_new = table.insert(metadata(&format!("{p} {m}")), &to(&p.to_string()));
+                        let told = &mut model[usize::from(p)];
+                        prop_assert_eq!(is_new, !told.is_known);
+                        (told.is_known, told.used) = (true, turn);
+                        told.loaded.push(m);
+                        let mut excess = table.len().saturating_sub(CAPACITY);
+                        let mut order: Vec<_> = (0..8).filter(|p| model[*p].is_known).collect();
+                        order.sort_unstable_by_key(|p| model[*p].used);
+                        order.pop();
+                        order.truncate(if excess > 0 { excess + PeerTable::PASSED_OVER } else { 0 });
+                        let busy: Vec<_> = (0..8).filter(|p| model[*p].is_busy).map(|p| p.to_string()).collect();
+                        let busy: Vec<_> = busy.iter().map(String::as_str).collect();
+                        let gone = disconnected(&table, &busy);
+                        let mut expected = Vec::new();
+                        for p in order {
+                            if excess > 0 && !model[p].is_busy {
+                                excess -= 1;
+                                expected.push(p.to_string());
+                                let has_left = model[p].has_left;
+                                model[p] = Told { has_left, ..Told::default() };
+                            }
+                        }
+                        prop_assert_eq!(gone, expected);
+                    }
+                    Step::Use(p, m) => {
+                        let told = &mut model[usize::from(p)];
+                        let found = table.get(&metadata(&format!("{p} {m}")), None).is_some();
+                        prop_assert_eq!(found, told.loaded.contains(&m));
+                        if found {
+                            told.used = turn;
+                        }
+                    }
+                    Step::Leaves(p) => {
+                        let told = &mut model[usize::from(p)];
+                        let is_first = told.is_known && !told.has_left;
+                        prop_assert_eq!(table.note_leaving(&PeerId::new(p.to_string())), is_first);
+                        told.has_left |= is_first;
+                    }
+                    Step::Busy(p) => model[usize::from(p)].is_busy ^= true,
+                    Step::Ends(p) => {
+                        let told = &mut model[usize::from(p)];
+                        prop_assert_eq!(table.remove(&PeerId::new(p.to_string())), told.is_known);
+                        *told = Told { has_left: told.has_left, ..Told::default() };
+                    }
+                }
+                let mut known: Vec<_> = table.all().into_iter().map(|p| p.to_string()).collect();
+                known.sort_unstable();
+                let told: Vec<_> = (0..8).filter(|p| model[*p].is_known).map(|p| p.to_string()).collect();
+                prop_assert_eq!(table.len(), told.len());
+                prop_assert_eq!(known, told);
+            }
+        }
+    }
+
+    #[test]
+    fn the_announced_ends_that_are_remembered_are_bounded() {
+        let table = PeerTable::new(2);
+        for name in 0..=PeerTable::LEFT + 1 {
+            let name = name.to_string();
+            table.insert(metadata(&name), &to(&name));
+            assert!(table.note_leaving(&PeerId::new(&*name)) && table.remove(&PeerId::new(&*name)));
+        }
+        assert_eq!(table.lock().peers.len(), PeerTable::LEFT);
+        let announces = |name: &str| {
+            table.insert(metadata(name), &to(name));
+            table.note_leaving(&PeerId::new(name))
+        };
+        assert!(announces("0") && !announces("9"));
     }
 }

@@ -103,7 +103,7 @@ pub use local::{
     SimulatedGpus, Strategy, StrategyPolicy, StreamHandle, StreamPoint, StreamQueue,
     TransferBuffer, shared_pinned,
 };
-pub use pinned_slots::{SlotStats, StagingConfig};
+pub use pinned_slots::{BudgetStats, SlotStats, StagingBudget, StagingConfig};
 pub use planner::PathCosts;
 pub use remote_memory::ImportLimits;
 pub use sessions::StagingStats;

@@ -18,7 +18,8 @@ use nixl_device::Device;
 use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
     GpuBackend, GpuCapabilities, GpuError, GpuEvent, GpuStream, MemoryKind, PathExecutor, PathKind,
-    PathPolicy, SharedHandle, SimulatedGpus, StagingConfig, StreamHandle, TransferBuffer,
+    PathPolicy, SharedHandle, SimulatedGpus, StagingBudget, StagingConfig, StreamHandle,
+    TransferBuffer,
 };
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::{Executor, OperationOptions, SystemClock, TransportError};
@@ -127,6 +128,11 @@ struct World {
 
 impl World {
     async fn new(locality: bool) -> Self {
+        let staging = StagingConfig::default().with_slot_bytes(4096).with_slots(4);
+        Self::staging(locality, staging).await
+    }
+
+    async fn staging(locality: bool, staging: StagingConfig) -> Self {
         let capabilities = GpuCapabilities::new(1).with_batch(true);
         let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(&capabilities);
         let inner = SimulatedGpus::new(capabilities).unwrap();
@@ -139,7 +145,6 @@ impl World {
         });
         let executor =
             PathExecutor::with(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Arc::new(facts)).unwrap();
-        let staging = StagingConfig::default().with_slot_bytes(4096).with_slots(4);
         let paths = Arc::new(executor.staging(staging));
         let inner = Arc::clone(&paths) as Arc<dyn Executor>;
         let executor: Arc<dyn Executor> = Arc::new(Apart {
@@ -191,6 +196,29 @@ async fn without_pinned_slots_operations_take_other_paths() {
     let completion = world.read().await.unwrap();
     assert_eq!(completion.path().unwrap().kind(), PathKind::CudaIpc);
     assert_eq!(world.paths.staging_stats().incoming().pinned_bytes(), 0);
+}
+
+#[tokio::test]
+async fn slots_beyond_the_bound_of_the_process_take_their_path_away_and_no_other() {
+    let most = usize::try_from(StagingBudget::PINNED).unwrap();
+    let slot = most / StagingConfig::MAX_SLOTS + 1;
+    let beyond =
+        StagingConfig::default().with_slot_bytes(slot).with_slots(StagingConfig::MAX_SLOTS);
+    let world = World::staging(true, beyond).await;
+    let completion = world.read().await.unwrap();
+    assert_eq!(completion.path().unwrap().kind(), PathKind::CudaIpc);
+
+    let world = World::staging(false, beyond).await;
+    let error = world.read().await.unwrap_err();
+    let ConnectorError::Transport(TransportError::NoPath { rejected }) = &error else {
+        panic!("{error:?}")
+    };
+    let staged = rejected.iter().find(|r| r.kind() == PathKind::StagedBothSides).unwrap();
+    assert!(staged.reason().contains("StagingBudget::set_pinned_bytes"), "{}", staged.reason());
+    let stats = world.paths.staging_stats();
+    assert_eq!(stats.incoming().pinned_bytes(), 0);
+    assert!(stats.budget().refused() > 0);
+    assert_eq!(stats.budget().most_pinned_bytes(), StagingBudget::PINNED);
 }
 
 #[tokio::test]

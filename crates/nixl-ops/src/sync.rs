@@ -35,11 +35,12 @@ pub(crate) fn get_mut<T>(mutex: &mut Mutex<T>) -> &mut T {
     mutex.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Wakes one thread, of any process, that waits on the word.
+/// Wakes one thread, of any process, that waits on the word. Returns whether there was one.
 #[cfg(not(loom))]
-pub(crate) fn wake_one(word: &atomic::AtomicU32) {
+pub(crate) fn wake_one(word: &atomic::AtomicU32) -> bool {
     // No fallback if the system refuses: such waits are short.
-    let _ = rustix::thread::futex::wake(word, rustix::thread::futex::Flags::empty(), 1);
+    let woken = rustix::thread::futex::wake(word, rustix::thread::futex::Flags::empty(), 1);
+    woken.is_ok_and(|woken| woken > 0)
 }
 
 /// Ends the thread's sleep, or prevents the next one.

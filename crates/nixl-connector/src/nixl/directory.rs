@@ -2,22 +2,22 @@
 //!
 //! All changes run on the connection's control thread, so no two of them overlap.
 
-use std::collections::HashMap;
 use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nixl_descriptor::Span;
-use nixl_ops::{ConnectSpec, Connected, Idle, PeerId, RecentMap, TransportError};
+use nixl_ops::{ConnectSpec, Connected, Idle, PeerId, TransportError};
 use nixl_sys::NixlError;
 
 use super::agent::{Agent, Inside};
 use super::blob::{self, Blob, Connections, Memory};
+use super::endpoints::Endpoints;
+use super::entries::Entries;
 use super::files;
 use super::here;
-use super::introduced::Introduced;
-use super::lost::{Lost, LostPeers};
+use super::lost::Lost;
 use super::peer::Peer;
 use super::peers::{Change, Loaded, Memories, is_of};
 use super::registrar::{memory_kind, wire_kind};
@@ -28,28 +28,16 @@ pub(super) struct Directory {
     agent: Arc<Agent>,
     /// UCX's identity of this machine.
     machine: Option<u64>,
-    loaded: Mutex<HashMap<String, Arc<Loaded>>>,
-    lost: Mutex<LostPeers>,
-    introduced: Mutex<Introduced>,
-    /// The connection details of the peers that this process has used, also after they were forgotten.
-    used: Mutex<RecentMap<String, Connections>>,
+    /// Never locked across a call of NIXL's.
+    entries: Mutex<Entries<Arc<Loaded>>>,
 }
 
 impl Directory {
     /// The most memories that a peer's own message introduces. Its sender may be another agent than its owner has met.
     const INTRODUCED: usize = 4096;
-    /// The most used peers that are remembered.
-    const USED: usize = 4096;
 
     pub(super) fn new(agent: Arc<Agent>) -> Self {
-        Self {
-            machine: agent.machine(),
-            agent,
-            loaded: Mutex::default(),
-            lost: Mutex::default(),
-            introduced: Mutex::default(),
-            used: Mutex::new(RecentMap::new(Self::USED)),
-        }
+        Self { machine: agent.machine(), agent, entries: Mutex::default() }
     }
 
     pub(super) fn agent(&self) -> &Agent {
@@ -58,22 +46,22 @@ impl Directory {
 
     /// A peer that is loaded.
     pub(super) fn loaded(&self, name: &str) -> Option<Arc<Loaded>> {
-        lock(&self.loaded).get(name).cloned()
+        self.entries().loaded(name).cloned()
     }
 
     /// What transfers use of a peer that is loaded.
     pub(super) fn peer(&self, peer: &PeerId) -> Option<Arc<Peer>> {
-        lock(&self.loaded).get(peer.as_str()).map(|loaded| Arc::clone(&loaded.peer))
+        self.entries().loaded(peer.as_str()).map(|loaded| Arc::clone(&loaded.peer))
     }
 
     /// The names of the peers that are loaded.
     pub(super) fn names(&self) -> Vec<String> {
-        lock(&self.loaded).keys().cloned().collect()
+        self.entries().names().map(str::to_owned).collect()
     }
 
     /// How many peers are loaded.
     pub(super) fn len(&self) -> usize {
-        lock(&self.loaded).len()
+        self.entries().len()
     }
 
     /// Records a blob, if it has nothing new for NIXL.
@@ -177,13 +165,14 @@ impl Directory {
         self.meet(&loaded.for_nixl(blob), blob.name, &blob.connections)?;
         loaded.endpoints = self.agent.endpoints(blob);
         loaded.note(blob, made);
-        lock(&self.loaded).insert(blob.name.to_owned(), Arc::new(loaded));
+        // Nothing was loaded under the name: it was retired.
+        let _ = self.entries().load(blob.name, Arc::new(loaded));
         Ok(connected_to(id, blob, all).superseding())
     }
 
     /// Whether this process has used another peer of this name. An introduction would take the name of one that is forgotten.
     fn was_used_by_another(&self, blob: &Blob<'_>) -> bool {
-        lock(&self.used).get(blob.name).is_some_and(|given| !is_of(given, blob))
+        self.entries().used(blob.name).is_some_and(|given| !is_of(given, blob))
     }
 
     /// Connection details with another machine, for a peer that claims this host without proof. The first choice applies while
@@ -216,15 +205,12 @@ impl Directory {
         let Some(loaded) = self.loaded(peer.as_str()) else { return };
         if !is_introduced || loaded.is_used() {
             loaded.set_used();
-            lock(&self.used).insert(peer.as_str().to_owned(), loaded.given().clone());
-            return lock(&self.introduced).remove(peer.as_str());
+            return self.entries().set_used(peer.as_str(), loaded.given().clone());
         }
-        let forgotten = lock(&self.introduced).add(peer.as_str());
+        let forgotten = self.entries().introduce(peer.as_str());
         for name in forgotten {
-            if self.disconnect(&PeerId::new(&*name)).is_err() {
-                // In use: retried next time.
-                lock(&self.introduced).put_back(name);
-            }
+            // In use: retried next time.
+            let _ = self.disconnect(&PeerId::new(&*name));
         }
     }
 
@@ -331,11 +317,10 @@ impl Directory {
             return Err(TransportError::PeerBusy { name: peer.id.to_string() });
         }
         peer.set_forgotten();
-        let loaded = lock(&self.loaded).remove(peer.id.as_str());
+        let loaded = self.entries().unload(peer.id.as_str());
         if let Some(loaded) = loaded.filter(|_| peer.is_broken()) {
-            let mut lost = lock(&self.lost);
-            let id = lost.id(peer.id.as_str(), &loaded.connections());
-            lost.note(id, Duration::ZERO, loaded.endpoints.clone());
+            let endpoints = loaded.endpoints.clone();
+            self.note_lost(peer.id.as_str(), &loaded.connections(), Duration::ZERO, endpoints);
         }
         inside
             .agent
@@ -351,20 +336,19 @@ impl Directory {
         connections: &[(&str, &[u8])],
     ) -> Result<(), TransportError> {
         let gone = || TransportError::PeerGone { name: name.to_owned() };
-        let id = lock(&self.lost).id(name, connections);
-        let lost = lock(&self.lost).get(id);
+        let lost = self.entries().lost(name, connections);
         if let Some(lost) = &lost {
             if lost.is_early() {
                 return Err(gone());
             }
             if lost.endpoints.refuse() {
-                lock(&self.lost).note(id, Lost::FIRST_WAIT, lost.endpoints.clone());
+                self.note_lost(name, connections, Lost::FIRST_WAIT, lost.endpoints.clone());
                 return Err(gone());
             }
         }
         let error = match self.load(metadata, name) {
             Ok(()) => {
-                lock(&self.lost).remove(id);
+                self.entries().note_reached(name, connections);
                 return Ok(());
             }
             Err(error) => error,
@@ -379,8 +363,26 @@ impl Directory {
         }
         let (wait, endpoints) =
             lost.map(|lost| (lost.wait * 2, lost.endpoints)).unwrap_or_default();
-        lock(&self.lost).note(id, wait.clamp(Lost::FIRST_WAIT, Lost::MAX_WAIT), endpoints);
+        let wait = wait.clamp(Lost::FIRST_WAIT, Lost::MAX_WAIT);
+        self.note_lost(name, connections, wait, endpoints);
         Err(gone())
+    }
+
+    /// A peer is not to be tried by these details for so long.
+    fn note_lost(
+        &self,
+        name: &str,
+        connections: &[(&str, &[u8])],
+        wait: Duration,
+        endpoints: Endpoints,
+    ) {
+        let now = Instant::now();
+        let lost = Lost::at(now, wait, endpoints);
+        self.entries().note_lost(name, connections, lost, now);
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries<Arc<Loaded>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn load(&self, metadata: &[u8], name: &str) -> Result<(), TransportError> {
@@ -418,10 +420,6 @@ fn connected_to(id: PeerId, blob: &Blob<'_>, all: usize) -> Connected {
 pub(super) fn covers(known: &Memories, span: &Span) -> bool {
     let (kind, device) = memory_kind(span.device);
     known.covers(wire_kind(kind), device, span.address, span.len)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) fn failed(call: &'static str, error: &NixlError) -> TransportError {

@@ -1,24 +1,15 @@
-//! Peers whose connection broke, or that could not be reached.
+//! A failure to reach a peer.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use super::endpoints::Endpoints;
 
-/// Such peers, by name and connection details: details that lead nowhere, in the name of a peer, are not that peer's.
-#[derive(Debug, Default)]
-pub(super) struct LostPeers {
-    peers: HashMap<LostId, Lost>,
-    hasher: RandomState,
-}
+/// A hash of the details by which a peer was lost, or not reached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct LostId(pub(super) u64);
 
-/// A hash under a key that no peer knows.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(super) struct LostId(u64);
-
-/// One of them. UCX may leak a file with each attempt that is refused, so such peers are not tried often; and NIXL may refuse the name as
-/// invalid from then on.
+/// The last of the failures by some details. UCX may leak a file with each attempt that is refused, so such a peer is not tried often; and
+/// NIXL may refuse the name as invalid from then on.
 #[derive(Clone, Debug)]
 pub(super) struct Lost {
     /// Not to be tried before.
@@ -31,46 +22,21 @@ impl Lost {
     pub(super) const FIRST_WAIT: Duration = Duration::from_secs(1);
     pub(super) const MAX_WAIT: Duration = Duration::from_secs(60);
 
+    pub(super) fn at(now: Instant, wait: Duration, endpoints: Endpoints) -> Self {
+        Self { until: now + wait, wait, endpoints }
+    }
+
     /// Whether it is not to be tried now.
     pub(super) fn is_early(&self) -> bool {
         Instant::now() < self.until
     }
-}
 
-impl LostPeers {
-    pub(super) fn id(&self, name: &str, connections: &[(&str, &[u8])]) -> LostId {
-        LostId(self.hasher.hash_one((name, connections)))
+    /// Whether it counts no more.
+    pub(super) fn is_past(&self, now: Instant) -> bool {
+        now >= self.until + Self::MAX_WAIT
     }
 
-    pub(super) fn get(&self, id: LostId) -> Option<Lost> {
-        self.peers.get(&id).cloned()
-    }
-
-    pub(super) fn remove(&mut self, id: LostId) {
-        self.peers.remove(&id);
-    }
-
-    pub(super) fn note(&mut self, id: LostId, wait: Duration, endpoints: Endpoints) {
-        let now = Instant::now();
-        self.peers.retain(|_, lost| now < lost.until + Lost::MAX_WAIT);
-        self.peers.insert(id, Lost { until: now + wait, wait, endpoints });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn details_that_lead_nowhere_are_not_held_against_the_peer_of_that_name() {
-        let mut lost = LostPeers::default();
-        let [there, nowhere] = [&b"there"[..], b"nowhere"].map(|d| lost.id("p", &[("UCX", d)]));
-        lost.note(nowhere, Lost::MAX_WAIT, Endpoints::default());
-        assert!(lost.get(nowhere).is_some_and(|lost| lost.is_early()));
-        assert!(lost.get(there).is_none());
-        lost.note(there, Duration::ZERO, Endpoints::default());
-        assert!(lost.get(there).is_some_and(|lost| !lost.is_early()));
-        lost.remove(nowhere);
-        assert!(lost.get(nowhere).is_none() && lost.get(there).is_some());
+    pub(super) fn until(&self) -> Instant {
+        self.until
     }
 }

@@ -55,7 +55,8 @@ impl StagingConfig {
     }
 
     /// Slots for each direction, which all connections of an executor share. Default: 16. With
-    /// [`with_slot_bytes`](Self::with_slot_bytes), the bound on pinned memory. They are allocated when an operation may need
+    /// [`with_slot_bytes`](Self::with_slot_bytes), the bound on pinned memory of the executor; [`StagingBudget`](super::StagingBudget)
+    /// bounds all executors together. They are allocated when an operation may need
     /// them, and go back when none has for half a minute.
     #[must_use]
     pub const fn with_slots(mut self, slots: usize) -> Self {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nixl_ops::TransportError;
 
 use super::SlotStats;
+use super::budget::StagingBudget;
 use super::pool::{EXHAUSTED, Failure, Member, Slab, Slot, SlotMemory, SlotPool, failed};
 use crate::local::{GpuBackend, SharedHandle, allocation_of, lock};
 
@@ -16,6 +17,7 @@ use crate::local::{GpuBackend, SharedHandle, allocation_of, lock};
 pub(crate) struct GpuSlots {
     slots: usize,
     slot_bytes: usize,
+    budget: Arc<StagingBudget>,
     by_gpu: Mutex<BTreeMap<u32, Arc<GpuSlotPool>>>,
 }
 
@@ -45,14 +47,14 @@ struct Exported {
 }
 
 impl GpuSlots {
-    pub(super) fn new(slots: usize, slot_bytes: usize) -> Self {
-        Self { slots, slot_bytes, by_gpu: Mutex::default() }
+    pub(super) fn new(slots: usize, slot_bytes: usize, budget: &Arc<StagingBudget>) -> Self {
+        Self { slots, slot_bytes, budget: Arc::clone(budget), by_gpu: Mutex::default() }
     }
 
     /// Those on one GPU.
     pub(crate) fn on(&self, gpu: u32) -> Arc<GpuSlotPool> {
         let mut by_gpu = lock(&self.by_gpu);
-        let made = || Arc::new(GpuSlotPool::new(gpu, self.slots, self.slot_bytes));
+        let made = || Arc::new(GpuSlotPool::new(gpu, self));
         Arc::clone(by_gpu.entry(gpu).or_insert_with(made))
     }
 
@@ -64,8 +66,8 @@ impl GpuSlots {
 }
 
 impl GpuSlotPool {
-    fn new(gpu: u32, slots: usize, slot_bytes: usize) -> Self {
-        let pool = SlotPool::new(SlotMemory::Gpu, slots, slot_bytes);
+    fn new(gpu: u32, of: &GpuSlots) -> Self {
+        let pool = SlotPool::new(SlotMemory::Gpu, of.slots, of.slot_bytes, Arc::clone(&of.budget));
         Self { gpu, pool, state: Mutex::new(State::Empty) }
     }
 
@@ -212,7 +214,7 @@ mod tests {
 
     #[test]
     fn slots_are_allocated_once_and_named_by_one_handle() {
-        let (gpus, slots) = (gpus(), GpuSlots::new(3, 64));
+        let (gpus, slots) = (gpus(), GpuSlots::new(3, 64, &Arc::default()));
         let pool = slots.on(1);
         let mut first = pool.join();
         assert!(first.take().is_err(), "no allocation is under way");
@@ -241,7 +243,7 @@ mod tests {
 
     #[test]
     fn an_allocation_that_is_never_made_is_left_to_the_next() {
-        let pool = GpuSlots::new(1, 64).on(0);
+        let pool = GpuSlots::new(1, 64, &Arc::default()).on(0);
         drop(pool.allocation(NOW).unwrap());
         assert!(pool.join().take().is_err());
         pool.allocation(NOW).unwrap().make(&gpus(), NOW);
@@ -250,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_remembered_for_a_while() {
-        let pool = GpuSlots::new(1, 64).on(0);
+        let pool = GpuSlots::new(1, 64, &Arc::default()).on(0);
         pool.allocation(NOW).unwrap().make(&NoGpus::default(), NOW);
         let reason = pool.why_not(NOW).unwrap();
         assert!(reason.starts_with("no slots on the GPU: "), "{reason}");

@@ -13,6 +13,7 @@ use nixl_descriptor::{Descriptor, Region, Registration, RegistrationCache};
 use nixl_ops::{GaugeShare, TransportError};
 
 use super::admission::Admission;
+use super::budget::{Reserved, StagingBudget};
 use crate::local::GpuBackend;
 
 /// The slots of one direction, or on one GPU. Their memory is allocated when it is first needed, and does not grow.
@@ -20,6 +21,7 @@ pub(crate) struct SlotPool {
     made_of: SlotMemory,
     slots: u16,
     slot_bytes: usize,
+    budget: Arc<StagingBudget>,
     memory: Mutex<Option<Counted>>,
     admission: Mutex<Admission>,
     used: AtomicBool,
@@ -57,11 +59,11 @@ pub(super) enum SlotMemory {
     Gpu,
 }
 
-/// Memory of slots, which is in its gauge until its last user has gone.
+/// Memory of slots, which is in its gauge and its budget until its last user has gone.
 #[derive(Clone)]
 pub(super) struct Counted {
     pub(super) region: Region,
-    _counted: Arc<GaugeShare>,
+    _counted: Arc<(GaugeShare, Reserved)>,
 }
 
 #[derive(Clone)]
@@ -119,12 +121,18 @@ impl SlotStats {
 }
 
 impl SlotPool {
-    pub(super) fn new(made_of: SlotMemory, slots: usize, slot_bytes: usize) -> Arc<Self> {
+    pub(super) fn new(
+        made_of: SlotMemory,
+        slots: usize,
+        slot_bytes: usize,
+        budget: Arc<StagingBudget>,
+    ) -> Arc<Self> {
         let slots = u16::try_from(slots).unwrap_or(u16::MAX);
         Arc::new(Self {
             made_of,
             slots,
             slot_bytes,
+            budget,
             memory: Mutex::default(),
             admission: Mutex::new(Admission::new(slots)),
             used: AtomicBool::new(false),
@@ -139,13 +147,14 @@ impl SlotPool {
         }
         let len = self.slot_bytes.checked_mul(self.slots.into());
         let len = len.ok_or("the slots are too large")?;
+        let reserved = self.budget.reserve(self.made_of, gpu, len as u64)?;
         let (region, gauge) = match self.made_of {
             SlotMemory::Pinned => (gpus.pinned_region(gpu, len), "nixl_pinned_bytes"),
             SlotMemory::Gpu => (gpus.shareable_region(gpu, len), "nixl_gpu_slot_bytes"),
         };
         let region = region.map_err(|e| e.to_string())?;
-        let counted = Arc::new(GaugeShare::new(gauge, region.len() as u64));
-        let allocated = Counted { region, _counted: counted };
+        let counted = GaugeShare::new(gauge, region.len() as u64);
+        let allocated = Counted { region, _counted: Arc::new((counted, reserved)) };
         *memory = Some(allocated.clone());
         Ok(allocated)
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::StagingConfig;
+use super::budget::{BudgetStats, StagingBudget, process};
 use super::gpu_slots::GpuSlots;
 use super::pool::{SlotMemory, SlotPool};
 
@@ -12,14 +13,28 @@ pub(crate) struct SlotPools {
     pub(crate) outgoing: Arc<SlotPool>,
     pub(crate) incoming: Arc<SlotPool>,
     pub(crate) on_gpus: Arc<GpuSlots>,
+    pub(super) budget: Arc<StagingBudget>,
 }
 
 impl SlotPools {
+    /// Within the budget of the process.
     pub(crate) fn new(config: StagingConfig) -> Self {
+        Self::within(config, process())
+    }
+
+    pub(crate) fn within(config: StagingConfig, budget: &Arc<StagingBudget>) -> Self {
         let config = config.checked();
-        let pinned = || SlotPool::new(SlotMemory::Pinned, config.slots, config.slot_bytes);
-        let on_gpus = Arc::new(GpuSlots::new(config.gpu_slots, config.gpu_slot_bytes));
-        Self { outgoing: pinned(), incoming: pinned(), on_gpus }
+        let pinned = || {
+            let (slots, bytes) = (config.slots, config.slot_bytes);
+            SlotPool::new(SlotMemory::Pinned, slots, bytes, Arc::clone(budget))
+        };
+        let on_gpus = Arc::new(GpuSlots::new(config.gpu_slots, config.gpu_slot_bytes, budget));
+        Self { outgoing: pinned(), incoming: pinned(), on_gpus, budget: Arc::clone(budget) }
+    }
+
+    /// Use of the budget, also by other executors.
+    pub(crate) fn budget(&self) -> BudgetStats {
+        self.budget.stats()
     }
 
     /// Whether the memory of pinned slots is allocated and was not used since the last call.

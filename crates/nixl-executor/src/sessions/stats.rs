@@ -1,7 +1,7 @@
 //! The counts of what staging holds.
 
 use super::Sessions;
-use crate::pinned_slots::{SlotPools, SlotStats};
+use crate::pinned_slots::{BudgetStats, SlotPools, SlotStats};
 
 /// What staging holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -9,6 +9,7 @@ pub struct StagingStats {
     pub(crate) outgoing: SlotStats,
     pub(crate) incoming: SlotStats,
     pub(crate) on_gpus: SlotStats,
+    pub(crate) budget: BudgetStats,
     pub(crate) sessions: usize,
     pub(crate) strangers: u64,
     pub(crate) waiting_messages: usize,
@@ -21,8 +22,8 @@ impl StagingStats {
         connections: impl Iterator<Item = &'a Sessions>,
     ) -> Self {
         let (outgoing, incoming) = (pools.outgoing.stats(), pools.incoming.stats());
-        let on_gpus = pools.on_gpus.stats();
-        let none = Self { outgoing, incoming, on_gpus, ..Self::default() };
+        let (on_gpus, budget) = (pools.on_gpus.stats(), pools.budget());
+        let none = Self { outgoing, incoming, on_gpus, budget, ..Self::default() };
         connections.fold(none, |sum, sessions| Self {
             sessions: sum.sessions + sessions.len(),
             strangers: sum.strangers + sessions.strangers(),
@@ -47,6 +48,12 @@ impl StagingStats {
     #[must_use]
     pub fn on_gpus(&self) -> SlotStats {
         self.on_gpus
+    }
+
+    /// Memory of the slots of all executors of this process, and its bound.
+    #[must_use]
+    pub fn budget(&self) -> BudgetStats {
+        self.budget
     }
 
     /// Transfers under way in which the peer takes part, of both sides.

@@ -92,9 +92,15 @@ impl Reactor {
             }
         };
         let mail = shared.take_mail(&mut receive);
-        let result = transport.take_notifications(&mut receive);
+        let found = mail || found != SlotsFound::Nothing;
+        // What was found on the page has woken a thread, which may wait for this processor: the engine's calls are for the next turn.
+        self.is_engine_deferred = found && !self.is_engine_deferred && self.closed.is_none();
+        let result = match self.is_engine_deferred {
+            true => Ok(()),
+            false => transport.take_notifications(&mut receive),
+        };
         delivered |= mail;
-        self.listener.looked(mail || found != SlotsFound::Nothing);
+        self.listener.looked(found);
         let unreadable = shared.passive.page.unreadable_mail();
         shared.unexpected.note_unreadable(transport.unreadable_notifications() + unreadable);
         self.idle_looks.took(bytes);
@@ -115,6 +121,9 @@ impl Reactor {
     /// The time of the next receipt of unexpected messages.
     pub(super) fn messages_due(&self) -> Option<Duration> {
         self.shared.transport.as_ref()?;
+        if self.is_engine_deferred {
+            return Some(self.taken);
+        }
         Some(self.taken.saturating_add(self.poll_interval()?))
     }
 }

@@ -30,6 +30,8 @@ pub struct Reactor {
     /// The time of the last receipt of messages.
     pub(super) taken: Duration,
     pub(super) notifications_failed: bool,
+    /// The last receipt of messages left out those of the engine.
+    pub(super) is_engine_deferred: bool,
     /// The time since which only memory that peers may be reading is left.
     pub(super) closed: Option<Duration>,
     /// Turns in a row that have panicked.
@@ -50,6 +52,7 @@ impl Reactor {
             idle_looks: IdleLooks::new(),
             taken: last_progress,
             notifications_failed: false,
+            is_engine_deferred: false,
             closed: None,
             panics: 0,
         }

@@ -39,21 +39,18 @@ impl Lane {
         claimed.is_some()
     }
 
-    /// Writes a message, and wakes the owner. Returns whether there was room.
-    pub(crate) fn post(&self, memory: &SharedMemory, from: &str, payload: &[u8]) -> bool {
+    /// Writes a message, and wakes the owner. Returns whether a thread woke; `None` if there was no room.
+    pub(crate) fn post(&self, memory: &SharedMemory, from: &str, payload: &[u8]) -> Option<bool> {
         let mut claimed = self.lock();
-        let Some(lane) = &mut *claimed else { return false };
+        let lane = claimed.as_mut()?;
         if !Ring::of_page(lane.index).put(memory, &mut lane.written, from, payload) {
-            return false;
+            return None;
         }
         if let Some(mail) = memory.word(Doorbell::MAIL) {
             mail.fetch_or(1 << lane.index, Ordering::AcqRel);
         }
         drop(claimed);
-        if let Some(doorbell) = PageDoorbell::of(memory) {
-            doorbell.ring();
-        }
-        true
+        Some(PageDoorbell::of(memory).is_some_and(|doorbell| doorbell.ring()))
     }
 
     /// Releases the lane to another sender. Sent messages stay there.

@@ -59,10 +59,18 @@ impl Mailbox {
         }
         let posted = self.with(|lane, memory| lane.post(memory, from, payload));
         // Checked last: the owner wakes meanwhile.
-        let is_gone = matches!(&self.0, Reached::Mapped(page) if !page.is_owned());
+        let is_gone = match &self.0 {
+            Reached::Mapped(page) => {
+                if posted.flatten() == Some(true) {
+                    page.woke();
+                }
+                !page.is_owned()
+            }
+            Reached::Own(_) => false,
+        };
         match posted.filter(|_| !is_gone) {
-            Some(true) => Poll::Ready(Ok(())),
-            Some(false) => Poll::Pending,
+            Some(Some(_)) => Poll::Ready(Ok(())),
+            Some(None) => Poll::Pending,
             None => gone(peer),
         }
     }

@@ -66,7 +66,7 @@ proptest! {
                     let from = format!("{sender}{}", "n".repeat(name));
                     let payload = vec![fill; len];
                     prop_assert!(Lane::fits(&from, &payload));
-                    if lanes[sender].post(&memory, &from, &payload) {
+                    if lanes[sender].post(&memory, &from, &payload).is_some() {
                         waiting[sender].push_back((from, payload));
                     }
                 }
@@ -92,7 +92,7 @@ proptest! {
         let memory = page();
         let lane = claimed(&memory);
         let mut inbox = Inbox::default();
-        prop_assert!(lane.post(&memory, "before", b"1"));
+        prop_assert!(lane.post(&memory, "before", b"1").is_some());
         for (word, value) in words {
             if let Some(word) = memory.word(Ring::of_page(0).word(word)) {
                 word.store(value, Ordering::Relaxed);
@@ -108,7 +108,7 @@ proptest! {
         // The sender knows its own count, the owner its own; a letter that they disagree on is skipped as garbage.
         let mut arrived = false;
         for _ in 0..3 {
-            arrived |= lane.post(&memory, "after", b"2")
+            arrived |= lane.post(&memory, "after", b"2").is_some()
                 && taken(&mut inbox, &memory) == [("after".to_owned(), b"2".to_vec())];
         }
         prop_assert!(arrived, "letters of an honest sender do not arrive again");
@@ -126,10 +126,10 @@ fn a_full_ring_takes_letters_again_once_the_owner_has_read() {
     let lane = claimed(&memory);
     let mut inbox = Inbox::default();
     let payload = [7; 1000];
-    let posted = (0..).take_while(|_| lane.post(&memory, "a", &payload)).count();
+    let posted = (0..).take_while(|_| lane.post(&memory, "a", &payload).is_some()).count();
     assert_eq!(posted, (Doorbell::LANE_WORDS - 16) / 127);
     assert_eq!(taken(&mut inbox, &memory).len(), posted);
-    assert!(lane.post(&memory, "a", &payload));
+    assert!(lane.post(&memory, "a", &payload).is_some());
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn letters_under_names_that_no_agent_has_are_skipped() {
     let long = "x".repeat(255);
     let names = ["a\nb", "\u{7}", &format!("{long}x"), &long, "after"];
     for name in names {
-        assert!(lane.post(&memory, name, b"1"));
+        assert!(lane.post(&memory, name, b"1").is_some());
     }
     let expected = [&*long, "after"].map(|name| (name.to_owned(), b"1".to_vec()));
     assert_eq!(taken(&mut inbox, &memory), expected);
@@ -167,7 +167,7 @@ fn letters_arrive_while_more_are_posted() {
                 let lane = claimed(memory);
                 for number in 0..LETTERS {
                     let payload = number.to_ne_bytes().repeat(1 + number as usize % 7);
-                    while !lane.post(memory, &sender.to_string(), &payload) {
+                    while !lane.post(memory, &sender.to_string(), &payload).is_some() {
                         thread::yield_now();
                     }
                 }
@@ -198,11 +198,11 @@ fn a_lane_goes_from_a_sender_that_has_ended_to_the_next() {
     let none = Lane::default();
     assert!(!none.claim(&memory, None), "all are taken");
     let mut inbox = Inbox::default();
-    assert!(last.post(&memory, "last", b"1"));
+    assert!(last.post(&memory, "last", b"1").is_some());
     // What was sent before the lane was given back arrives.
     last.release(&memory);
     assert!(none.claim(&memory, None));
-    assert!(none.post(&memory, "next", b"2"));
+    assert!(none.post(&memory, "next", b"2").is_some());
     let expected = [("last", b"1"), ("next", b"2")].map(|(n, p)| (n.to_owned(), p.to_vec()));
     assert_eq!(taken(&mut inbox, &memory), expected);
     drop(held);

@@ -152,7 +152,7 @@ fn no_wake_up_of_this_process_or_ring_of_another_is_lost() {
                     told.store(round, Ordering::SeqCst);
                     match by {
                         0 => parking.wake(),
-                        _ => page.doorbell().unwrap().ring(),
+                        _ => _ = page.doorbell().unwrap().ring(),
                     }
                     barrier.wait();
                 }
@@ -251,7 +251,7 @@ fn child() {
     let memory = SharedMemory::open(&name).unwrap();
     for line in std::io::stdin().lines() {
         let slot: u32 = line.unwrap().parse().unwrap();
-        assert!(crate::slots::ring(&memory, slot));
+        assert!(crate::slots::ring(&memory, slot).is_some());
     }
 }
 
@@ -357,7 +357,7 @@ fn one_thread_at_a_time_waits_on_the_bell_and_the_owner_sleeps_without_it_meanwh
 fn a_page_of_an_earlier_release_has_no_bell_and_takes_words() {
     let memory = SharedMemory::new(8 * Doorbell::WORDS).unwrap();
     assert!(crate::slots::PageDoorbell::of(&memory).is_none());
-    assert!(crate::slots::ring(&memory, Doorbell::SLOTS - 1));
+    assert!(crate::slots::ring(&memory, Doorbell::SLOTS - 1).is_some());
     // An earlier release maps the whole of a longer file, and finds all that it knows of.
     let ours = SharedMemory::new(Doorbell::LENGTH).unwrap();
     assert!(ours.name().len >= 8 * Doorbell::WORDS as u64);

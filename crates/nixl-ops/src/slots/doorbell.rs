@@ -27,14 +27,15 @@ impl<'a> PageDoorbell<'a> {
         Some(Self { rings, asleep })
     }
 
-    /// Wakes the owner if it sleeps, else prevents its next sleep.
-    pub(crate) fn ring(&self) {
+    /// Wakes the owner if it sleeps, else prevents its next sleep. Returns whether a thread woke, which only a process with the page open
+    /// has.
+    pub(crate) fn ring(&self) -> bool {
         // Sequentially consistent, as the owner's accesses in `sleep`: either this thread sees it asleep, or it sees the ring.
         // Of several ringers before its wake-up, one wakes it.
         self.rings.fetch_add(1, Ordering::SeqCst);
-        if self.asleep.load(Ordering::SeqCst) != 0 && self.asleep.swap(0, Ordering::SeqCst) != 0 {
-            wake_one(self.rings);
-        }
+        self.asleep.load(Ordering::SeqCst) != 0
+            && self.asleep.swap(0, Ordering::SeqCst) != 0
+            && wake_one(self.rings)
     }
 
     /// As [`ring`](Self::ring), by the owner's own process while the owner may sleep: wakes it even if a peer that has seen it asleep

@@ -304,12 +304,9 @@ pub(super) fn word(memory: &SharedMemory, slot: u32) -> Option<&AtomicU64> {
 }
 
 /// Sets the bits that lead the owner to a slot, and wakes it if it sleeps.
-pub(crate) fn ring(memory: &SharedMemory, slot: u32) -> bool {
+pub(crate) fn ring(memory: &SharedMemory, slot: u32) -> Option<bool> {
     let is_marked = mark(memory, slot);
-    if is_marked && let Some(doorbell) = PageDoorbell::of(memory) {
-        doorbell.ring();
-    }
-    is_marked
+    is_marked.then(|| PageDoorbell::of(memory).is_some_and(|doorbell| doorbell.ring()))
 }
 
 /// Sets the bits that lead the owner to a slot in its next scan.

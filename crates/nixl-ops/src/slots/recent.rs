@@ -16,6 +16,11 @@ impl RecentCheck {
     /// The validity of a positive result.
     pub const TTL: Duration = Duration::from_millis(1);
 
+    /// The check is known to be positive now.
+    pub fn confirm(&self) {
+        self.0.store(now(), Ordering::Relaxed);
+    }
+
     /// Whether the check was positive within the last [`TTL`](Self::TTL), or is now.
     pub fn get_or(&self, check: impl FnOnce() -> bool) -> bool {
         let now = now();

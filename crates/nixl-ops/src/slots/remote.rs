@@ -74,6 +74,12 @@ impl MappedPage {
     pub(crate) fn is_owned(&self) -> bool {
         self.owned.get_or(|| !self.memory.name().is_gone())
     }
+
+    /// A thread of the owner slept on the page just now. The check of the owner, a walk through `/proc`, would keep this processor from
+    /// the thread that woke.
+    pub(crate) fn woke(&self) {
+        self.owned.confirm();
+    }
 }
 
 impl Drop for MappedPage {
@@ -353,11 +359,10 @@ impl RemoteSlot {
         });
         match result {
             Ok(word) => {
-                if let Some(memory) = self.page.memory() {
-                    match word.state() {
-                        SlotState::Done => ring(memory, self.slot),
-                        _ => mark(memory, self.slot),
-                    };
+                match (self.page.memory(), word.state()) {
+                    (Some(memory), SlotState::Done) => _ = self.ring(memory),
+                    (Some(memory), _) => _ = mark(memory, self.slot),
+                    (None, _) => {}
                 }
                 Ok(())
             }
@@ -386,11 +391,20 @@ impl RemoteSlot {
         let rung = place.is_some_and(|place| {
             place.compare_exchange(0, self.token, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         });
-        match rung && ring(memory, self.slot) {
+        match rung && self.ring(memory) {
             true => Ok(()),
             // The engine has to notify the owner.
             false => Err(ended(EndedOffer::Used)),
         }
+    }
+
+    /// Leads the owner to the slot. Returns whether there is such a slot.
+    fn ring(&self, memory: &SharedMemory) -> bool {
+        let rung = ring(memory, self.slot);
+        if let (Some(true), Page::Mapped(page)) = (rung, &self.page) {
+            page.woke();
+        }
+        rung.is_some()
     }
 
     fn open(&self) -> SlotWord {

@@ -101,10 +101,12 @@ loom::lazy_static! {
 }
 
 /// Wakes the thread that has waited longest on the word. All words have one queue here: models have one word on which threads wait.
-pub(crate) fn wake_one(_: &AtomicU32) {
+pub(crate) fn wake_one(_: &AtomicU32) -> bool {
     let (waiters, woken) = &*WAITERS;
     let _guard = lock(waiters);
     woken.notify_one();
+    // Not known here.
+    false
 }
 
 pub(crate) fn unpark(_: &loom::thread::Thread) {

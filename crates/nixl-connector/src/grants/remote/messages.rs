@@ -11,13 +11,13 @@ use crate::grants::error::TicketError;
 impl Imported {
     /// Where this import's messages go, if not through the engine.
     pub(super) async fn mailbox(&self) -> Result<Option<Mailbox>, ConnectorError> {
-        match &self.page {
-            Some(page) => {
-                let connector = &self.connector;
-                connector.within_timeout(connector.connection().mailbox(page)).await
-            }
-            None => Ok(None),
+        let Some(page) = &self.page else { return Ok(None) };
+        let connector = &self.connector;
+        // All messages but the first: nothing is waited for, and no timer is needed.
+        if let Some(mailbox) = connector.connection().opened_mailbox(page) {
+            return Ok(Some(mailbox));
         }
+        connector.within_timeout(connector.connection().mailbox(page)).await
     }
 }
 

@@ -297,7 +297,7 @@ impl Side {
         let imports = ImportCache::new(Arc::clone(&dynamic), jobs.clone());
         let facts = Arc::default();
         let remote_copies = RemoteCopyContext { imports: Arc::clone(&imports), context, facts };
-        let pools = SlotPools::new(config);
+        let pools = SlotPools::within(config, &Arc::default());
         let services =
             Arc::new(Services::new(remote_copies, link, Arc::default(), (config, &pools)));
         let executor: Arc<dyn ConnectionExecutor> =
