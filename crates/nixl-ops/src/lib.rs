@@ -107,6 +107,7 @@ pub use grants::{
     DoneOutcome, ExportNotification, FreeBlocks, GrantError, GrantMessage, GrantMessageKind,
     GrantStats, GrantTable, GrantTableOptions, GrantTerms, GrantWords, Granted,
     NotificationReceiver, NotificationSender, RenewedUntil, SpentWords, StaleRead, WordCheck,
+    WrittenBlocks,
 };
 pub use mailbox::{Mailbox, Mailboxes};
 pub use nixl_device::Advice;

@@ -294,7 +294,8 @@ impl Export {
         &self.shared
     }
 
-    /// Resolves when no grant to read covers any of the blocks. Cancel safe.
+    /// Resolves when no grant covers any of the blocks: those to read have ended, and of those to write no peer writes any more.
+    /// Cancel safe.
     ///
     /// # Errors
     ///

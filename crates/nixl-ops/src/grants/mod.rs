@@ -32,5 +32,5 @@ pub use notifications::{ExportNotification, NotificationReceiver, NotificationSe
 pub(crate) use served::ServedGrants;
 pub use table::{DoneOutcome, GrantStats, GrantTable, RenewedUntil, SpentWords};
 pub use terms::{GrantTableOptions, GrantTerms, Granted};
-pub use waiters::FreeBlocks;
+pub use waiters::{FreeBlocks, WrittenBlocks};
 pub use words::GrantWords;

@@ -15,7 +15,7 @@ use super::expiry::Expiries;
 use super::notifications::{NotificationInbox, NotificationReceiver, NotificationSender};
 use super::terms::{GrantTableOptions, GrantTerms, Granted};
 use super::tokens::{Tokens, same};
-use super::waiters::{FreeBlocks, Waiters};
+use super::waiters::{FreeBlocks, Waiters, WrittenBlocks};
 use super::words::GrantWords;
 use crate::clock::Clock;
 use crate::wakes;
@@ -419,7 +419,31 @@ impl GrantTable {
         spent
     }
 
-    /// Resolves when no grant of this table covers any of the blocks. Another task may have granted them by then.
+    /// Has [`free_blocks`](Self::free_blocks) wait for blocks that are granted for writing, until the result is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn write_begins(
+        self: &Arc<Self>,
+        layout: u16,
+        blocks: &[u32],
+    ) -> Result<WrittenBlocks, GrantError> {
+        self.check_blocks(layout, blocks)?;
+        self.lock().waiters.write_begins(layout, blocks);
+        Ok(WrittenBlocks::new(Arc::clone(self), layout, blocks.into()))
+    }
+
+    pub(super) fn write_ended(&self, layout: u16, blocks: &[u32]) {
+        self.change(|changes| {
+            let waiters = &mut changes.state.waiters;
+            waiters.write_ended(layout, blocks);
+            changes.wakers.extend(waiters.freed(layout, blocks, self.held(layout)));
+        });
+    }
+
+    /// Resolves when no grant of this table covers any of the blocks, and none to write either
+    /// ([`write_begins`](Self::write_begins)). Another task may have granted them by then.
     ///
     /// # Errors
     ///
@@ -429,11 +453,16 @@ impl GrantTable {
         layout: u16,
         blocks: &[u32],
     ) -> Result<FreeBlocks, GrantError> {
-        let count = self.layout(layout)?.layout().geometry().blocks();
-        if let Some(&block) = blocks.iter().find(|block| **block as usize >= count) {
-            return Err(BlockGrantError::OutOfRange { block, blocks: count }.into());
-        }
+        self.check_blocks(layout, blocks)?;
         Ok(FreeBlocks::new(Arc::clone(self), layout, blocks.into()))
+    }
+
+    fn check_blocks(&self, layout: u16, blocks: &[u32]) -> Result<(), GrantError> {
+        let count = self.layout(layout)?.layout().geometry().blocks();
+        match blocks.iter().find(|block| **block as usize >= count) {
+            Some(&block) => Err(BlockGrantError::OutOfRange { block, blocks: count }.into()),
+            None => Ok(()),
+        }
     }
 
     /// Whether a grant has not ended.
