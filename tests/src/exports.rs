@@ -199,6 +199,13 @@ impl Exports {
                 }
                 crc32(&all)
             }
+            // How many layers are ready, once so many are.
+            "ready" => {
+                let (ticket, layers) = rest.split_once(' ').ok_or("ready TICKET LAYERS")?;
+                let import = self.imported.as_ref().ok_or("nothing is imported")?;
+                let ticket = Ticket::decode(&bytes_of(ticket).ok_or("no bytes")?)?;
+                import.wait_ready(&ticket, layers.parse()?).await?.to_string()
+            }
             "put" => {
                 let cache = self.local(connector)?;
                 let import = self.imported.as_ref().ok_or("nothing is imported")?;

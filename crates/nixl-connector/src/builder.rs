@@ -192,7 +192,7 @@ impl ConnectorBuilder {
         };
         let versions = MessageVersions::default()
             .with_doorbell(RemoteSlots::VERSION)
-            .with_claims(Driver::NOTIFICATIONS_SINCE);
+            .with_claims(Driver::LAYER_WAITS_SINCE);
         let info = PeerInfo::new(transport.agent_name(), incarnation, host)?
             .with_transports([transport.name()])?
             .with_versions(versions);

@@ -13,7 +13,7 @@ use nixl_device::{LeakInChild, tcp_gives_up_after};
 use nixl_metadata::{OperationKind, RdmaMetadata};
 use nixl_ops::{
     EngineSetting, Execution, OperationOptions, ReadOperation, ReadableOperation, SpentKeys,
-    TransportError, WritableOperation, WriteOperation,
+    TransportError, WritableOperation, WriteOperation, WrittenBlocks,
 };
 
 pub(crate) use self::offering::{Naming, Offers, token_of_ticket};
@@ -184,13 +184,13 @@ impl Connector {
         L: TryInto<DescriptorList>,
         ConnectorError: From<L::Error>,
     {
-        self.create_writable_as(Naming::Random, self.admit(local)?, options).await
+        self.create_writable_as((Naming::Random, None), self.admit(local)?, options).await
     }
 
     /// Offers memory to be written, by metadata or by a ticket.
     pub(crate) async fn create_writable_as(
         &self,
-        naming: Naming,
+        (naming, written): (Naming, Option<WrittenBlocks>),
         local: DescriptorList,
         options: OperationOptions,
     ) -> Result<WritableOperation, ConnectorError> {
@@ -211,7 +211,8 @@ impl Connector {
         let (spec, options) = self.offered((OperationKind::Write, naming), local, options).await?;
         // The wait may have been long.
         self.refuse_if_draining()?;
-        Ok(WritableOperation::offer(connection.driver(), connection.executor(), spec, options)?)
+        let (driver, executor) = (connection.driver(), connection.executor());
+        Ok(WritableOperation::offer(driver, executor, spec.of_blocks(written), options)?)
     }
 
     /// Begins a read of a peer's offer into local memory.

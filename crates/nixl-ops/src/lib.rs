@@ -105,8 +105,9 @@ pub use executor::{
 };
 pub use grants::{
     DoneOutcome, ExportNotification, FreeBlocks, GrantError, GrantMessage, GrantMessageKind,
-    GrantStats, GrantTable, GrantTableOptions, GrantTerms, GrantWords, Granted,
+    GrantStats, GrantTable, GrantTableOptions, GrantTerms, GrantWords, Granted, LayerWatch,
     NotificationReceiver, NotificationSender, RenewedUntil, SpentWords, StaleRead, WordCheck,
+    WrittenBlocks,
 };
 pub use mailbox::{Mailbox, Mailboxes};
 pub use nixl_device::Advice;

@@ -1,5 +1,5 @@
 //! Exports between real processes: a model of reads and reuse, initiators that are killed, cycles that leave nothing behind,
-//! notifications, writes by altered tickets, and owners that close with readers at work.
+//! notifications, waits for layers, writes by altered tickets, and owners that close with readers at work.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test says so, by failing too")]
 
 mod closing;
@@ -7,6 +7,7 @@ mod flat;
 mod killed;
 mod model;
 mod notifications;
+mod waits;
 mod writes;
 
 use nixl_tests::{By, Peer, local};

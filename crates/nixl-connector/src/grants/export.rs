@@ -249,7 +249,10 @@ impl Export {
         self.shared.connector.refuse_if_draining()?;
         let GrantOptions { layers, time_to_live, readers, ready, after } = options;
         let (_, layers) = self.shared.layers_of(layout, layers)?;
-        let terms = GrantTerms::new(layout).for_time(time_to_live).for_readers(readers);
+        let terms = GrantTerms::new(layout)
+            .for_time(time_to_live)
+            .for_readers(readers)
+            .of_layers_below(layers.end.into());
         let table = &self.shared.table;
         let granted = table.grant(&terms, blocks)?;
         let alive = Alive::new(&self.shared, granted);
@@ -272,6 +275,10 @@ impl Export {
             false => Ticket::new_unfilled(terms, blocks)?,
         };
         self.shared.note_expiry(expires);
+        if !is_filled {
+            // Readers may ask for layers.
+            connection.driver().await_grants();
+        }
         connection.driver().grant_expires(expires.1);
         let (slot, generation, digest) = (granted.slot(), granted.generation(), ticket.digest());
         match after {
@@ -294,7 +301,8 @@ impl Export {
         &self.shared
     }
 
-    /// Resolves when no grant to read covers any of the blocks. Cancel safe.
+    /// Resolves when no grant covers any of the blocks: those to read have ended, and of those to write no peer writes any more.
+    /// Cancel safe.
     ///
     /// # Errors
     ///

@@ -26,6 +26,7 @@ mod renewal;
 mod stream;
 mod tensors;
 mod turns;
+mod waits;
 mod words;
 mod writes;
 

@@ -21,7 +21,9 @@ use nixl_metadata::{
     ClaimDemand, Doorbell, ExportMetadata, MetadataError, NotificationKey, OfferTerms,
     OperationKind, RdmaMetadata, Rights, SerializedDescriptor, Share, Ticket, TicketTerms,
 };
-use nixl_ops::{Completion, OperationError, OperationOptions, RevokeOutcome, WritableOperation};
+use nixl_ops::{
+    Completion, FreeBlocks, OperationError, OperationOptions, RevokeOutcome, WritableOperation,
+};
 
 use super::error::TicketError;
 use super::export::{Export, ExportShared};
@@ -42,7 +44,7 @@ pub struct WriteGrant {
     /// Field order: the grant ends before the export may.
     operation: WritableOperation,
     ticket: Ticket,
-    _export: Arc<ExportShared>,
+    export: Arc<ExportShared>,
 }
 
 impl Export {
@@ -89,7 +91,9 @@ impl Export {
         };
         let terms = terms.bound(blocks);
         let key = key_of(&terms.token)?;
-        let operation = connector.create_writable_as(Naming::Ticket(key), list, offer).await?;
+        let written = shared.table().write_begins(layout, blocks)?;
+        let as_ticket = (Naming::Ticket(key), Some(written));
+        let operation = connector.create_writable_as(as_ticket, list, offer).await?;
         shared.writers().add(operation.ender())?;
         let metadata = operation.metadata();
         let expires = metadata.terms().map_or(0, |terms| terms.expires_unix_millis().get());
@@ -97,7 +101,7 @@ impl Export {
             metadata.doorbell().map_or((NO_SLOT, 0), |bell| (bell.slot(), bell.token()));
         let terms = TicketTerms { slot, generation, expires_unix_millis: expires, ..terms };
         let ticket = Ticket::new(terms, blocks)?;
-        Ok(WriteGrant { operation, ticket, _export: Arc::clone(shared) })
+        Ok(WriteGrant { operation, ticket, export: Arc::clone(shared) })
     }
 }
 
@@ -115,6 +119,15 @@ impl WriteGrant {
     /// [`OperationError`]: the grant was revoked, or declined.
     pub async fn written(&mut self) -> Result<Completion, OperationError> {
         self.operation.wait_for_completion().await
+    }
+
+    /// Resolves when the blocks are the owner's again: this grant has ended, and no peer writes them. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Forked`](nixl_ops::TransportError::Forked); else none, since the blocks exist.
+    pub fn free_blocks(&self) -> Result<FreeBlocks, ConnectorError> {
+        self.export.free_blocks(self.ticket.layout(), self.ticket.blocks())
     }
 
     /// Ends the grant: no writer begins any more. The blocks are the owner's again if the outcome is

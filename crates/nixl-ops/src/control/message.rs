@@ -8,7 +8,7 @@
 //! | 6 | 1 | length of the key |
 //! | 7 | | the key |
 //! | | 8 | the token, little-endian |
-//! | | | claim: the initiator's agent metadata as it travels; granted: 8 bytes for a time; refused: a byte for the reason; notification: 8 bytes for its number, and the payload |
+//! | | | claim: the initiator's agent metadata as it travels; granted: 8 bytes for a time; refused: a byte for the reason; notification: 8 bytes for its number, and the payload; watch: the reader's agent metadata, or nothing; layers ready: 8 bytes for their number |
 
 use crate::{EndedOffer, ExportNotification};
 
@@ -45,6 +45,16 @@ pub(crate) enum ControlVerb<'a> {
         sequence: u64,
         /// At most [`ExportNotification::MAX_BYTES`].
         payload: &'a [u8],
+    },
+    /// A reader asks to be told of the layers of a grant. The key is that of [`OfGrant`](Self::OfGrant), without a kind, and the
+    /// token 0. Owners of earlier releases ignore it.
+    Watch {
+        /// Of the reader's agent, compressed; empty if its mailbox takes the answer.
+        metadata: &'a [u8],
+    },
+    /// The answer: so many layers are ready, or the grant has ended. The key is the reader, and the token the generation.
+    LayersReady {
+        layers: u64,
     },
 }
 
@@ -85,6 +95,11 @@ impl<'a> ControlMessage<'a> {
             (8, []) => ControlVerb::Leaving,
             (9, []) => ControlVerb::WriteEnded,
             (10, []) => ControlVerb::OfGrant,
+            (12, metadata) => ControlVerb::Watch { metadata },
+            (13, layers) => {
+                let layers = u64::from_le_bytes(layers.try_into().ok()?);
+                ControlVerb::LayersReady { layers }
+            }
             (11, rest) => {
                 let (sequence, payload) = rest.split_first_chunk()?;
                 let sequence = u64::from_le_bytes(*sequence);
@@ -99,7 +114,7 @@ impl<'a> ControlMessage<'a> {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let (since, notification);
+        let (since, notification, ready);
         let (kind, rest): (u8, &[u8]) = match &self.verb {
             ControlVerb::Claim { metadata } => (1, metadata),
             ControlVerb::Granted { known_since } => {
@@ -117,6 +132,11 @@ impl<'a> ControlMessage<'a> {
             ControlVerb::Notification { sequence, payload } => {
                 notification = [&sequence.to_le_bytes(), *payload].concat();
                 (11, &notification)
+            }
+            ControlVerb::Watch { metadata } => (12, metadata),
+            ControlVerb::LayersReady { layers } => {
+                ready = layers.to_le_bytes();
+                (13, &ready)
             }
         };
         // Keys are of at most 255 bytes.
@@ -159,7 +179,7 @@ mod tests {
     use super::*;
 
     fn verb() -> impl Strategy<Value = (u8, Vec<u8>)> {
-        (1..12u8, proptest::collection::vec(any::<u8>(), 1..50))
+        (1..14u8, proptest::collection::vec(any::<u8>(), 1..50))
     }
 
     fn make(kind: u8, bytes: &[u8]) -> ControlVerb<'_> {
@@ -174,7 +194,9 @@ mod tests {
             8 => ControlVerb::Leaving,
             9 => ControlVerb::WriteEnded,
             10 => ControlVerb::OfGrant,
-            _ => ControlVerb::Notification { sequence: bytes.len() as u64, payload: &bytes[1..] },
+            11 => ControlVerb::Notification { sequence: bytes.len() as u64, payload: &bytes[1..] },
+            12 => ControlVerb::Watch { metadata: bytes },
+            _ => ControlVerb::LayersReady { layers: bytes.len() as u64 },
         }
     }
 
@@ -189,8 +211,8 @@ mod tests {
             let encoded = message.encode();
             prop_assert!(ControlMessage::is_one(&encoded));
             prop_assert_eq!(ControlMessage::decode(&encoded), Some(message));
-            // Those two end in bytes of any number.
-            if ![1, 11].contains(&kind) {
+            // Those end in bytes of any number.
+            if ![1, 11, 12].contains(&kind) {
                 for len in 0..encoded.len() {
                     prop_assert_eq!(ControlMessage::decode(&encoded[..len]), None);
                 }

@@ -10,6 +10,8 @@
 //! | write ended | initiator | the answer to a query about a failed write |
 //! | grant done | reader | the reader's end of a grant, which replaces the offer |
 //! | notification | importer | a payload for the owner of an export, which replaces the offer |
+//! | watch | reader | a request to be told of the layers of a grant |
+//! | layers ready | owner | how many layers of a grant are ready |
 //! | leaving | either | a hint at the end of a drained connector: its peers may drop their state of it |
 //!
 //! A claim also makes the initiator known to the owner. A known initiator writes without a claim to later offers that do not
@@ -17,13 +19,14 @@
 //! unused offer ends after their answers, or at once without known initiators, and only the first write between two agents
 //! waits for a claim.
 //!
-//! Each message but the last three kinds carries the key of the offer and its token, which only holders of the metadata know;
+//! Each message but the last five kinds carries the key of the offer and its token, which only holders of the metadata know;
 //! an owner connects to an initiator only after it has checked them. Messages may be lost: an initiator repeats its claim, and
 //! an owner its query, until the answer. Unanswered claims are bounded for each peer; a claim beyond the bound counts as lost.
 
 mod budget;
 mod decline;
 mod initiator;
+mod layer_watchers;
 mod message;
 mod owner;
 mod owners;

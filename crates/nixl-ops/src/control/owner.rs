@@ -13,10 +13,10 @@ use crate::{BlockingThread, ConnectSpec, EndedOffer, PeerId, Transport};
 
 /// Answers claims of one connection's offers. Answers are sent on the connection's blocking thread, since the initiator may have
 /// to be met first.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Owner {
-    transport: Arc<dyn Transport>,
-    background: Arc<dyn BlockingThread>,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) background: Arc<dyn BlockingThread>,
     /// Of answers that wait for the blocking thread.
     budget: Arc<Budget>,
 }
@@ -69,9 +69,15 @@ impl Owner {
             }
             ControlVerb::Writing => true,
             // About no offer.
-            ControlVerb::Leaving | ControlVerb::OfGrant | ControlVerb::Notification { .. } => false,
+            ControlVerb::Leaving
+            | ControlVerb::OfGrant
+            | ControlVerb::Notification { .. }
+            | ControlVerb::Watch { .. } => false,
             // For the initiator's side.
-            ControlVerb::Granted { .. } | ControlVerb::Refused(_) | ControlVerb::Query => false,
+            ControlVerb::Granted { .. }
+            | ControlVerb::Refused(_)
+            | ControlVerb::Query
+            | ControlVerb::LayersReady { .. } => false,
         }
     }
 
@@ -88,7 +94,17 @@ impl Owner {
 
     /// Returns whether it will be answered. If not, the initiator asks again.
     fn answer(&self, to: &str, metadata: &[u8], answer: Vec<u8>) -> bool {
-        let Some(permit) = self.budget.take(to, metadata.len().saturating_add(answer.len())) else {
+        self.answer_with(to, metadata, move || answer)
+    }
+
+    /// As [`answer`](Self::answer), with what `answer` is by the time it is sent.
+    pub(super) fn answer_with(
+        &self,
+        to: &str,
+        metadata: &[u8],
+        answer: impl FnOnce() -> Vec<u8> + Send + 'static,
+    ) -> bool {
+        let Some(permit) = self.budget.take(to, metadata.len().saturating_add(Self::ANSWER)) else {
             tracing::debug!(to, "more claims than this side answers at once");
             return false;
         };
@@ -109,6 +125,7 @@ impl Owner {
             if let Err(error) = met {
                 return tracing::debug!(error, "a claimant cannot be reached");
             }
+            let answer = answer();
             for _ in 0..Self::TRIES {
                 match transport.notify(&peer, &answer) {
                     Poll::Pending => std::thread::yield_now(),
@@ -124,6 +141,9 @@ impl Owner {
         }
         is_queued
     }
+
+    /// An answer has fewer bytes.
+    const ANSWER: usize = 300;
 
     /// The longest metadata of a claimant.
     const INFLATED: usize = 4 << 20;

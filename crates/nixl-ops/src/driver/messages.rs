@@ -19,6 +19,7 @@ impl Shared {
         self.passive.awaited() > 0
             || self.passive.grants.are_awaited()
             || self.claims.are_open()
+            || self.hints.are_awaited()
             || self.peer_service().is_some_and(|service| service.has_sessions())
     }
 
@@ -38,6 +39,13 @@ impl Shared {
         if let ControlVerb::Notification { .. } = message.verb {
             return self.passive.grants.notified(from, &message);
         }
+        match message.verb {
+            ControlVerb::Watch { .. } => return self.receive_watch(from, &message),
+            ControlVerb::LayersReady { layers } => {
+                return self.hints.receive(message.key, message.token, layers);
+            }
+            _ => {}
+        }
         let is_owner =
             self.owner.get().is_some_and(|owner| owner.receive(&self.passive, from, &message));
         match self.claims.receive(from, &message, &*self.clock) {
@@ -51,6 +59,15 @@ impl Shared {
                 true
             }
         }
+    }
+
+    /// A reader asks to be told of the layers of a grant.
+    fn receive_watch(&self, from: &str, message: &ControlMessage<'_>) -> bool {
+        let Some(owner) = self.owner.get() else { return false };
+        let mailboxes = self.mailboxes.get();
+        self.passive.grants.watch(message, |reader, generation, metadata| {
+            owner.layer_watcher((from, metadata), (reader, generation), mailboxes)
+        })
     }
 
     /// The interval of receipt for ended offers.

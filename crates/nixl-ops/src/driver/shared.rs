@@ -12,6 +12,7 @@ use super::Driver;
 use crate::contained::contained;
 use crate::control::{Claims, Owner};
 use crate::drain::Departures;
+use crate::grants::LayerHints;
 use crate::overdue::{Overdue, OverdueTotal};
 use crate::parking::Parking;
 use crate::passive::PassiveTable;
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     /// Answers claims of its offers.
     pub(super) owner: OnceLock<Owner>,
     pub(super) claims: Arc<Claims>,
+    /// What owners say of the layers of grants.
+    pub(crate) hints: Arc<LayerHints>,
     pub(super) unexpected: Unexpected,
     /// Records the pages for answers to peers.
     pub(super) mailboxes: OnceLock<Arc<Mailboxes>>,
@@ -95,6 +98,7 @@ impl Shared {
             closing: AtomicBool::new(false),
             owner: OnceLock::new(),
             claims: Arc::default(),
+            hints: Arc::default(),
             unexpected: Unexpected::default(),
             mailboxes: OnceLock::new(),
             executor: OnceLock::new(),

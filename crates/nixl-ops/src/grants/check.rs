@@ -105,6 +105,37 @@ impl WordCheck {
         self.ready(words)
     }
 
+    /// How many layers are ready, by the first three words of the slot; `None` while the grant is still to become valid. For waits:
+    /// the values of an export's words only rise, so the word of a grant that has ended is above its generation.
+    ///
+    /// # Errors
+    ///
+    /// [`StaleRead`]
+    pub fn stage(&self, words: [u64; 3]) -> Result<Option<u64>, StaleRead> {
+        let [word, _, ready] = words;
+        if word < self.generation {
+            return Ok(None);
+        }
+        self.compare(words).map(|()| Some(ready))
+    }
+
+    /// As [`stage`](Self::stage), by mapped words.
+    ///
+    /// # Errors
+    ///
+    /// [`StaleRead`]
+    pub fn stage_mapped(&self, words: &ReadOnlyWords) -> Result<Option<u64>, StaleRead> {
+        self.stage_of(words)
+    }
+
+    pub(super) fn stage_of(&self, words: &impl Words) -> Result<Option<u64>, StaleRead> {
+        let word = words.load(place(self.slot, WORD));
+        if word.ok_or(StaleRead::NoSlot { slot: self.slot })? < self.generation {
+            return Ok(None);
+        }
+        self.ready(words).map(Some)
+    }
+
     /// The expiry of a renewed grant, in milliseconds since 1970; 0 if it was not renewed. `slots` is the owner's number of
     /// slots.
     ///

@@ -62,6 +62,16 @@ impl GrantMessage {
         }
     }
 
+    /// The reader's number.
+    pub(super) fn reader(&self) -> &[u8; 16] {
+        &self.reader
+    }
+
+    /// The slot and the generation of the grant, and the token of the ticket.
+    pub(super) fn grant(&self) -> (u32, u64, &[u8; 16]) {
+        (self.slot, self.generation, &self.token)
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let (slot, generation) = (self.slot.to_le_bytes(), self.generation.to_le_bytes());
         let kind: &[u8] = match self.kind {

@@ -14,6 +14,7 @@
 mod check;
 mod error;
 mod expiry;
+mod layers;
 mod message;
 mod notifications;
 mod served;
@@ -27,10 +28,12 @@ mod words;
 
 pub use check::{StaleRead, WordCheck};
 pub use error::GrantError;
+pub use layers::LayerWatch;
+pub(crate) use layers::{LayerHints, Watcher};
 pub use message::{GrantMessage, GrantMessageKind};
 pub use notifications::{ExportNotification, NotificationReceiver, NotificationSender};
 pub(crate) use served::ServedGrants;
 pub use table::{DoneOutcome, GrantStats, GrantTable, RenewedUntil, SpentWords};
 pub use terms::{GrantTableOptions, GrantTerms, Granted};
-pub use waiters::FreeBlocks;
+pub use waiters::{FreeBlocks, WrittenBlocks};
 pub use words::GrantWords;

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use nixl_descriptor::{DescriptorList, Registration};
 
+use super::layers::{WatchRequest, Watcher};
 use super::message::GrantMessage;
 use super::notifications::NotificationSender;
 use super::table::GrantTable;
@@ -77,6 +79,28 @@ impl ServedGrants {
             Ok(()) => true,
             Err(error) => {
                 tracing::debug!(%error, "a word about a grant is not taken");
+                false
+            }
+        }
+    }
+
+    /// A reader asks to be told of layers, by `tell`. Returns whether it is.
+    pub(crate) fn watch(
+        &self,
+        message: &ControlMessage<'_>,
+        tell: impl FnOnce([u8; 16], u64, Bytes) -> Option<Arc<Watcher>>,
+    ) -> bool {
+        let ControlVerb::Watch { metadata } = message.verb else { return false };
+        let request = WatchRequest::decode(message.key, metadata);
+        let Some(WatchRequest { message, metadata }) = request else { return false };
+        let table = lock(&self.tables).get(&message.export).and_then(Weak::upgrade);
+        let Some(table) = table else { return false };
+        let (_, generation, _) = message.grant();
+        let Some(watcher) = tell(*message.reader(), generation, metadata) else { return false };
+        match table.watch(&message, watcher) {
+            Ok(is_told) => is_told,
+            Err(error) => {
+                tracing::debug!(%error, "a reader is not told of layers");
                 false
             }
         }

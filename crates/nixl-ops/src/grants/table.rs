@@ -12,10 +12,12 @@ use nixl_descriptor::layout::{BlockGrant, BlockGrantError, BlockGrants, Layout};
 
 use super::error::GrantError;
 use super::expiry::Expiries;
+use super::layers::{ENDED, Told, Watcher, Watchers};
+use super::message::GrantMessage;
 use super::notifications::{NotificationInbox, NotificationReceiver, NotificationSender};
 use super::terms::{GrantTableOptions, GrantTerms, Granted};
 use super::tokens::{Tokens, same};
-use super::waiters::{FreeBlocks, Waiters};
+use super::waiters::{FreeBlocks, Waiters, WrittenBlocks};
 use super::words::GrantWords;
 use crate::clock::Clock;
 use crate::wakes;
@@ -40,6 +42,8 @@ struct State {
     tokens: Tokens,
     expiries: Expiries,
     waiters: Waiters,
+    /// Grants whose readers may wait for layers.
+    unfilled: usize,
     renewed: RenewedUntil,
     closed: bool,
 }
@@ -53,6 +57,9 @@ struct Grant {
     published: Option<u64>,
     /// Layers that are ready.
     layers: u64,
+    /// The end of its layers.
+    last: u64,
+    watchers: Watchers,
     time_to_live: Option<Duration>,
     expires: Option<Duration>,
     readers: usize,
@@ -176,6 +183,7 @@ impl GrantTable {
             tokens: Tokens::default(),
             expiries: Expiries::default(),
             waiters: Waiters::default(),
+            unfilled: 0,
             renewed: RenewedUntil::default(),
             closed: false,
         };
@@ -233,15 +241,19 @@ impl GrantTable {
         digest: u64,
         layers: u64,
     ) -> Result<(), GrantError> {
-        let mut state = self.lock();
-        let grant = self.alive(&mut state, slot, generation)?;
-        if grant.published.is_some() {
-            return Err(GrantError::Published);
-        }
-        grant.published = Some(digest);
-        grant.layers = grant.layers.max(layers);
-        self.words.publish(slot, generation, digest, grant.layers);
-        Ok(())
+        self.change(|changes| {
+            let grant = self.alive(&mut changes.state, slot, generation)?;
+            if grant.published.is_some() {
+                return Err(GrantError::Published);
+            }
+            grant.published = Some(digest);
+            grant.layers = grant.layers.max(layers);
+            self.words.publish(slot, generation, digest, grant.layers);
+            let (told, is_filled) = (grant.told(), grant.is_filled());
+            changes.told.extend(told);
+            changes.state.unfilled -= usize::from(is_filled);
+            Ok(())
+        })
     }
 
     /// Publishes the number of ready layers for readers. A smaller number than before changes nothing.
@@ -250,15 +262,43 @@ impl GrantTable {
     ///
     /// [`GrantError::NoSlot`], [`GrantError::Over`].
     pub fn ready_through(&self, slot: u32, generation: u64, layers: u64) -> Result<(), GrantError> {
-        let mut state = self.lock();
-        let grant = self.alive(&mut state, slot, generation)?;
-        if layers > grant.layers {
-            grant.layers = layers;
-            if grant.published.is_some() {
-                self.words.ready(slot, layers);
+        self.change(|changes| {
+            let grant = self.alive(&mut changes.state, slot, generation)?;
+            if layers > grant.layers {
+                let was_filled = grant.is_filled();
+                grant.layers = layers;
+                if grant.published.is_some() {
+                    self.words.ready(slot, layers);
+                    let told = grant.told();
+                    let is_filled = grant.is_filled();
+                    changes.told.extend(told);
+                    changes.state.unfilled -= usize::from(is_filled && !was_filled);
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
+    }
+
+    /// Tells a reader of the layers of a grant, now and from now on, and of its end. Returns `false` for one of more agents than
+    /// the grant has readers.
+    ///
+    /// # Errors
+    ///
+    /// [`GrantError::NoSlot`], [`GrantError::Over`], [`GrantError::WrongToken`].
+    pub(super) fn watch(
+        &self,
+        message: &GrantMessage,
+        watcher: Arc<Watcher>,
+    ) -> Result<bool, GrantError> {
+        let (slot, generation, token) = message.grant();
+        let now = self.clock.now();
+        self.change(|changes| {
+            let grant = changes.valid(slot, generation, token, now)?;
+            let layers = grant.published.map_or(0, |_| grant.layers);
+            let is_added = grant.watchers.add(Arc::clone(&watcher), grant.readers);
+            changes.told.extend((is_added && layers > 0).then_some((watcher, layers)));
+            Ok(is_added)
+        })
     }
 
     /// Ends a grant, also during reads: readers with the check reject bytes written to the blocks from here on. Returns whether
@@ -419,7 +459,31 @@ impl GrantTable {
         spent
     }
 
-    /// Resolves when no grant of this table covers any of the blocks. Another task may have granted them by then.
+    /// Has [`free_blocks`](Self::free_blocks) wait for blocks that are granted for writing, until the result is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn write_begins(
+        self: &Arc<Self>,
+        layout: u16,
+        blocks: &[u32],
+    ) -> Result<WrittenBlocks, GrantError> {
+        self.check_blocks(layout, blocks)?;
+        self.lock().waiters.write_begins(layout, blocks);
+        Ok(WrittenBlocks::new(Arc::clone(self), layout, blocks.into()))
+    }
+
+    pub(super) fn write_ended(&self, layout: u16, blocks: &[u32]) {
+        self.change(|changes| {
+            let waiters = &mut changes.state.waiters;
+            waiters.write_ended(layout, blocks);
+            changes.wakers.extend(waiters.freed(layout, blocks, self.held(layout)));
+        });
+    }
+
+    /// Resolves when no grant of this table covers any of the blocks, and none to write either
+    /// ([`write_begins`](Self::write_begins)). Another task may have granted them by then.
     ///
     /// # Errors
     ///
@@ -429,11 +493,16 @@ impl GrantTable {
         layout: u16,
         blocks: &[u32],
     ) -> Result<FreeBlocks, GrantError> {
-        let count = self.layout(layout)?.layout().geometry().blocks();
-        if let Some(&block) = blocks.iter().find(|block| **block as usize >= count) {
-            return Err(BlockGrantError::OutOfRange { block, blocks: count }.into());
-        }
+        self.check_blocks(layout, blocks)?;
         Ok(FreeBlocks::new(Arc::clone(self), layout, blocks.into()))
+    }
+
+    fn check_blocks(&self, layout: u16, blocks: &[u32]) -> Result<(), GrantError> {
+        let count = self.layout(layout)?.layout().geometry().blocks();
+        match blocks.iter().find(|block| **block as usize >= count) {
+            Some(&block) => Err(BlockGrantError::OutOfRange { block, blocks: count }.into()),
+            None => Ok(()),
+        }
     }
 
     /// Whether a grant has not ended.
@@ -441,9 +510,12 @@ impl GrantTable {
         self.lock().alive() > 0
     }
 
-    /// Whether a task waits for free blocks or for a notification.
+    /// Whether a task waits for free blocks or for a notification, or a reader may ask for layers that are not ready.
     pub(super) fn is_awaited(&self) -> bool {
-        self.lock().waiters.len() > 0 || self.notifications.is_awaited()
+        let state = self.lock();
+        let is_it = state.waiters.len() > 0 || state.unfilled > 0;
+        drop(state);
+        is_it || self.notifications.is_awaited()
     }
 
     /// A receiver of importers' notifications; `None` while there is another. Without a receiver they are dropped.
@@ -516,11 +588,14 @@ impl GrantTable {
             blocks,
             published: None,
             layers: 0,
+            last: terms.layers,
+            watchers: Watchers::default(),
             time_to_live: terms.time_to_live,
             expires,
             readers: terms.readers.get() as usize,
             done: HashSet::new(),
         };
+        state.unfilled += 1;
         // The slot used last is in the processor's caches.
         let slot = match state.free.pop() {
             Some(slot) => {
@@ -562,13 +637,15 @@ impl GrantTable {
         state.grant(slot, generation).ok_or(GrantError::Over)
     }
 
-    /// Changes the state, then calls the wakers of ended waits without the lock.
+    /// Changes the state, then calls the wakers of ended waits and tells readers, both without the lock.
     fn change<R>(&self, work: impl FnOnce(&mut Changes<'_>) -> R) -> R {
-        let mut changes = Changes { table: self, state: self.lock(), wakers: Vec::new() };
+        let (wakers, told) = (Vec::new(), Vec::new());
+        let mut changes = Changes { table: self, state: self.lock(), wakers, told };
         let result = work(&mut changes);
-        let Changes { state, wakers, .. } = changes;
+        let Changes { state, wakers, told, .. } = changes;
         drop(state);
         wakers.into_iter().for_each(wakes::wake);
+        told.into_iter().for_each(|(watcher, layers)| watcher.tell(layers));
         result
     }
 
@@ -598,11 +675,24 @@ impl State {
     }
 }
 
-/// Changes under the lock, and the wakers to call after it.
+/// Changes under the lock, and the wakers and readers to call after it.
 struct Changes<'a> {
     table: &'a GrantTable,
     state: MutexGuard<'a, State>,
     wakers: Vec<Waker>,
+    told: Vec<Told>,
+}
+
+impl Grant {
+    /// Whether no reader waits for a layer any more.
+    fn is_filled(&self) -> bool {
+        self.published.is_some() && self.layers >= self.last
+    }
+
+    /// What its readers are told now.
+    fn told(&self) -> Vec<Told> {
+        self.watchers.told(self.layers).collect()
+    }
 }
 
 impl Changes<'_> {
@@ -627,14 +717,17 @@ impl Changes<'_> {
 
     /// Ends the grant of a slot, if it has one.
     fn end(&mut self, slot: u32) {
-        let Self { table, state, wakers } = self;
+        let Self { table, state, wakers, told } = self;
         let grant = state.slots.get_mut(slot as usize).and_then(Option::take);
-        let Some(Grant { layout, blocks, .. }) = grant else { return };
+        let Some(grant) = grant else { return };
+        state.unfilled -= usize::from(!grant.is_filled());
+        let Grant { layout, blocks, watchers, .. } = grant;
         // Before the blocks are free, so later writes to them come after it.
         let value = state.next_value();
         table.words.raise(slot, value);
         let blocks = blocks.end();
         state.free.push(slot);
+        told.extend(watchers.told(ENDED));
         wakers.extend(state.waiters.freed(layout, &blocks, table.held(layout)));
     }
 }

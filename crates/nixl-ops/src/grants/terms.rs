@@ -37,18 +37,25 @@ pub struct GrantTerms {
     pub(crate) layout: u16,
     pub(crate) time_to_live: Option<Duration>,
     pub(crate) readers: NonZeroU32,
+    pub(crate) layers: u64,
 }
 
 impl GrantTerms {
     /// For one reader, without a time to live.
     pub fn new(layout: u16) -> Self {
-        Self { layout, time_to_live: None, readers: NonZeroU32::MIN }
+        Self { layout, time_to_live: None, readers: NonZeroU32::MIN, layers: 0 }
     }
 
     /// Ends the grant after this time unless it is renewed.
     #[must_use]
     pub fn for_time(self, time_to_live: Duration) -> Self {
         Self { time_to_live: Some(time_to_live), ..self }
+    }
+
+    /// The grant is of layers below this one: until they are ready, readers' messages are taken as they come.
+    #[must_use]
+    pub fn of_layers_below(self, layers: u64) -> Self {
+        Self { layers, ..self }
     }
 
     /// Ends the grant after so many readers.

@@ -1,8 +1,12 @@
 //! Waiters for free blocks.
 //!
+//! A block is held by its grants to read, which the layout counts, and by its grant to write, which is counted here from its begin
+//! until no peer writes it any more.
+//!
 //! A waiter watches one of its granted blocks. When that block is free it watches the next granted one, and wakes when there is
 //! none: the end of a grant costs nothing for unwatched blocks.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::mem;
@@ -20,6 +24,8 @@ pub(super) struct Waiters {
     waiting: HashMap<u64, Waiter>,
     /// Layout, block, and the waiter that watches it.
     watched: BTreeSet<(u16, u32, u64)>,
+    /// The number of grants to write, by layout and block.
+    written: HashMap<(u16, u32), u32>,
 }
 
 #[derive(Debug)]
@@ -50,7 +56,8 @@ impl Waiters {
         waker: &Waker,
         held: impl Fn(u32) -> bool,
     ) -> (Poll<()>, Option<Waker>) {
-        let Some(at) = blocks.iter().position(|&block| held(block)) else {
+        let is_held = |&block: &u32| held(block) || self.written.contains_key(&(layout, block));
+        let Some(at) = blocks.iter().position(is_held) else {
             return (Poll::Ready(()), id.take().and_then(|id| self.remove(id)));
         };
         if let Some(waiter) = id.and_then(|id| self.waiting.get_mut(&id)) {
@@ -72,28 +79,49 @@ impl Waiters {
         blocks: &[u32],
         held: impl Fn(u32) -> bool,
     ) -> Vec<Waker> {
+        let Self { waiting, watched, written, .. } = self;
         let mut wakers = Vec::new();
-        if self.watched.is_empty() {
+        if watched.is_empty() {
             return wakers;
         }
+        let held = |block: u32| held(block) || written.contains_key(&(layout, block));
         for &block in blocks.iter().filter(|block| !held(**block)) {
             let first = (layout, block, 0);
-            while let Some(&watch) = self.watched.range(first..=(layout, block, u64::MAX)).next() {
-                self.watched.remove(&watch);
+            while let Some(&watch) = watched.range(first..=(layout, block, u64::MAX)).next() {
+                watched.remove(&watch);
                 let (_, _, id) = watch;
-                let Some(waiter) = self.waiting.get_mut(&id) else { continue };
+                let Some(waiter) = waiting.get_mut(&id) else { continue };
                 let count = waiter.blocks.len();
                 let next = (waiter.at + 1..count).chain(0..waiter.at);
                 match { next }.find(|&at| held(waiter.blocks[at])) {
                     Some(at) => {
                         waiter.at = at;
-                        self.watched.insert((layout, waiter.blocks[at], id));
+                        watched.insert((layout, waiter.blocks[at], id));
                     }
-                    None => wakers.extend(self.waiting.remove(&id).map(|waiter| waiter.waker)),
+                    None => wakers.extend(waiting.remove(&id).map(|waiter| waiter.waker)),
                 }
             }
         }
         wakers
+    }
+
+    /// Counts a grant to write.
+    pub(super) fn write_begins(&mut self, layout: u16, blocks: &[u32]) {
+        for &block in blocks {
+            *self.written.entry((layout, block)).or_default() += 1;
+        }
+    }
+
+    /// The reverse of [`write_begins`](Self::write_begins), before [`freed`](Self::freed).
+    pub(super) fn write_ended(&mut self, layout: u16, blocks: &[u32]) {
+        for &block in blocks {
+            if let Entry::Occupied(mut count) = self.written.entry((layout, block)) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
     }
 
     fn remove(&mut self, id: u64) -> Option<Waker> {
@@ -143,6 +171,36 @@ impl Drop for FreeBlocks {
         {
             drop(self.table.waiters(|waiters| waiters.remove(id)));
         }
+    }
+}
+
+/// Blocks that are granted for writing, which [`FreeBlocks`] waits for until this is dropped.
+///
+/// In a forked child the drop changes nothing.
+pub struct WrittenBlocks {
+    table: LeakInChild<Arc<GrantTable>>,
+    layout: u16,
+    blocks: Box<[u32]>,
+}
+
+impl WrittenBlocks {
+    /// The blocks are counted.
+    pub(super) fn new(table: Arc<GrantTable>, layout: u16, blocks: Box<[u32]>) -> Self {
+        Self { table: LeakInChild::new(table), layout, blocks }
+    }
+}
+
+impl Drop for WrittenBlocks {
+    fn drop(&mut self) {
+        if !self.table.is_inherited() {
+            self.table.write_ended(self.layout, &self.blocks);
+        }
+    }
+}
+
+impl fmt::Debug for WrittenBlocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WrittenBlocks").field("blocks", &self.blocks).finish_non_exhaustive()
     }
 }
 

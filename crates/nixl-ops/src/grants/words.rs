@@ -84,6 +84,15 @@ impl GrantWords {
         check.ready(&self.words)
     }
 
+    /// As [`WordCheck::stage`], for a reader in the owner's process.
+    ///
+    /// # Errors
+    ///
+    /// [`StaleRead`]
+    pub fn stage(&self, check: &WordCheck) -> Result<Option<u64>, StaleRead> {
+        check.stage_of(&self.words)
+    }
+
     /// Publishes the number of the open export, or 0 for a closed one.
     pub(super) fn set_export(&self, export: u64) {
         self.words.store(place(0, EXPORT), export, Ordering::Release);

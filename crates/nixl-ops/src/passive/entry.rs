@@ -21,7 +21,7 @@ use crate::outcome::{Completion, Outcome};
 use crate::slots::{OfferSlot, SlotEvent};
 use crate::sync::{Mutex, lock};
 use crate::telemetry::GaugeShare;
-use crate::{CompletionCell, OperationError, OperationStatus};
+use crate::{CompletionCell, OperationError, OperationStatus, WrittenBlocks};
 
 /// One passive operation.
 #[derive(Debug)]
@@ -75,6 +75,8 @@ struct Hold {
     /// The share of a gauge during quarantine.
     gauges: Option<HeldGauges>,
     _offers: GaugeShare,
+    /// After the lease: a task that it wakes finds the blocks free.
+    written: Option<WrittenBlocks>,
     /// Last field: freed when nothing refers to the memory any more.
     slot: Option<OfferSlot>,
 }
@@ -86,7 +88,8 @@ impl PassiveEntry {
         deadline: Option<Deadline>,
         (table, metrics): (Weak<PassiveTable>, Arc<OfferMetrics>),
     ) -> Self {
-        let OfferSpec { metadata, descriptors, leased, registrations, slot, life_time } = spec;
+        let OfferSpec { metadata, descriptors, leased, registrations, slot, life_time, written } =
+            spec;
         let live = metrics.live();
         Self {
             metadata,
@@ -103,6 +106,7 @@ impl PassiveEntry {
                     descriptors,
                     gauges: None,
                     _offers: live,
+                    written,
                     slot,
                 }),
                 deadline,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nixl_descriptor::{DescriptorList, Leased, Registration};
 use nixl_metadata::RdmaMetadata;
 
-use crate::OfferSlot;
+use crate::{OfferSlot, WrittenBlocks};
 
 /// Specification of a passive operation.
 #[derive(Debug)]
@@ -17,6 +17,7 @@ pub struct OfferSpec {
     pub(crate) registrations: Vec<Registration>,
     pub(crate) slot: Option<OfferSlot>,
     pub(crate) life_time: Duration,
+    pub(crate) written: Option<WrittenBlocks>,
 }
 
 impl OfferSpec {
@@ -32,13 +33,21 @@ impl OfferSpec {
     ) -> Self {
         let life_time = Self::LIFE_TIME;
         let descriptors = Arc::new(descriptors);
-        Self { metadata, descriptors, leased, registrations, slot: None, life_time }
+        let (slot, written) = (None, None);
+        Self { metadata, descriptors, leased, registrations, slot, life_time, written }
     }
 
     /// Adds a slot for the initiators on this host.
     #[must_use]
     pub fn with_slot(mut self, slot: Option<OfferSlot>) -> Self {
         self.slot = slot;
+        self
+    }
+
+    /// The blocks of an export that the offer grants: they are free once its memory is.
+    #[must_use]
+    pub fn of_blocks(mut self, written: Option<WrittenBlocks>) -> Self {
+        self.written = written;
         self
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 use super::check::Words;
 use super::prefault::Prefaulting;
 use super::ready::ReadyLayers;
+use super::waits::WatchedGrants;
 use super::{Imported, RemoteExport};
 use crate::grants::described;
 use crate::grants::export::ExportShared;
@@ -127,6 +128,7 @@ impl Connector {
             page: None,
             prepared: Arc::default(),
             ready: ReadyLayers::default(),
+            watched: WatchedGrants::default(),
             key: NotificationKey::random(),
         };
         if let Words::Own(_) = &imported.words {

@@ -12,6 +12,7 @@ mod prepared;
 mod reads;
 mod ready;
 mod silent;
+mod waits;
 mod writes;
 
 use std::fmt;
@@ -31,6 +32,7 @@ pub use self::import::ImportOptions;
 pub use self::options::BlockTransferOptions;
 use self::prepared::PreparedBlocks;
 use self::ready::ReadyLayers;
+use self::waits::WatchedGrants;
 use crate::admission::{Permit, TransferClass};
 use crate::{Connector, ConnectorError, tensors};
 
@@ -75,6 +77,8 @@ struct Imported {
     page: Option<SharedName>,
     prepared: Arc<PreparedBlocks>,
     ready: ReadyLayers,
+    /// The grants whose layers are waited for.
+    watched: WatchedGrants,
     /// Stands for that of an offer where executors want one. No owner knows it.
     key: NotificationKey,
 }

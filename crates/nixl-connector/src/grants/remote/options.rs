@@ -12,6 +12,7 @@ pub struct BlockTransferOptions {
     pub(super) layers: Option<Range<usize>>,
     pub(super) class: TransferClass,
     pub(super) operation: OperationOptions,
+    pub(super) when_ready: bool,
 }
 
 impl BlockTransferOptions {
@@ -25,6 +26,14 @@ impl BlockTransferOptions {
     #[must_use]
     pub fn layers(mut self, layers: Range<usize>) -> Self {
         self.layers = Some(layers);
+        self
+    }
+
+    /// A read waits, within its deadline, until its layers are [ready](crate::RemoteExport::wait_ready), and is not
+    /// [`NotReady`](crate::TransportError::NotReady). Writes take no notice.
+    #[must_use]
+    pub fn when_ready(mut self) -> Self {
+        self.when_ready = true;
         self
     }
 

@@ -70,8 +70,11 @@ impl RemoteExport {
         let Imported { connector, words, .. } = &*self.0;
         connector.check_process()?;
         connector.refuse_if_draining()?;
-        let BlockTransferOptions { layers, class, mut operation } = options;
+        let BlockTransferOptions { layers, class, mut operation, when_ready } = options;
         let layers = self.admit(ticket, Rights::Read, layers)?;
+        if when_ready && ticket.is_unfilled() {
+            (_, operation) = self.ready_within(ticket, layers.end, operation).await?;
+        }
         self.admit_in_time(ticket, operation).await?;
         let check = check_of_layers(ticket, &layers);
         let under_way = match words {

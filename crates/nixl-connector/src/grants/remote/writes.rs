@@ -49,7 +49,7 @@ impl RemoteExport {
         let Imported { connector, metadata, layouts, .. } = &*self.0;
         connector.check_process()?;
         connector.refuse_if_draining()?;
-        let BlockTransferOptions { layers, class, operation } = options;
+        let BlockTransferOptions { layers, class, operation, .. } = options;
         let layers = self.admit(ticket, Rights::Write, layers)?;
         if self.is_over(ticket.expires_unix_millis()) {
             return Err(TicketError::Expired.into());

@@ -9,14 +9,14 @@ use super::*;
 
 /// A stream that does one piece of its work when it is told.
 #[derive(Default)]
-struct Stream {
+pub(super) struct Stream {
     queued: Mutex<VecDeque<QueuedFunction>>,
     refuses: bool,
 }
 
 impl Stream {
     /// Does the next piece of work.
-    fn step(&self, done: Result<(), DependencyError>) {
+    pub(super) fn step(&self, done: Result<(), DependencyError>) {
         let next = self.queued.lock().unwrap().pop_front();
         let Some(next) = next else { panic!("nothing is queued") };
         next(done);
@@ -44,7 +44,7 @@ impl std::fmt::Debug for Stream {
     }
 }
 
-fn failure() -> DependencyError {
+pub(super) fn failure() -> DependencyError {
     DependencyError::new("the stream is broken")
 }
 

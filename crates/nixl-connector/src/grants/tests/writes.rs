@@ -1,6 +1,8 @@
 //! Writes by tickets: of what was granted alone, and with their place among the transfers until they are quiet.
 
+use std::pin::Pin;
 use std::sync::mpsc;
+use std::task::{Context, Poll, Waker};
 
 use super::*;
 use crate::TransferLimits;
@@ -131,4 +133,47 @@ async fn lists_that_are_not_made_in_time_end_the_write() {
     let timed_out = crate::OperationError::TimedOut { after };
     assert_eq!(ended.unwrap_err(), ConnectorError::Operation(timed_out));
     drop(go);
+}
+
+#[tokio::test]
+async fn blocks_are_free_once_no_peer_writes_them() {
+    let world = World::new().await;
+    for import in world.imports().await {
+        let mut grant = world.export.grant_write(0, &[6, 7], GrantOptions::new()).await.unwrap();
+        let mut free = Box::pin(world.export.free_blocks(0, &[5, 7]).unwrap());
+        assert!(polled(&mut free).is_pending(), "it is granted");
+        let others = world.export.free_blocks(0, &[5, 8]).unwrap();
+        others.await;
+        let ticket = grant.ticket().clone();
+        let faults = world.fabric.faults_of(world.reader.name()).unwrap();
+        faults.next([Fault::Stalls { after: 70 }]);
+        let writing =
+            tokio::spawn(async move { import.write_blocks(&ticket, &filled(), &[0, 1]).await });
+        while faults.left() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(grant.revoke(), crate::RevokeOutcome::Held);
+        assert!(polled(&mut free).is_pending(), "it is being written");
+        while !writing.is_finished() {
+            faults.release();
+            tokio::task::yield_now().await;
+        }
+        writing.await.unwrap().unwrap();
+        let layer = geometry().layer_len();
+        tokio::time::timeout(Duration::from_secs(20), free).await.unwrap();
+        world.cache[0].copy_from_slice(7 * layer, &[1]).unwrap();
+        grant.free_blocks().unwrap().await;
+        // One that was never claimed, and one that was refused.
+        let unclaimed = world.export.grant_write(0, &[6], GrantOptions::new()).await.unwrap();
+        world.export.grant_write(0, &[6, 8], GrantOptions::new()).await.unwrap_err();
+        world.export.free_blocks(0, &[8]).unwrap().await;
+        let free = unclaimed.free_blocks().unwrap();
+        drop(unclaimed);
+        tokio::time::timeout(Duration::from_secs(20), free).await.unwrap();
+    }
+}
+
+fn polled(future: &mut (impl Future + Unpin)) -> Poll<()> {
+    let mut cx = Context::from_waker(Waker::noop());
+    Pin::new(future).poll(&mut cx).map(drop)
 }

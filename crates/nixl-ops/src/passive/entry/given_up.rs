@@ -310,7 +310,10 @@ impl Drop for PassiveEntry {
         // The connection ends, and a peer may still write the memory.
         let quarantined = lock(&self.state).quarantine.is_some();
         if quarantined && let Some(hold) = lock(&self.state).hold.take() {
-            hold.leased.leak();
+            let Hold { leased, written, .. } = hold;
+            leased.leak();
+            // Never free.
+            std::mem::forget(written);
         }
     }
 }

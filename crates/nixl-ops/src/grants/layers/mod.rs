@@ -1,0 +1,25 @@
+//! Waits for layers: messages by which an owner tells readers how many layers of a grant are ready.
+//!
+//! A reader that waits asks once for each grant. The owner then tells it the number of ready layers whenever that rises, and the
+//! grant's end: only the latest number, if several are on their way. The number is a hint to look at the words of the grant, which
+//! alone decide. Both messages may be lost, so a reader looks and asks again once a second while it waits.
+//!
+//! | control message | from | key | token | rest |
+//! |---|---|---|---|---|
+//! | watch | reader | a [message about the grant](crate::GrantMessage), without a kind | 0 | the reader's agent metadata as it travels; nothing if its mailbox takes the answer |
+//! | layers ready | owner | the reader, at random | the generation | 8 bytes: the number, little-endian; [`ENDED`] once the grant has ended |
+
+mod hints;
+mod send;
+#[cfg(all(test, not(loom)))]
+mod tests;
+mod watchers;
+
+pub(crate) use hints::LayerHints;
+pub use hints::LayerWatch;
+pub(super) use send::WatchRequest;
+pub(crate) use watchers::Watcher;
+pub(super) use watchers::{Told, Watchers};
+
+/// In place of a number of layers: the grant has ended.
+pub(crate) const ENDED: u64 = u64::MAX;
