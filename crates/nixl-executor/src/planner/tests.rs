@@ -72,7 +72,7 @@ fn ask(local: MemoryKind, remote: Device) -> PathQuery {
 }
 
 fn shared(form: ShareForm) -> OfferFacts {
-    OfferFacts { ours: false, share: Some(form) }
+    OfferFacts { share: Some(form), ..OfferFacts::default() }
 }
 
 fn plan(query: PathQuery, here: &LocalFacts, peer: &PeerFacts) -> PathPlan {
@@ -641,7 +641,7 @@ prop_compose! {
         PathQuery {
             operation: if read { OperationKind::Read } else { OperationKind::Write },
             engine: if ucx { Engine::Ucx } else { Engine::Other },
-            offered: OfferFacts { ours, share },
+            offered: OfferFacts { ours, share, ..OfferFacts::default() },
             ..ask(local, remote)
         }
     }
