@@ -13,7 +13,7 @@ use super::link::Link;
 use super::wire::Name;
 use super::{Folders, ForeignProcess, Meeting, Rendezvous, RendezvousError};
 
-/// A child of a fork meets nobody by what it inherits.
+/// A child of a fork does not use what it inherits.
 static TABLE: PerProcess<Table> = PerProcess::new(Table::default);
 
 #[derive(Default)]

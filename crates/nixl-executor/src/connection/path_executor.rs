@@ -127,8 +127,8 @@ impl PathExecutor {
 
     /// Meets peers of this host and user that run in other PID namespaces, as containers do, in `folder`: a volume that both mount,
     /// such as an `emptyDir` or a `hostPath`, at any place. Host memory that they share is then mapped here. The engine
-    /// has to reach them all the same, by the network. Without a folder they are reached by the engine alone. The folder has to be there, and has a
-    /// socket of this process as long as the executor lives. For peers that are met afterwards.
+    /// has to reach them all the same, by the network. Without a folder they are reached by the engine alone. The folder
+    /// has to be there, and has a socket of this process as long as the executor lives. For peers that are met afterwards.
     ///
     /// *Blocking*, for some hundred microseconds.
     ///
