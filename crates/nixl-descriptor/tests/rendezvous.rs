@@ -1,5 +1,6 @@
 //! Processes in separate PID, IPC and network namespaces that meet in a folder.
 #![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::print_stdout, reason = "a skip and a child's answers belong to the output")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::num::NonZeroU64;
