@@ -210,7 +210,13 @@ fn each_missing_fact_is_named() {
             "no other process can open the peer's memory",
         ),
         (SharedMemory, file, only("tcp"), neighbour(), "UCX_TLS allows no shared memory"),
-        (SharedMemory, file, here(), apart(), "separate PID namespaces"),
+        (
+            SharedMemory,
+            file,
+            here(),
+            apart(),
+            "separate PID namespaces; a rendezvous folder that both see would help (PathExecutor::rendezvous)",
+        ),
         (SharedMemory, host, here(), neighbour(), "the peer did not share this memory"),
         (GpuDirect, host, here(), neighbour(), "no RDMA NIC on this host"),
         (
