@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nixl_descriptor::{
-    CacheLimits, Descriptor, DescriptorList, Region, Registration, RegistrationCache, SharedName,
+    CacheLimits, Descriptor, DescriptorList, Meeting, Region, Registration, RegistrationCache,
+    SharedName,
 };
 use nixl_device::Device;
 use nixl_metadata::{
@@ -15,12 +16,14 @@ use nixl_ops::{
     Clock, ConnectSpec, Connected, ConnectionContext, ConnectionExecutor, Driver, DriverConfig,
     Executor, FoundSlot, Mailbox, OperationError, OperationOptions, PeerId, Preparation,
     QuietProof, RemoteSlot, RemoteSlots, SpentKeys, SpentWords, Transport, TransportError,
+    foreign_process,
 };
 
 use crate::admission::Admission;
 use crate::control::ControlThread;
 use crate::ended::{Leavers, PeerKnowledge};
 use crate::exports::Exports;
+use crate::named_file::{notes_owner, page_of_file};
 use crate::peers::PeerTable;
 use crate::quiet::Proofs;
 use crate::{ConnectionStats, ConnectorError};
@@ -181,11 +184,23 @@ impl Connection {
         let Some(peer) = remote.peer() else { return Ok(None) };
         // Metadata of version 3 implies version 1 of the protocol.
         let version = if remote.terms().is_some() { peer.versions().doorbell() } else { 1 };
-        if !self.info.host().same_pid_namespace(peer.host()) || version > RemoteSlots::VERSION {
+        let foreign = foreign_process(self.info.host(), peer.host());
+        let may_map = match foreign {
+            Some(process) => process.meeting() != Meeting::NoFolder,
+            None => self.info.host().same_pid_namespace(peer.host()),
+        };
+        if !may_map || version > RemoteSlots::VERSION {
             return Ok(None);
         }
         let slots = Arc::clone(&self.slots);
-        self.control.run(move || slots.open(&doorbell)).await?;
+        let open = move || {
+            let file = doorbell.file();
+            let name = page_of_file(&file);
+            if notes_owner(&name, foreign) {
+                slots.open(&doorbell);
+            }
+        };
+        self.control.run(open).await?;
         match self.slots.find(remote) {
             FoundSlot::Mapped(slot) => Ok(Some(slot)),
             _ => Ok(None),

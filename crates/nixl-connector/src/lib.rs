@@ -72,6 +72,7 @@ mod health;
 mod loaded_part;
 pub mod media;
 mod moved;
+mod named_file;
 #[cfg(feature = "nixl")]
 pub mod nixl;
 mod occupancy;

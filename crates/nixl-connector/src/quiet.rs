@@ -6,6 +6,9 @@
 //! | an agent with a claim by message, or any holder of the metadata | no NIC writes memory here, and every TCP socket of this process to another one is past its end of stream |
 //! | agents that report failed writes | no NIC writes memory here, and all bytes that they had sent have arrived, as for reads (below) |
 //!
+//! In addition, no process in another PID namespace that got the file of the memory through a rendezvous runs any more: such a
+//! process claims without a number, and `/proc` does not show it.
+//!
 //! Reads of offers past their life time differ: the initiators of begun reads are not known. All reads have arrived once this
 //! process's sockets hold no earlier bytes (it may have been stopped), and no connection to another host can still bring one
 //! (the network may have been cut).
@@ -14,11 +17,11 @@
 //! that it read last to memory, so a proof has to hold at two consecutive checks.
 #![allow(unsafe_code, reason = "implements the contract of proofs")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use nixl_descriptor::Descriptor;
+use nixl_descriptor::{Descriptor, SharedName};
 use nixl_device::{
     FileIdentity, Holders, ProcessError, ProcessWatch, SocketsError, TcpSocket, TcpState,
     is_this_host, tcp_gives_up_after,
@@ -52,7 +55,8 @@ unsafe impl QuietProof for Proofs {
             Claimant::Ended => return self.reads(Duration::ZERO),
             _ => Subject::AnyHost,
         };
-        Box::new(Watch { subject, held: false })
+        let names: HashSet<_> = memory.iter().filter_map(|d| d.region().shared_name()).collect();
+        Box::new(Watch { subject, names: names.into_iter().collect(), held: false })
     }
 
     fn reads(&self, ago: Duration) -> Box<dyn QuietWatch> {
@@ -63,6 +67,8 @@ unsafe impl QuietProof for Proofs {
 #[derive(Debug)]
 struct Watch {
     subject: Subject,
+    /// The files of the memory.
+    names: Vec<SharedName>,
     /// At the last check.
     held: bool,
 }
@@ -124,6 +130,7 @@ unsafe impl QuietWatch for Watch {
             Subject::AnyHost => sockets_are_over(of_others).unwrap_or(false),
             Subject::Nic => false,
         };
+        let holds = holds && !self.names.iter().any(SharedName::is_held_elsewhere);
         std::mem::replace(&mut self.held, holds) && holds
     }
 }

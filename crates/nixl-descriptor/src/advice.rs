@@ -196,11 +196,13 @@ impl SharedMemoryError {
 }
 
 impl Unprovable {
-    /// The remedy: [`Advice::GiveUp`], since rights or mounts are missing.
+    /// The remedy: [`Advice::GiveUp`] if rights or mounts are missing, [`Advice::Retry`] for a process that is not met just now.
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
             Self::NotAllowed { .. } | Self::Hidden | Self::NoProc => Advice::GiveUp,
+            // The owner's process ends, or its offers do.
+            Self::NotMet => Advice::Retry,
         }
     }
 }
@@ -455,6 +457,7 @@ mod tests {
             (Unprovable::NotAllowed { error: system() }, GiveUp),
             (Unprovable::Hidden, GiveUp),
             (Unprovable::NoProc, GiveUp),
+            (Unprovable::NotMet, Retry),
         ];
         check(&table, Unprovable::advice);
     }

@@ -109,6 +109,7 @@ mod published;
 mod range_locks;
 mod region;
 mod registration;
+mod rendezvous;
 mod shared;
 mod shortage;
 mod strided;
@@ -135,4 +136,5 @@ pub use region::{
 pub use registration::{
     RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Registration, Retired,
 };
+pub use rendezvous::{ForeignProcess, Meeting, Rendezvous, RendezvousError};
 pub use shared::{Presence, SharedMemory, SharedMemoryError, SharedName, Unprovable};

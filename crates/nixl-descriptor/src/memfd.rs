@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use crate::region::RegionError;
+use crate::rendezvous::{self, LinkError};
 use crate::shared::{SharedMemoryError, SharedName};
 use crate::shortage::{explained, shortage};
 
@@ -84,16 +85,15 @@ pub(crate) fn open(
     unsealed: SharedMemoryError,
 ) -> Result<(File, usize), SharedMemoryError> {
     let expected = link(&name.name);
-    let path = format!("/proc/{}/fd/{}", name.pid, name.fd);
-    // Nothing but such a file is opened: to open a device may do something.
-    if linked(&path).map_err(refused("look at"))? != expected {
-        return Err(SharedMemoryError::Gone);
-    }
-    let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = rustix::fs::openat(CWD, path.as_str(), flags, Mode::empty())
-        .map_err(|e| refused("open")(e.into()))?;
+    let file = match rendezvous::link_of(&name.name) {
+        Some(link) => link.file(&name.name).map_err(|error| match error {
+            LinkError::Absent => SharedMemoryError::Gone,
+            LinkError::Lost => refused("get")(Errno::CONNRESET.into()),
+        })?,
+        None => opened(name, access, &expected)?,
+    };
     let file = File::from(file);
-    // The number may have got another meaning since.
+    // The number may have got another meaning since, and a peer may send any descriptor.
     let mine = format!("/proc/self/fd/{}", file.as_raw_fd());
     if linked(&mine).map_err(refused("look at"))? != expected {
         return Err(SharedMemoryError::Gone);
@@ -116,6 +116,18 @@ pub(crate) fn open(
         return Err(unsealed);
     }
     Ok((file, mapped))
+}
+
+/// Opens what the name's numbers lead to.
+fn opened(name: &SharedName, access: OFlags, expected: &str) -> Result<OwnedFd, SharedMemoryError> {
+    let path = format!("/proc/{}/fd/{}", name.pid, name.fd);
+    // Nothing but such a file is opened: to open a device may do something.
+    if linked(&path).map_err(refused("look at"))? != expected {
+        return Err(SharedMemoryError::Gone);
+    }
+    let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    rustix::fs::openat(CWD, path.as_str(), flags, Mode::empty())
+        .map_err(|e| refused("open")(e.into()))
 }
 
 /// What a failed call on another process's file comes to.

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::fs::File;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -18,7 +19,7 @@ use crate::access::Access;
 use crate::memfd;
 use crate::memory::Memory;
 use crate::region::{Region, RegionError};
-use crate::shared::{SharedMemoryError, SharedName, own};
+use crate::shared::{SharedMemoryError, SharedName, disown, own};
 
 /// The owner's side of published words.
 pub struct PublishedWords {
@@ -26,7 +27,7 @@ pub struct PublishedWords {
     region: Region,
     name: SharedName,
     /// What others open it by, as long as it lives.
-    _file: File,
+    _file: Arc<File>,
 }
 
 /// A reader's side of published words: a mapping that cannot be written. It stays valid after the owner has ended, with the
@@ -56,7 +57,8 @@ impl PublishedWords {
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE | SealFlags::SEAL;
         memfd::seal(&file, seals).map_err(|error| memfd::out_of_memory(len, error))?;
         let region = region(second)?;
-        own().insert(name);
+        let file = Arc::new(file);
+        own().insert(name, Arc::downgrade(&file));
         let name = memfd::name_of(&file, name, len);
         Ok(Self { map, region, name, _file: file })
     }
@@ -109,7 +111,7 @@ impl PublishedWords {
 
 impl Drop for PublishedWords {
     fn drop(&mut self) {
-        own().remove(&self.name.name);
+        disown(&self.name);
     }
 }
 

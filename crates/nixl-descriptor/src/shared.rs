@@ -6,13 +6,13 @@
 //! after the owner has ended.
 #![allow(unsafe_code, reason = "maps files")]
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::hash::{Hash, Hasher};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use memmap2::{MmapMut, MmapOptions};
 use nixl_device::{
@@ -27,13 +27,14 @@ use crate::memfd::{self, link, linked};
 use crate::memory::Memory;
 use crate::pool::BufferPool;
 use crate::region::{Region, RegionError};
+use crate::rendezvous::{self, ForeignProcess, RendezvousError};
 
 /// Host memory that other processes of this machine can map. Make a [`Region`] of it to use it.
 #[derive(Debug)]
 pub struct SharedMemory {
     map: MmapMut,
     /// What others reach, open as long as the memory lives or until it is withdrawn. `None` in a process that opened it.
-    file: Mutex<Option<File>>,
+    file: Mutex<Option<Arc<File>>>,
     name: SharedName,
 }
 
@@ -128,6 +129,11 @@ pub enum Unprovable {
     /// `/proc` cannot be used.
     #[error("/proc is missing or of another PID namespace: mount this one's")]
     NoProc,
+    /// The process has left the rendezvous folder, or does not answer there.
+    #[error(
+        "the process runs in another PID namespace and has left the rendezvous folder, or does not answer there"
+    )]
+    NotMet,
 }
 
 impl SharedMemory {
@@ -141,7 +147,8 @@ impl SharedMemory {
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         memfd::seal(&file, seals).map_err(|error| memfd::out_of_memory(len, error))?;
         let map = map(&file, len).map_err(|error| memfd::out_of_memory(len, error))?;
-        own().insert(name);
+        let file = Arc::new(file);
+        own().insert(name, Arc::downgrade(&file));
         let name = memfd::name_of(&file, name, len);
         Ok(Self { map, file: Mutex::new(Some(file)), name })
     }
@@ -202,7 +209,7 @@ impl SharedMemory {
         }
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(file) = file else { return };
-        own().remove(&self.name.name);
+        disown(&self.name);
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         // If the system cannot, the pages stay until the mapping goes. Miri's memory has no file.
         if !cfg!(miri) {
@@ -242,15 +249,28 @@ impl SharedMemory {
 impl Drop for SharedMemory {
     fn drop(&mut self) {
         if self.file.get_mut().is_ok_and(|file| file.is_some()) {
-            own().remove(&self.name.name);
+            disown(&self.name);
         }
     }
 }
 
-/// The names of what this process has made. Its number does not tell: those of its threads lead to its files too.
-pub(crate) fn own() -> MutexGuard<'static, HashSet<[u8; 16]>> {
-    static OWN: PerProcess<Mutex<HashSet<[u8; 16]>>> = PerProcess::new(Mutex::default);
+/// The names and files of what this process has made. Its number does not tell: those of its threads lead to its files too.
+pub(crate) fn own() -> MutexGuard<'static, HashMap<[u8; 16], Weak<File>>> {
+    static OWN: PerProcess<Mutex<HashMap<[u8; 16], Weak<File>>>> = PerProcess::new(Mutex::default);
     OWN.get().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The file of this name, if this process has made it and has it open.
+pub(crate) fn own_file(name: &[u8; 16]) -> Option<Arc<File>> {
+    own().get(name)?.upgrade()
+}
+
+/// This process has the file no more.
+pub(crate) fn disown(name: &SharedName) {
+    let was_own = own().remove(&name.name);
+    if was_own.is_some() {
+        rendezvous::released(&name.name);
+    }
 }
 
 /// The random part tells names apart; maps of them are bounded against invented names.
@@ -264,13 +284,16 @@ impl SharedName {
     /// Whether this process made the memory.
     #[must_use]
     pub fn is_own(&self) -> bool {
-        own().contains(&self.name)
+        own().contains_key(&self.name)
     }
 
     /// Whether the process that is named still has the memory open. `false` if this process may not know. Takes some
     /// microseconds.
     #[must_use]
     pub fn is_there(&self) -> bool {
+        if let Some(link) = rendezvous::link_of(&self.name) {
+            return link.has(&self.name);
+        }
         memfd::leads_to(self.pid, self.fd, &self.name)
     }
 
@@ -285,6 +308,9 @@ impl SharedName {
     /// microseconds.
     #[must_use]
     pub fn presence(&self) -> Presence {
+        if let Some(link) = rendezvous::link_of(&self.name) {
+            return link.presence(&self.name);
+        }
         if !proc_is_of_this_namespace() {
             return Presence::Unknown(Unprovable::NoProc);
         }
@@ -305,6 +331,32 @@ impl SharedName {
             _ if not_found => Presence::Unknown(Unprovable::Hidden),
             _ => Presence::Unknown(Unprovable::NotAllowed { error: error.into() }),
         }
+    }
+
+    /// *Blocking*, for half a second at most. Notes that the file is of a process in another PID namespace: from now on it is looked for in
+    /// the [rendezvous](crate::Rendezvous) with that process, not under the number, which means another process here.
+    ///
+    /// # Errors
+    ///
+    /// [`RendezvousError`]
+    pub fn note_owner(&self, process: ForeignProcess) -> Result<(), RendezvousError> {
+        match self.is_own() {
+            true => Ok(()),
+            false => rendezvous::note(self.name, process),
+        }
+    }
+
+    /// Whether the file [is of a process](Self::note_owner) in another PID namespace.
+    #[must_use]
+    pub fn is_by_rendezvous(&self) -> bool {
+        rendezvous::link_of(&self.name).is_some()
+    }
+
+    /// Whether a process in another PID namespace that got this process's file by a rendezvous may have it mapped: it runs.
+    /// [`Holders`](nixl_device::Holders) cannot see it.
+    #[must_use]
+    pub fn is_held_elsewhere(&self) -> bool {
+        rendezvous::held_elsewhere(&self.name)
     }
 
     /// Which file the memory is, to find who else [holds](nixl_device::Holders) it. `None` if it is not

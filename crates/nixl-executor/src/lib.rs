@@ -125,7 +125,7 @@ pub use nixl_descriptor::tensor::{self, DType, Tensor, TensorError, TensorLayout
 pub use nixl_descriptor::{
     Access, AccessError, AllocationKind, BufferPool, Dependency, DependencyError, Descriptor,
     DescriptorError, DescriptorList, GpuAllocation, LeaseError, LeaseMode, QueuedFunction, Reclaim,
-    ReclaimError, Region, RegionError, RegisterError, WorkQueue, layout,
+    ReclaimError, Region, RegionError, RegisterError, RendezvousError, WorkQueue, layout,
 };
 pub use nixl_device::{Device, DeviceKind, SharedError, cuda};
 pub use nixl_metadata::{

@@ -129,7 +129,7 @@ pub use prepared_lists::{EngineLists, Listed, ListsSpec, PreparedLists};
 pub use recent_map::RecentMap;
 pub use setting::{EngineSetting, SettingSource};
 pub use sleeper::Sleeper;
-pub use slots::{FoundSlot, OfferSlot, RecentCheck, RemoteSlot, RemoteSlots};
+pub use slots::{FoundSlot, OfferSlot, RecentCheck, RemoteSlot, RemoteSlots, foreign_process};
 pub use spent::{KeyRecord, KeyUse, SpentKeys, SpentStats};
 pub use status::{OperationStatus, StatusError};
 pub use telemetry::{ByLabels, GaugeShare, PerRecorder, transport_label};

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use nixl_descriptor::Rendezvous;
+
 use super::maintenance::Maintenance;
 use crate::facts::LocalFacts;
 use crate::local::{CopyWorkers, Costs, GpuBackend};
@@ -16,6 +18,8 @@ pub(super) struct Settings {
     pub(super) path_costs: PathCosts,
     pub(super) staging: StagingConfig,
     pub(super) imports: ImportLimits,
+    /// Kept as long as the executor.
+    pub(super) rendezvous: Option<Arc<Rendezvous>>,
 }
 
 /// What the connections of an executor have in common.

@@ -12,7 +12,6 @@ use nixl_ops::{
 
 use super::path_connection::{PathConnection, is_host_memory};
 use super::path_transfer::PathTransfer;
-use crate::facts::OfferFacts;
 use crate::local::{self, ProcessOffers, is_host};
 use crate::remote_memory::{prefault, shares};
 
@@ -30,7 +29,7 @@ impl ConnectionExecutor for PathConnection {
         let peer = self.peer(route.peer().as_str(), info);
         self.ask_engine(&peer, &request);
         let (sides, offered) =
-            ((request.local(), request.remote()), OfferFacts::by_a_peer(request.remote()));
+            ((request.local(), request.remote()), self.offered(request.remote()));
         let query = self.query(request.kind(), sides, offered, request.policy());
         let (plan, mut history, failures) =
             self.plan(&peer, info, query, request.local().total_bytes());

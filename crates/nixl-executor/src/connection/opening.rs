@@ -8,7 +8,6 @@ use nixl_metadata::{Doorbell, RdmaMetadata};
 use nixl_ops::{PathPolicy, Preparation};
 
 use super::path_connection::PathConnection;
-use crate::facts::OfferFacts;
 use crate::remote_memory::{ImportError, OwnerId, RemoteMemoryKey};
 use crate::transfers::owner_gone;
 
@@ -20,7 +19,7 @@ impl PathConnection {
         remote: &RdmaMetadata,
     ) -> Option<Preparation> {
         let now = self.link.clock().now();
-        let offered = OfferFacts::by_a_peer(remote);
+        let offered = self.offered(remote);
         let (path, wanted) = self.memory_key(local, remote, offered)?;
         let unopened: Vec<_> = wanted
             .filter(|memory_key| !self.imports.has(memory_key))
@@ -56,8 +55,15 @@ impl PathConnection {
         }
         let (imports, pid) = (Arc::clone(&self.imports), self.pid_here(info));
         let page = remote.doorbell().map(page_of);
+        let foreign = self.foreign(info);
         Some(Box::new(move || {
             for memory_key in unopened {
+                if let (Some(name), Some(process)) = (memory_key.name(), foreign)
+                    && let Err(error) = name.note_owner(process)
+                {
+                    imports.refused.note(memory_key, error.to_string(), now);
+                    break;
+                }
                 match imports.open(&memory_key, OwnerId { peer: peer.name(), pid }) {
                     Ok(_) => {}
                     // The peer is here, and its memory is not.

@@ -1,10 +1,12 @@
 //! The path executor, as users configure it.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use nixl_descriptor::{Rendezvous, RendezvousError};
 use nixl_device::LeakInChild;
 use nixl_ops::{
     Clock, ConnectionContext, ConnectionExecutor, Executor, SystemClock, TransportError,
@@ -121,6 +123,22 @@ impl PathExecutor {
     #[must_use]
     pub fn imports(self, limits: ImportLimits) -> Self {
         self.configured(|settings| settings.imports = limits)
+    }
+
+    /// Meets peers of this host and user that run in other PID namespaces, as containers do, in `folder`: a volume that both mount,
+    /// such as an `emptyDir` or a `hostPath`, at any place. Host memory that they share is then mapped here. The engine
+    /// has to reach them all the same, by the network. Without a folder they are reached by the engine alone. The folder
+    /// has to be there, and has a socket of this process as long as the executor lives. For peers that are met afterwards.
+    ///
+    /// *Blocking*, for some hundred microseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`RendezvousError`]: nothing has been changed then. Peers that cannot be met there are no errors, but reasons in the
+    /// reports of operations.
+    pub fn rendezvous(self, folder: impl AsRef<Path>) -> Result<Self, RendezvousError> {
+        let rendezvous = Rendezvous::open(folder)?;
+        Ok(self.configured(|settings| settings.rendezvous = Some(rendezvous)))
     }
 
     fn configured(mut self, change: impl FnOnce(&mut Settings)) -> Self {
@@ -264,8 +282,9 @@ mod tests {
                 .costs(costs.clone()),
         ];
         for executor in both {
-            let Settings { costs: chosen, path_costs: paths, staging: slots, imports: limits } =
-                &executor.shared.settings;
+            let Settings {
+                costs: chosen, path_costs: paths, staging: slots, imports: limits, ..
+            } = &executor.shared.settings;
             assert_eq!((chosen, paths), (&costs, &path_costs));
             assert_eq!((*slots, *limits), (staging, imports));
         }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use nixl_descriptor::DescriptorList;
+use nixl_descriptor::{DescriptorList, ForeignProcess, Meeting};
 use nixl_device::Device;
 use nixl_metadata::{PeerInfo, RdmaMetadata};
-use nixl_ops::{OperationKind, PathKind, PathPolicy, TransferRequest};
+use nixl_ops::{OperationKind, PathKind, PathPolicy, TransferRequest, foreign_process};
 
 use super::path_connection::{PathConnection, is_copied_by_owner, is_host_memory};
 use crate::facts::{Engine, OfferFacts, ShareForm};
@@ -16,6 +16,18 @@ use crate::remote_memory::{RemoteMemoryKey, export, memory_key};
 use crate::transfers::copier;
 
 impl PathConnection {
+    /// What is known of a peer's offer.
+    pub(super) fn offered(&self, remote: &RdmaMetadata) -> OfferFacts {
+        let foreign = remote.peer().and_then(|info| self.foreign(info));
+        let meeting = foreign.map_or(Meeting::NoFolder, ForeignProcess::meeting);
+        OfferFacts::by_a_peer(remote).met(meeting)
+    }
+
+    /// The process of a peer of this host in another PID namespace.
+    pub(super) fn foreign(&self, info: &PeerInfo) -> Option<ForeignProcess> {
+        foreign_process(self.facts.host.as_ref()?, info.host())
+    }
+
     /// What an operation asks; of the engine it says what is so for any peer.
     pub(super) fn query(
         &self,

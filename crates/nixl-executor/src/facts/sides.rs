@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use nixl_descriptor::Meeting;
 use nixl_metadata::{HostIdentity, MessageVersions, PeerInfo, RdmaMetadata, Share, ShareKind};
 use nixl_ops::Medium;
 
@@ -258,13 +259,15 @@ pub struct OfferFacts {
     pub(crate) ours: bool,
     /// The way for another process to open all of its memory, if any.
     pub(crate) share: Option<ShareForm>,
+    /// Whether a peer in another PID namespace is met in a rendezvous folder.
+    pub(crate) meeting: Meeting,
 }
 
 impl OfferFacts {
     /// An offer of this process.
     #[must_use]
     pub fn by_this_process() -> Self {
-        Self { ours: true, share: None }
+        Self { ours: true, ..Self::default() }
     }
 
     /// An offer of a peer. Its shares count if they cover all descriptors and have one form.
@@ -281,7 +284,12 @@ impl OfferFacts {
         let share = shares.first().and_then(form).filter(|first| {
             covered == remote.descriptors().len() && shares.iter().all(|s| form(s) == Some(*first))
         });
-        Self { ours: false, share }
+        Self { share, ..Self::default() }
+    }
+
+    /// The same of a peer that is met like this.
+    pub(crate) fn met(self, meeting: Meeting) -> Self {
+        Self { meeting, ..self }
     }
 }
 

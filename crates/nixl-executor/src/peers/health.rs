@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn memories_of_other_allocations_are_others() {
-        let offered = OfferFacts { ours: false, share: Some(ShareForm::CudaIpc) };
+        let offered = OfferFacts { share: Some(ShareForm::CudaIpc), ..OfferFacts::default() };
         let query = |offered| {
             let memories = (MemoryKind::Gpu(0), Device::cuda(1));
             let (engine, policy) = (Engine::Ucx, PathPolicy::auto());

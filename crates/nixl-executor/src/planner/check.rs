@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use nixl_descriptor::Meeting;
 use nixl_device::{Device, DeviceKind};
 use nixl_ops::{Medium, OperationKind, PathKind};
 
@@ -230,7 +231,7 @@ impl Check<'_> {
             return Err(not_applicable("the peer's memory is not host memory"));
         }
         self.same_host()?;
-        self.same_pid_namespace()?;
+        self.opens_files()?;
         if self.peer.locality.process {
             return Err(missing(
                 "the peer is in this very process, whose memory is not opened again",
@@ -488,6 +489,20 @@ impl Check<'_> {
             Some(true) => Ok(()),
             Some(false) => Err(missing("separate PID namespaces")),
             None => Err(missing("whether both are in one PID namespace is not known")),
+        }
+    }
+
+    /// Whether this process can open files of the peer: by its number, or through a rendezvous.
+    fn opens_files(&self) -> Result<(), Missing> {
+        match (self.peer.locality.pid_namespace, self.query.offered.meeting) {
+            (Some(false), Meeting::Met) => Ok(()),
+            (Some(false), Meeting::Absent) => Err(missing(
+                "separate PID namespaces, and the peer is not met in the rendezvous folder of this process",
+            )),
+            (Some(false), _) => Err(missing(
+                "separate PID namespaces; a rendezvous folder that both see would help (PathExecutor::rendezvous)",
+            )),
+            _ => self.same_pid_namespace(),
         }
     }
 

@@ -72,7 +72,7 @@ fn ask(local: MemoryKind, remote: Device) -> PathQuery {
 }
 
 fn shared(form: ShareForm) -> OfferFacts {
-    OfferFacts { ours: false, share: Some(form) }
+    OfferFacts { share: Some(form), ..OfferFacts::default() }
 }
 
 fn plan(query: PathQuery, here: &LocalFacts, peer: &PeerFacts) -> PathPlan {
@@ -210,7 +210,13 @@ fn each_missing_fact_is_named() {
             "no other process can open the peer's memory",
         ),
         (SharedMemory, file, only("tcp"), neighbour(), "UCX_TLS allows no shared memory"),
-        (SharedMemory, file, here(), apart(), "separate PID namespaces"),
+        (
+            SharedMemory,
+            file,
+            here(),
+            apart(),
+            "separate PID namespaces; a rendezvous folder that both see would help (PathExecutor::rendezvous)",
+        ),
         (SharedMemory, host, here(), neighbour(), "the peer did not share this memory"),
         (GpuDirect, host, here(), neighbour(), "no RDMA NIC on this host"),
         (
@@ -641,7 +647,7 @@ prop_compose! {
         PathQuery {
             operation: if read { OperationKind::Read } else { OperationKind::Write },
             engine: if ucx { Engine::Ucx } else { Engine::Other },
-            offered: OfferFacts { ours, share },
+            offered: OfferFacts { ours, share, ..OfferFacts::default() },
             ..ask(local, remote)
         }
     }

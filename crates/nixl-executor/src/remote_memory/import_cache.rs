@@ -130,7 +130,8 @@ impl ImportCache {
     pub(crate) fn reaches(&self, pid: u32) -> bool {
         let opened = self.lock();
         let names = opened.by_name.keys().filter_map(RemoteMemoryKey::name);
-        let names: Vec<_> = names.filter(|name| name.pid == pid).copied().collect();
+        let names = names.filter(|name| name.pid == pid && !name.is_by_rendezvous());
+        let names: Vec<_> = names.copied().collect();
         drop(opened);
         names.iter().any(SharedName::is_there)
     }
@@ -167,7 +168,13 @@ impl ImportCache {
             self.sweep();
         }
         // Before the memory: a process that has not ended afterwards had the number all along.
-        let process = match memory_key.name().map_or(by.pid, |name| Some(name.pid)) {
+        let pid = match memory_key.name() {
+            // The sweeps find its end.
+            Some(name) if name.is_by_rendezvous() => None,
+            Some(name) => Some(name.pid),
+            None => by.pid,
+        };
+        let process = match pid {
             Some(pid) => self.process(pid),
             None => None,
         };

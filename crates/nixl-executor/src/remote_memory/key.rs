@@ -26,7 +26,7 @@ pub(crate) struct OwnerId<'a> {
 
 impl RemoteMemoryKey {
     /// Its file, if it is host memory.
-    pub(super) fn name(&self) -> Option<&SharedName> {
+    pub(crate) fn name(&self) -> Option<&SharedName> {
         match self {
             Self::Gpu(..) => None,
             Self::File(name) | Self::Pinned(name) => Some(name),

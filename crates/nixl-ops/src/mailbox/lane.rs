@@ -68,8 +68,12 @@ impl Lane {
 
 /// A lane that is free, or whose sender has ended: its written messages are whole.
 fn claim(memory: &SharedMemory, reply: Option<SharedName>) -> Option<Claimed> {
+    // Senders in other PID namespaces cannot judge each other's ends by numbers: they claim by that of a process which all have and
+    // which does not end, and take no lane of another.
+    let is_foreign = memory.name().is_by_rendezvous();
+    let pid = if is_foreign { 1 } else { std::process::id() };
     let own = uuid::Uuid::new_v4().as_u128() as u64;
-    let own = own << Lane::PID_BITS | u64::from(std::process::id()) & pid_mask();
+    let own = own << Lane::PID_BITS | u64::from(pid) & pid_mask();
     let take = |index: usize, from: u64| {
         let word = memory.word(Ring::of_page(index).word(0))?;
         word.compare_exchange(from, own, Ordering::AcqRel, Ordering::Relaxed).ok()?;
@@ -85,7 +89,8 @@ fn claim(memory: &SharedMemory, reply: Option<SharedName>) -> Option<Claimed> {
         .map(|index| memory.word(Ring::of_page(index).word(0)).map(|w| w.load(Ordering::Relaxed)))
         .collect::<Option<_>>()?;
     let free = claims.iter().enumerate().filter(|(_, claim)| **claim == 0);
-    let abandoned = claims.iter().enumerate().filter(|(_, claim)| has_ended(**claim));
+    let abandoned =
+        claims.iter().enumerate().filter(|(_, claim)| !is_foreign && has_ended(**claim));
     free.chain(abandoned).find_map(|(index, from)| take(index, *from))
 }
 

@@ -11,6 +11,7 @@
 //! ignores rings without a word; they delay its wake-ups by one short sleep at most.
 
 mod doorbell;
+mod foreign;
 #[cfg(all(test, loom))]
 mod loom_model;
 mod page;
@@ -21,6 +22,7 @@ mod tests;
 mod word;
 
 pub(crate) use doorbell::PageDoorbell;
+pub use foreign::foreign_process;
 pub use page::OfferSlot;
 #[cfg(any(all(test, not(loom)), fuzzing))]
 pub(crate) use page::ring;

@@ -54,6 +54,8 @@ pub(crate) struct MappedPage {
     owned: RecentCheck,
     /// The lane for this side's messages.
     pub(crate) lane: Lane,
+    /// The owner is in another PID namespace, where the number of this process means another one or none.
+    is_foreign: bool,
 }
 
 /// A page of another connection of this process.
@@ -121,6 +123,10 @@ impl Page {
             Self::Mapped(mapped) => mapped.is_owned(),
             Self::Own(_) => true,
         }
+    }
+
+    fn is_foreign(&self) -> bool {
+        matches!(self, Self::Mapped(mapped) if mapped.is_foreign)
     }
 }
 
@@ -220,6 +226,7 @@ impl RemoteSlots {
             }),
             false => match SharedMemory::open(&bounded(name)) {
                 Ok(memory) => Known::Mapped(Arc::new(MappedPage {
+                    is_foreign: name.is_by_rendezvous(),
                     memory,
                     owned: RecentCheck::default(),
                     lane: Lane::default(),
@@ -265,7 +272,8 @@ impl RemoteSlots {
         };
         let (slot, token, kind) = (doorbell.slot(), doorbell.token(), remote.operation_kind());
         word(page.memory()?, slot)?;
-        Some(RemoteSlot { page, slot, token, kind, readers, pid: self.pid, protocol })
+        let pid = if page.is_foreign() { 0 } else { self.pid };
+        Some(RemoteSlot { page, slot, token, kind, readers, pid, protocol })
     }
 
     fn lock(&self) -> MutexGuard<'_, RecentMap<SharedName, Known>> {
@@ -307,7 +315,7 @@ impl RemoteSlot {
         }
         self.change(self.open(), |word| match word.state() {
             SlotState::Open if self.kind == OperationKind::Write => {
-                word.claimed(self.pid).ok_or(EndedOffer::Unclaimable)
+                self.claimed(word).ok_or(EndedOffer::Unclaimable)
             }
             SlotState::Open => Ok(word),
             state => Err(state.ended()),
@@ -412,7 +420,16 @@ impl RemoteSlot {
     }
 
     fn mine(&self) -> SlotWord {
-        self.open().claimed(self.pid).unwrap_or(self.open())
+        self.claimed(self.open()).unwrap_or(self.open())
+    }
+
+    /// The claim of this process: without a number if the owner is in another PID namespace. The owner then waits for the end of every
+    /// process to which it gave the memory.
+    fn claimed(&self, word: SlotWord) -> Option<SlotWord> {
+        match self.page.is_foreign() {
+            true => Some(word.claimed_by_agent()),
+            false => word.claimed(self.pid),
+        }
     }
 
     fn is_mine(&self, word: SlotWord) -> bool {

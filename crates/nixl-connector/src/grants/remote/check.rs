@@ -3,16 +3,20 @@
 use std::ops::Range;
 use std::sync::{Arc, Weak};
 
-use nixl_descriptor::{DescriptorList, PublishedWords, ReadOnlyWords, SharedName};
+use nixl_descriptor::{
+    DescriptorList, Meeting, PublishedWords, ReadOnlyWords, SharedMemoryError, SharedName,
+};
 use nixl_metadata::{ExportMetadata, Rights, Ticket};
-use nixl_ops::{GrantWords, OperationOptions, StaleRead, TransportError, WordCheck};
+use nixl_ops::{
+    GrantWords, OperationOptions, StaleRead, TransportError, WordCheck, foreign_process,
+};
 
-use super::import::page_of_file;
 use super::{Imported, RemoteExport};
 use crate::grants::error::TicketError;
 use crate::grants::export::ExportShared;
 use crate::grants::read::Lists;
 use crate::grants::words::WordReads;
+use crate::named_file::{notes_owner, page_of_file};
 use crate::{Connector, ConnectorError};
 
 /// How the words of the export are read.
@@ -32,14 +36,22 @@ impl Connector {
         metadata: &ExportMetadata,
     ) -> Result<Words, ConnectorError> {
         let connection = self.connection();
-        let is_here = connection.info().host().same_pid_namespace(metadata.peer().host());
+        let (here, there) = (connection.info().host(), metadata.peer().host());
+        let foreign = foreign_process(here, there);
+        let is_here = match foreign {
+            Some(process) => process.meeting() != Meeting::NoFolder,
+            None => here.same_pid_namespace(there),
+        };
         let Some(file) = metadata.words().file.filter(|_| is_here) else {
             return self.words_by_engine(metadata).await;
         };
         // The owner chooses how long the file is.
         let needed = GrantWords::bytes(metadata.words().slots);
         let name = SharedName { len: file.length().min(needed), ..page_of_file(&file) };
-        let open = move || PublishedWords::open(&name);
+        let open = move || match notes_owner(&name, foreign) {
+            true => PublishedWords::open(&name),
+            false => Err(SharedMemoryError::Gone),
+        };
         match connection.control().run(open).await? {
             Ok(words) if words.load(EXPORT_WORD) == Some(metadata.export().value()) => {
                 Ok(Words::Mapped(words))

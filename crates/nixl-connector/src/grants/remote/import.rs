@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use nixl_descriptor::layout::RemoteLayout;
 use nixl_descriptor::{DescriptorList, SharedName};
-use nixl_metadata::{ExportMetadata, NotificationKey, SharedFile};
-use nixl_ops::{PathKind, RemoteSlots};
+use nixl_metadata::{ExportMetadata, NotificationKey};
+use nixl_ops::{PathKind, RemoteSlots, foreign_process};
 use tokio::sync::Mutex;
 
 use super::check::Words;
@@ -17,6 +17,7 @@ use crate::grants::described;
 use crate::grants::export::ExportShared;
 use crate::grants::own::exports_of_this_process;
 use crate::grants::read::{Lists, whole};
+use crate::named_file::{notes_owner, page_of_file};
 use crate::{Connector, ConnectorError};
 
 /// How an export is imported.
@@ -164,6 +165,11 @@ impl Connector {
         let is_known = metadata.peer().versions().doorbell() <= RemoteSlots::VERSION;
         let Some(file) = metadata.claims().filter(|_| is_known) else { return Ok(None) };
         let page = page_of_file(file);
+        let foreign = foreign_process(self.connection().info().host(), metadata.peer().host());
+        // The words are mapped, so the peer is met.
+        if !notes_owner(&page, foreign) {
+            return Ok(None);
+        }
         Ok(self.connection().mailbox(&page).await?.map(|_| page))
     }
 
@@ -196,8 +202,4 @@ impl Connector {
         });
         Ok(DescriptorList::try_from(parts.collect::<Result<Vec<_>, _>>()?)?)
     }
-}
-
-pub(super) fn page_of_file(file: &SharedFile) -> SharedName {
-    SharedName { pid: file.pid(), fd: file.fd(), name: file.name(), len: file.length() }
 }

@@ -1,0 +1,181 @@
+//! The connection to another process, and what is known of its files.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::RendezvousError;
+use super::wire::{self, Incoming, Kind, Message, Name};
+use crate::shared::{Presence, Unprovable};
+
+/// A connection to a process that gives its files to this one.
+pub(crate) struct Link {
+    socket: OwnedFd,
+    process: OwnedFd,
+    ended: AtomicBool,
+    /// Whether the process has the files that it was asked for.
+    files: Mutex<HashMap<Name, bool>>,
+    /// Held by the one that reads the socket.
+    reading: Mutex<()>,
+}
+
+/// Why a file does not come.
+pub(crate) enum LinkError {
+    /// The process does not have it.
+    Absent,
+    /// The connection has ended, or the process does not answer.
+    Lost,
+}
+
+impl Link {
+    /// For which an answer is waited for.
+    const PATIENCE: Duration = Duration::from_millis(250);
+
+    /// *Blocking.*
+    pub(super) fn to(socket: &Path) -> Result<Self, RendezvousError> {
+        let socket = wire::connect_to(socket)?;
+        let own = wire::this_process()?;
+        if !wire::send(&socket, Kind::Hello, [0; 16], Some(own.as_fd())) {
+            return Err(RendezvousError::Silent);
+        }
+        let process = match next(&socket, Instant::now()) {
+            Next::Message(Message { kind: Kind::Hello, descriptor: Some(process), .. })
+                if wire::is_process(&process) =>
+            {
+                process
+            }
+            // A process with too many connections ends this one.
+            Next::End | Next::Late => return Err(RendezvousError::Silent),
+            Next::Message(_) => return Err(RendezvousError::Protocol),
+        };
+        Ok(Self {
+            socket,
+            process,
+            ended: AtomicBool::new(false),
+            files: Mutex::default(),
+            reading: Mutex::default(),
+        })
+    }
+
+    /// *Blocking.* The file of this name, as its process opened it.
+    pub(crate) fn file(&self, name: &Name) -> Result<OwnedFd, LinkError> {
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.ended.load(Ordering::Acquire) || !wire::send(&self.socket, Kind::Open, *name, None)
+        {
+            return self.lost();
+        }
+        // Known from now on, for the message that it is released.
+        self.lock().insert(*name, true);
+        let began = Instant::now();
+        loop {
+            let Next::Message(message) = next(&self.socket, began) else { return self.lost() };
+            match (message.kind, message.descriptor) {
+                (Kind::File, Some(file)) if message.name == *name => return Ok(file),
+                (Kind::Absent, None) if message.name == *name => {
+                    self.note_released(name);
+                    return Err(LinkError::Absent);
+                }
+                (Kind::Released, None) => self.note_released(&message.name),
+                _ => return self.lost(),
+            }
+        }
+    }
+
+    fn lost<T>(&self) -> Result<T, LinkError> {
+        self.ended.store(true, Ordering::Release);
+        Err(LinkError::Lost)
+    }
+
+    /// Whether the process has the file. Reads what it has said meanwhile: about a microsecond.
+    pub(crate) fn has(&self, name: &Name) -> bool {
+        self.look();
+        self.is_live() && self.lock().get(name) == Some(&true)
+    }
+
+    /// *Blocking* for a file that was not asked for yet.
+    pub(crate) fn presence(&self, name: &Name) -> Presence {
+        self.look();
+        let known = self.lock().get(name).copied();
+        let known = match known {
+            None => match self.file(name) {
+                Ok(_) => Some(true),
+                Err(LinkError::Absent) => Some(false),
+                Err(LinkError::Lost) => None,
+            },
+            known => known,
+        };
+        match known {
+            Some(false) => Presence::Absent,
+            _ if wire::has_ended(&self.process) => Presence::Absent,
+            Some(true) if self.is_live() => Presence::Here,
+            _ => Presence::Unknown(Unprovable::NotMet),
+        }
+    }
+
+    /// Whether the connection lasts.
+    pub(super) fn is_live(&self) -> bool {
+        !self.ended.load(Ordering::Acquire)
+    }
+
+    /// Reads what has come, unless another thread does.
+    fn look(&self) {
+        let Ok(_reading) = self.reading.try_lock() else { return };
+        while self.is_live() {
+            match wire::receive(&self.socket) {
+                Incoming::Nothing => return,
+                Incoming::Message(Message { kind: Kind::Released, name, .. }) => {
+                    self.note_released(&name);
+                }
+                Incoming::Message(_) | Incoming::End => self.ended.store(true, Ordering::Release),
+            }
+        }
+    }
+
+    /// Names that were never asked for are not kept.
+    fn note_released(&self, name: &Name) {
+        if let Some(is_there) = self.lock().get_mut(name) {
+            *is_there = false;
+        }
+    }
+
+    /// The name is not asked about any more.
+    pub(super) fn forget(&self, name: &Name) {
+        self.lock().remove(name);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Name, bool>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("live", &self.is_live()).finish_non_exhaustive()
+    }
+}
+
+enum Next {
+    Message(Message),
+    End,
+    Late,
+}
+
+/// The next message.
+fn next(socket: &OwnedFd, began: Instant) -> Next {
+    loop {
+        match wire::receive(socket) {
+            Incoming::Message(message) => return Next::Message(message),
+            Incoming::End => return Next::End,
+            Incoming::Nothing => {}
+        }
+        let left = Link::PATIENCE.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return Next::Late;
+        }
+        wire::wait(socket, i64::try_from(left.as_millis()).unwrap_or(1).max(1));
+    }
+}

@@ -1,0 +1,191 @@
+//! The thread of a rendezvous that gives files away.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::net::{SocketFlags, accept_with};
+
+use super::RendezvousError;
+use super::wire::{self, Incoming, Kind, Name};
+use crate::shared::own_file;
+
+/// Gives files of this process to peers. Stops when it is [told](Self::stop).
+#[derive(Debug)]
+pub(super) struct Server {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    listener: OwnedFd,
+    wake: OwnedFd,
+    stops: AtomicBool,
+    clients: Mutex<Vec<Client>>,
+}
+
+/// A process that is or was connected.
+#[derive(Debug)]
+struct Client {
+    /// `None` once the connection has ended.
+    socket: Option<Arc<OwnedFd>>,
+    /// After its first message.
+    process: Option<OwnedFd>,
+    given: HashSet<Name>,
+}
+
+impl Client {
+    /// It may have files mapped that it got, also after the end of its connection.
+    fn may_hold(&self) -> bool {
+        !self.given.is_empty()
+            && self.process.as_ref().is_none_or(|process| !wire::has_ended(process))
+    }
+}
+
+impl Server {
+    /// Connections, and processes that were connected and got files.
+    const MOST: usize = 1024;
+    /// Files of one connection.
+    const FILES: usize = 4096;
+
+    pub(super) fn start(listener: OwnedFd) -> Result<Self, RendezvousError> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let wake = wake.map_err(RendezvousError::of("make a wake-up"))?;
+        let clients = Mutex::default();
+        let shared = Arc::new(Shared { listener, wake, stops: AtomicBool::new(false), clients });
+        let serving = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("nixl-rendezvous".to_owned())
+            .spawn(move || serving.serve())
+            .map_err(|error| RendezvousError::System {
+                call: "start a thread",
+                error: error.into(),
+            })?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Ends the connections and the thread.
+    pub(super) fn stop(&self) {
+        self.shared.stops.store(true, Ordering::Release);
+        let _ = rustix::io::write(&self.shared.wake, &1u64.to_ne_bytes());
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+
+    /// This process has the file no more: those that got it are told at once, before anything becomes of its pages.
+    pub(super) fn released(&self, name: &Name) {
+        for client in self.shared.lock().iter_mut() {
+            if client.given.remove(name)
+                && let Some(socket) = &client.socket
+                && !wire::send(socket, Kind::Released, *name, None)
+            {
+                // It does not read: it learns by the end of the connection.
+                let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+                client.socket = None;
+            }
+        }
+    }
+
+    /// Whether a process that got the file may still have it mapped.
+    pub(super) fn is_held(&self, name: &Name) -> bool {
+        self.shared.lock().iter().any(|client| client.given.contains(name) && client.may_hold())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Vec<Client>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self) {
+        while !self.stops.load(Ordering::Acquire) {
+            let sockets: Vec<_> =
+                self.lock().iter().filter_map(|client| client.socket.clone()).collect();
+            let own = [self.listener.as_fd(), self.wake.as_fd()];
+            let all = own.into_iter().chain(sockets.iter().map(|socket| socket.as_fd()));
+            let mut handles: Vec<_> =
+                all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+            if poll(&mut handles, None).is_err() {
+                continue;
+            }
+            let is_ready = |handle: &PollFd<'_>| !handle.revents().is_empty();
+            let accepts = handles.first().is_some_and(is_ready);
+            let clients = handles.iter().skip(own.len()).zip(&sockets);
+            for (_, socket) in clients.filter(|(handle, _)| is_ready(handle)) {
+                self.answer(socket);
+            }
+            if accepts {
+                self.accept();
+            }
+        }
+        for client in &mut *self.lock() {
+            client.socket = None;
+        }
+    }
+
+    fn accept(&self) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let Ok(socket) = accept_with(&self.listener, flags) else {
+            // Without descriptors the connection waits: not at the cost of a processor.
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            return;
+        };
+        let mut clients = self.lock();
+        clients.retain(|client| client.socket.is_some() || client.may_hold());
+        if wire::check_user(&socket).is_err() {
+            return;
+        }
+        let greets = || {
+            let own = wire::this_process().ok()?;
+            wire::send(&socket, Kind::Hello, [0; 16], Some(own.as_fd())).then_some(())
+        };
+        if clients.len() < Server::MOST && greets().is_some() {
+            let socket = Some(Arc::new(socket));
+            clients.push(Client { socket, process: None, given: HashSet::new() });
+        }
+    }
+
+    /// Reads one message, and ends a connection that sends anything else.
+    fn answer(&self, socket: &Arc<OwnedFd>) {
+        let incoming = wire::receive(socket);
+        let mut clients = self.lock();
+        let is_it = |client: &&mut Client| {
+            client.socket.as_ref().is_some_and(|known| Arc::ptr_eq(known, socket))
+        };
+        let Some(client) = clients.iter_mut().find(is_it) else { return };
+        let goes_on = match incoming {
+            Incoming::Nothing => true,
+            Incoming::End => false,
+            Incoming::Message(message) => match (message.kind, message.descriptor) {
+                (Kind::Hello, Some(process)) if client.process.is_none() => {
+                    let is_process = wire::is_process(&process);
+                    client.process = is_process.then_some(process);
+                    is_process
+                }
+                (Kind::Open, None) if client.process.is_some() => {
+                    let file =
+                        own_file(&message.name).filter(|_| client.given.len() < Server::FILES);
+                    match file {
+                        // Before it is sent: the client may have it as soon as it is.
+                        Some(file) => {
+                            client.given.insert(message.name);
+                            wire::send(socket, Kind::File, message.name, Some(file.as_fd()))
+                        }
+                        None => wire::send(socket, Kind::Absent, message.name, None),
+                    }
+                }
+                _ => false,
+            },
+        };
+        if !goes_on {
+            client.socket = None;
+            clients.retain(|client| client.socket.is_some() || client.may_hold());
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The rendezvous folders, links and names of this process.
+
+use std::collections::HashMap;
+use std::num::NonZeroU64;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use nixl_device::{MachineIdentity, PerProcess};
+
+use super::link::Link;
+use super::wire::Name;
+use super::{Folders, ForeignProcess, Meeting, Rendezvous, RendezvousError};
+
+/// A child of a fork does not use what it inherits.
+static TABLE: PerProcess<Table> = PerProcess::new(Table::default);
+
+#[derive(Default)]
+struct Table {
+    /// Whether there ever was a folder: most processes have none, and look no further.
+    any: AtomicBool,
+    known: Mutex<Known>,
+    /// Held while a folder is entered.
+    entering: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Known {
+    folders: Folders,
+    links: HashMap<ForeignProcess, Attempt>,
+    names: HashMap<Name, Arc<Link>>,
+}
+
+enum Attempt {
+    Met(Arc<Link>),
+    Failed(RendezvousError, Instant),
+}
+
+/// Processes that are remembered.
+const PROCESSES: usize = 1024;
+/// Names of files that are remembered.
+const NAMES: usize = 16_384;
+/// After which a failed attempt is repeated.
+const COOLDOWN: Duration = Duration::from_secs(1);
+
+fn table() -> &'static Table {
+    TABLE.get()
+}
+
+fn known() -> MutexGuard<'static, Known> {
+    table().known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The PID namespace of this process.
+pub(super) fn namespace() -> Option<NonZeroU64> {
+    static NAMESPACE: PerProcess<Option<NonZeroU64>> =
+        PerProcess::new(|| MachineIdentity::discover().pid_namespace());
+    *NAMESPACE.get()
+}
+
+/// The rendezvous in this folder, which is made unless it is there.
+pub(super) fn entered(
+    folder: &Path,
+    make: impl FnOnce() -> Result<Arc<Rendezvous>, RendezvousError>,
+) -> Result<Arc<Rendezvous>, RendezvousError> {
+    let _entering = table().entering.lock().unwrap_or_else(PoisonError::into_inner);
+    let there = folders().into_iter().find(|there| there.folder() == folder);
+    if let Some(there) = there {
+        return Ok(there);
+    }
+    let made = make()?;
+    let mut known = known();
+    known.folders.retain(|folder| folder.strong_count() > 0);
+    known.folders.push(Arc::downgrade(&made));
+    // What was not there may be in this one.
+    known.links.retain(|_, attempt| matches!(attempt, Attempt::Met(_)));
+    table().any.store(true, Ordering::Release);
+    Ok(made)
+}
+
+/// Upgraded: to be dropped without the lock, since the last one stops a thread.
+fn folders() -> Vec<Arc<Rendezvous>> {
+    known().folders.iter().filter_map(Weak::upgrade).collect()
+}
+
+pub(super) fn meeting(process: ForeignProcess) -> Meeting {
+    if !table().any.load(Ordering::Acquire) {
+        return Meeting::NoFolder;
+    }
+    let known = known();
+    match known.links.get(&process) {
+        Some(Attempt::Met(link)) if link.is_live() => Meeting::Met,
+        _ if known.folders.iter().all(|folder| folder.strong_count() == 0) => Meeting::NoFolder,
+        _ => Meeting::Absent,
+    }
+}
+
+/// *Blocking.* The link to a process.
+pub(super) fn link(process: ForeignProcess) -> Result<Arc<Link>, RendezvousError> {
+    if !table().any.load(Ordering::Acquire) {
+        return Err(RendezvousError::NotConfigured);
+    }
+    match known().links.get(&process) {
+        Some(Attempt::Met(link)) if link.is_live() => return Ok(Arc::clone(link)),
+        Some(Attempt::Failed(error, at)) if at.elapsed() < COOLDOWN => return Err(error.clone()),
+        _ => {}
+    }
+    let mut met = Err(RendezvousError::NotConfigured);
+    for folder in folders() {
+        met = Link::to(&folder.path_of(process)).map(Arc::new);
+        if met.is_ok() {
+            break;
+        }
+    }
+    let mut known = known();
+    if known.links.len() >= PROCESSES {
+        known.links.retain(|_, attempt| match attempt {
+            Attempt::Met(link) => link.is_live(),
+            Attempt::Failed(_, at) => at.elapsed() < COOLDOWN,
+        });
+    }
+    if known.links.len() < PROCESSES {
+        let attempt = match &met {
+            Ok(link) => Attempt::Met(Arc::clone(link)),
+            Err(error) => Attempt::Failed(error.clone(), Instant::now()),
+        };
+        known.links.insert(process, attempt);
+    }
+    met
+}
+
+/// *Blocking.* Notes that the file is of this process.
+pub(crate) fn note(name: Name, process: ForeignProcess) -> Result<(), RendezvousError> {
+    let link = link(process)?;
+    let mut known = known();
+    if known.names.get(&name).is_some_and(|noted| Arc::ptr_eq(noted, &link)) {
+        return Ok(());
+    }
+    if known.names.len() >= NAMES {
+        let gone: Vec<_> =
+            known.names.iter().filter(|(name, link)| !link.has(name)).map(|(n, _)| *n).collect();
+        for name in gone {
+            if let Some(link) = known.names.remove(&name) {
+                link.forget(&name);
+            }
+        }
+    }
+    if known.names.len() >= NAMES {
+        return Err(RendezvousError::Silent);
+    }
+    known.names.insert(name, link);
+    Ok(())
+}
+
+/// The link to the process that has the file of this name, if that is noted.
+pub(crate) fn link_of(name: &Name) -> Option<Arc<Link>> {
+    match table().any.load(Ordering::Acquire) {
+        true => known().names.get(name).cloned(),
+        false => None,
+    }
+}
+
+/// This process has the file no more.
+pub(crate) fn released(name: &Name) {
+    if table().any.load(Ordering::Acquire) {
+        folders().iter().for_each(|folder| folder.server().released(name));
+    }
+}
+
+/// Whether a process that this one gave the file to may have it mapped.
+pub(crate) fn held_elsewhere(name: &Name) -> bool {
+    table().any.load(Ordering::Acquire)
+        && folders().iter().any(|folder| folder.server().is_held(name))
+}

@@ -1,0 +1,248 @@
+//! Messages of a rendezvous: 32 bytes and at most one descriptor, over a socket that keeps their boundaries.
+//!
+//! | bytes | content |
+//! |---|---|
+//! | 0 to 3 | `nxrv` |
+//! | 4 to 5 | version, 1 |
+//! | 6 to 7 | kind |
+//! | 8 to 23 | the random name of a file; zeros in `Hello` |
+//! | 24 to 31 | zeros |
+//!
+//! | kind | from | descriptor | meaning |
+//! |---|---|---|---|
+//! | 1, `Hello` | both, first | of the sender's process (`pidfd`) | |
+//! | 2, `Open` | the client | | asks for the file |
+//! | 3, `File` | the server | the file | answers `Open` |
+//! | 4, `Absent` | the server | | answers `Open`: it has no such file |
+//! | 5, `Released` | the server, at any time | | it has the file no more |
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    connect, recvmsg, sendmsg, socket_with,
+};
+use rustix::process::{PidfdFlags, geteuid, getpid, pidfd_open};
+
+use super::RendezvousError;
+
+const MAGIC: [u8; 4] = *b"nxrv";
+const VERSION: u16 = 1;
+const LEN: usize = 32;
+
+/// The random part of a file's name.
+pub(super) type Name = [u8; 16];
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    Hello = 1,
+    Open,
+    File,
+    Absent,
+    Released,
+}
+
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) kind: Kind,
+    pub(super) name: Name,
+    pub(super) descriptor: Option<OwnedFd>,
+}
+
+/// What a socket that does not block has.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    Message(Message),
+    Nothing,
+    /// The other side has closed it, or sends something else.
+    End,
+}
+
+/// A socket that does not block.
+pub(super) fn socket() -> Result<OwnedFd, RendezvousError> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let made = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+    made.map_err(RendezvousError::of("make a socket"))
+}
+
+/// A connection to the process that listens there, which is of this process's user.
+pub(super) fn connect_to(path: &Path) -> Result<OwnedFd, RendezvousError> {
+    let socket = socket()?;
+    let address = SocketAddrUnix::new(path).map_err(RendezvousError::of("name a socket"))?;
+    match connect(&socket, &address) {
+        Ok(()) => {}
+        Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(RendezvousError::NotThere),
+        // Too many wait to be accepted.
+        Err(Errno::AGAIN) => return Err(RendezvousError::Silent),
+        Err(errno) => return Err(RendezvousError::of("connect")(errno)),
+    }
+    check_user(&socket)?;
+    Ok(socket)
+}
+
+/// Whether no process listens on the socket at this path.
+pub(super) fn is_dead(path: &Path) -> bool {
+    let (Ok(socket), Ok(address)) = (socket(), SocketAddrUnix::new(path)) else { return false };
+    connect(&socket, &address) == Err(Errno::CONNREFUSED)
+}
+
+/// The system names the user of the other side, as this process's user namespace sees it.
+pub(super) fn check_user(socket: &OwnedFd) -> Result<(), RendezvousError> {
+    // Not rustix's: a process that this PID namespace cannot see has the number 0, which its type does not have.
+    let other = getsockopt(socket, PeerCredentials).map_err(|errno| RendezvousError::System {
+        call: "ask for a peer's user",
+        error: std::io::Error::from(errno).into(),
+    })?;
+    let (theirs, ours) = (other.uid(), geteuid().as_raw());
+    match theirs == ours {
+        true => Ok(()),
+        false => Err(RendezvousError::OtherUser { theirs, ours }),
+    }
+}
+
+/// A descriptor of this process, by which others see its end, in whichever PID namespace they are.
+pub(super) fn this_process() -> Result<OwnedFd, RendezvousError> {
+    pidfd_open(getpid(), PidfdFlags::empty()).map_err(RendezvousError::of("watch a process"))
+}
+
+/// Whether this is a descriptor of a process.
+pub(super) fn is_process(descriptor: &OwnedFd) -> bool {
+    use std::os::fd::AsRawFd as _;
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", descriptor.as_raw_fd()));
+    let link = link.unwrap_or_default();
+    link.as_os_str() == "anon_inode:[pidfd]" || link.to_string_lossy().starts_with("pidfd:")
+}
+
+/// Whether the process has ended: it has nothing mapped any more.
+pub(super) fn has_ended(process: &OwnedFd) -> bool {
+    let mut handles = [PollFd::new(process, PollFlags::IN)];
+    poll(&mut handles, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
+/// Sends without waiting. `false` if the other side is gone or does not read.
+pub(super) fn send(
+    socket: &OwnedFd,
+    kind: Kind,
+    name: Name,
+    descriptor: Option<BorrowedFd<'_>>,
+) -> bool {
+    let mut bytes = [0; LEN];
+    bytes[..4].copy_from_slice(&MAGIC);
+    bytes[4..6].copy_from_slice(&VERSION.to_le_bytes());
+    bytes[6..8].copy_from_slice(&(kind as u16).to_le_bytes());
+    bytes[8..24].copy_from_slice(&name);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut with = SendAncillaryBuffer::new(&mut space);
+    let descriptors = descriptor.map(|descriptor| [descriptor]);
+    if let Some(descriptors) = &descriptors
+        && !with.push(SendAncillaryMessage::ScmRights(descriptors))
+    {
+        return false;
+    }
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    sendmsg(socket, &[IoSlice::new(&bytes)], &mut with, flags) == Ok(LEN)
+}
+
+/// Receives without waiting.
+pub(super) fn receive(socket: &OwnedFd) -> Incoming {
+    let mut bytes = [0; LEN + 1];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut with = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut with, flags) {
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Incoming::Nothing,
+            Err(_) => return Incoming::End,
+            Ok(received) => break received,
+        }
+    };
+    // Further descriptors than there is room for are closed by the system.
+    let descriptor = with.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    let cut = received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+    let Some(message) = bytes.get(..received.bytes).filter(|_| !cut) else { return Incoming::End };
+    match parse(message) {
+        Some((kind, name)) => Incoming::Message(Message { kind, name, descriptor }),
+        None => Incoming::End,
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<(Kind, Name)> {
+    let bytes: &[u8; LEN] = bytes.try_into().ok()?;
+    let (magic, rest) = bytes.split_first_chunk::<4>()?;
+    let (version, rest) = rest.split_first_chunk::<2>()?;
+    let (kind, rest) = rest.split_first_chunk::<2>()?;
+    if *magic != MAGIC || u16::from_le_bytes(*version) != VERSION {
+        return None;
+    }
+    let kind = match u16::from_le_bytes(*kind) {
+        1 => Kind::Hello,
+        2 => Kind::Open,
+        3 => Kind::File,
+        4 => Kind::Absent,
+        5 => Kind::Released,
+        _ => return None,
+    };
+    Some((kind, *rest.first_chunk()?))
+}
+
+/// Waits until the socket has something, for `millis` at most.
+pub(super) fn wait(socket: &OwnedFd, millis: i64) -> bool {
+    let time = Timespec { tv_sec: millis / 1000, tv_nsec: millis % 1000 * 1_000_000 };
+    let mut handles = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)];
+    poll(&mut handles, Some(&time)).is_ok_and(|ready| ready > 0)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use proptest::prelude::*;
+    use rustix::net::socketpair;
+
+    use super::*;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "uses sockets")]
+    fn messages_arrive_with_their_descriptors() {
+        let (a, b) = pair();
+        assert!(matches!(receive(&b), Incoming::Nothing));
+        let process = this_process().unwrap();
+        assert!(is_process(&process) && !has_ended(&process) && !is_process(&a));
+        assert!(send(&a, Kind::Hello, [0; 16], Some(process.as_fd())));
+        assert!(send(&a, Kind::Open, [7; 16], None));
+        let Incoming::Message(hello) = receive(&b) else { panic!() };
+        assert!(hello.kind == Kind::Hello && is_process(&hello.descriptor.unwrap()));
+        let Incoming::Message(open) = receive(&b) else { panic!() };
+        assert_eq!((open.kind, open.name), (Kind::Open, [7; 16]));
+        assert!(open.descriptor.is_none());
+        drop(a);
+        assert!(matches!(receive(&b), Incoming::End));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        #[cfg_attr(miri, ignore = "uses sockets")]
+        fn other_bytes_end_the_connection(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let (a, b) = pair();
+            rustix::net::send(&a, &bytes, SendFlags::NOSIGNAL).unwrap();
+            prop_assert!(matches!(receive(&b), Incoming::End));
+        }
+    }
+}
