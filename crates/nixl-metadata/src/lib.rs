@@ -63,6 +63,11 @@
 //!
 //! [`RdmaMetadata::decode`] reads either profile and tells them apart by the first byte.
 //!
+//! # Channels and seals
+//!
+//! With its feature, [`channel`] carries exports by the names of workers, and requests for tickets, within a process or over HTTP,
+//! TCP, Unix sockets, NATS or etcd. [`seal`] encrypts or signs what it carries. Neither is part of the default build.
+//!
 //! # Media
 //!
 //! [`media`] has the messages by which Dynamo's frontends offer decoded images and videos.
@@ -105,10 +110,16 @@
 //! ```
 
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(all(feature = "channel", feature = "seal")),
+    allow(rustdoc::broken_intra_doc_links, reason = "modules of features")
+)]
 
 mod advice;
 mod agent;
 mod capabilities;
+#[cfg(feature = "channel")]
+pub mod channel;
 mod checksum;
 mod claim;
 mod codec;
@@ -130,6 +141,8 @@ mod native;
 mod peer;
 mod peer_device;
 mod rdma;
+#[cfg(feature = "seal")]
+pub mod seal;
 mod share;
 mod tensor;
 mod terms;

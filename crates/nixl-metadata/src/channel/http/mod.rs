@@ -1,0 +1,13 @@
+//! Channels over HTTP: a router to mount into an axum server, and a client.
+//!
+//! The body of `POST {base}/call` is a message, and so is that of its answer; the answer of `POST {base}/stream` is a stream of
+//! frames. They are the messages of channels over TCP.
+
+mod client;
+#[cfg(feature = "channel-http")]
+mod server;
+
+pub use client::{HttpOptions, connect};
+pub(crate) use client::{accepted, body, parse, place};
+#[cfg(feature = "channel-http")]
+pub use server::{RouterOptions, router};

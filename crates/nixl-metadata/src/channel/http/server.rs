@@ -1,0 +1,142 @@
+//! The router.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+
+use crate::channel::error::Fault;
+use crate::channel::service::Service;
+use crate::channel::watch::AbortOnDrop;
+use crate::channel::wire::{Answer, Call, decode, encode};
+use crate::channel::{ChannelOptions, Exposure, Hub};
+
+/// How long a client may take to take each frame of a stream.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The most streams of a router.
+const STREAMS: usize = 1024;
+
+/// Options of a router. `Debug` shows no token.
+#[derive(Clone)]
+pub struct RouterOptions {
+    exposure: Exposure,
+    token: Option<Arc<str>>,
+}
+
+impl RouterOptions {
+    /// For a server whose connections are as `exposure` says: the router cannot see it. Over [`Exposure::Open`] it passes on sealed
+    /// entries and requests alone, unless the channel's options allow that host.
+    #[must_use]
+    pub const fn new(exposure: Exposure) -> Self {
+        Self { exposure, token: None }
+    }
+
+    /// Answers only those who have this bearer token.
+    #[must_use]
+    pub fn token(mut self, token: impl AsRef<str>) -> Self {
+        self.token = Some(token.as_ref().into());
+        self
+    }
+}
+
+impl fmt::Debug for RouterOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouterOptions")
+            .field("exposure", &self.exposure)
+            .field("has_token", &self.token.is_some())
+            .finish()
+    }
+}
+
+#[derive(Clone)]
+struct Shared {
+    service: Service,
+    token: Option<Arc<str>>,
+    streams: Arc<Semaphore>,
+}
+
+/// The routes `/call` and `/stream` of a hub, to be nested in a server of the application's.
+pub fn router(hub: Hub, http: RouterOptions, options: ChannelOptions) -> Router {
+    let service = Service::new(hub, options, &http.exposure);
+    let limit = DefaultBodyLimit::max(service.limit());
+    let streams = Arc::new(Semaphore::new(STREAMS));
+    let shared = Shared { service, token: http.token, streams };
+    Router::new()
+        .route("/call", post(call))
+        .route("/stream", post(streamed))
+        .layer(limit)
+        .layer(from_fn_with_state(shared.clone(), authorized))
+        .with_state(shared)
+}
+
+async fn authorized(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let is_allowed =
+        shared.token.as_deref().is_none_or(|token| has_token(request.headers(), token));
+    if is_allowed { next.run(request).await } else { StatusCode::UNAUTHORIZED.into_response() }
+}
+
+/// Compares all bytes, so that the time says nothing about those that are right.
+fn has_token(headers: &HeaderMap, token: &str) -> bool {
+    let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
+    let Some(given) = given.and_then(|value| value.strip_prefix(b"Bearer ")) else { return false };
+    let differs = given.iter().zip(token.as_bytes()).fold(0, |differs, (a, b)| differs | (a ^ b));
+    given.len() == token.len() && differs == 0
+}
+
+async fn call(State(shared): State<Shared>, body: Bytes) -> Response {
+    let answer = match decode::<Call>(&body, "a call") {
+        Ok(call) => shared.service.answer(call).await,
+        Err(error) => Answer::Failed { fault: Fault::of(&error) },
+    };
+    match encode(&answer) {
+        Ok(message) => message.into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+async fn streamed(State(shared): State<Shared>, body: Bytes) -> Response {
+    let Ok(call) = decode::<Call>(&body, "a call") else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let Ok(permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    let (frames, mut queue) = mpsc::channel(1);
+    let (bounded, body) = mpsc::channel::<Bytes>(1);
+    let task = tokio::spawn(async move {
+        let _permit = permit;
+        let sends = async {
+            while let Some(frame) = queue.recv().await {
+                // A client that takes nothing would keep its place for ever.
+                if !matches!(timeout(PATIENCE, bounded.send(frame)).await, Ok(Ok(()))) {
+                    return;
+                }
+            }
+        };
+        let streams = async move { shared.service.stream(call, &frames).await };
+        tokio::select! {
+            () = sends => {}
+            () = async { streams.await; std::future::pending().await } => {}
+        }
+    });
+    let state = (body, AbortOnDrop(task.abort_handle()));
+    let body = stream::unfold(state, |(mut body, task)| async move {
+        let frame = body.recv().await?;
+        Some((Ok::<_, Infallible>(frame), (body, task)))
+    });
+    Body::from_stream(body).into_response()
+}

@@ -1,0 +1,218 @@
+//! Entries in a key-value bucket.
+
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::kv::{
+    Config, CreateErrorKind, Entry as Stored, Operation, Store, UpdateErrorKind,
+};
+use async_nats::jetstream::stream::StorageType;
+use futures_util::StreamExt as _;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::channel::medium::MAX_LISTED;
+use crate::channel::wire::{OVERHEAD, decode, encode};
+use crate::channel::{ChannelError, Entry, Incarnation, Listed, WorkerName};
+
+/// How often a followed key is read although nothing was said: an end by age is not announced.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long a call may take before the watch is made anew.
+const STALE: Duration = Duration::from_secs(5);
+
+pub(super) struct Bucket {
+    context: Context,
+    name: String,
+    place: String,
+    life: Duration,
+    limit: usize,
+    /// The bucket, until a call fails: it ends with its servers' memory.
+    open: Mutex<Option<(Store, Duration)>>,
+}
+
+/// A worker's name in a key or subject.
+pub(super) fn hex(name: &WorkerName) -> String {
+    name.as_str().bytes().fold(String::new(), |mut text, byte| {
+        use std::fmt::Write as _;
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+impl Bucket {
+    pub(super) fn new(
+        context: Context,
+        name: String,
+        place: String,
+        life: Duration,
+        limit: usize,
+    ) -> Self {
+        Self { context, name, place, life, limit, open: Mutex::new(None) }
+    }
+
+    /// The error of a call on the bucket, which is then opened anew.
+    async fn failed(&self, error: impl std::error::Error + Send + Sync + 'static) -> ChannelError {
+        *self.open.lock().await = None;
+        ChannelError::lost(&self.place, error)
+    }
+
+    async fn store(&self) -> Result<(Store, Duration), ChannelError> {
+        let mut open = self.open.lock().await;
+        if let Some(open) = &*open {
+            return Ok(open.clone());
+        }
+        let store = match self.context.get_key_value(&self.name).await {
+            Ok(store) => store,
+            Err(_absent) => {
+                let config = Config {
+                    bucket: self.name.clone(),
+                    max_age: self.life,
+                    history: 1,
+                    storage: StorageType::Memory,
+                    ..Config::default()
+                };
+                let created = self.context.create_key_value(config).await;
+                created.map_err(|error| ChannelError::lost(&self.place, error))?
+            }
+        };
+        let status = store.status().await;
+        let status = status.map_err(|error| ChannelError::lost(&self.place, error))?;
+        let age = match status.max_age() {
+            // A bucket that others made, whose entries have no age.
+            Duration::ZERO => self.life,
+            age => age,
+        };
+        Ok(open.insert((store, age)).clone())
+    }
+
+    /// The entry, and what is stored of the key.
+    async fn read(
+        &self,
+        name: &WorkerName,
+    ) -> Result<(Option<Entry>, Option<Stored>), ChannelError> {
+        let (store, _) = self.store().await?;
+        let stored = match store.entry(hex(name)).await {
+            Ok(stored) => stored,
+            Err(error) => return Err(self.failed(error).await),
+        };
+        let Some(stored) = stored else { return Ok((None, None)) };
+        if stored.operation != Operation::Put {
+            return Ok((None, Some(stored)));
+        }
+        let max = self.limit.saturating_add(OVERHEAD);
+        if stored.value.len() > max {
+            return Err(ChannelError::TooLarge { len: stored.value.len(), limit: self.limit });
+        }
+        Ok((Some(decode(&stored.value, "a value in NATS")?), Some(stored)))
+    }
+
+    pub(super) async fn get(&self, name: &WorkerName) -> Result<Option<Entry>, ChannelError> {
+        self.read(name).await.map(|(entry, _)| entry)
+    }
+
+    /// Puts or renews an entry; returns how long it lives.
+    pub(super) async fn put(&self, entry: &Entry) -> Result<Duration, ChannelError> {
+        let value = encode(entry)?;
+        let key = hex(entry.name());
+        loop {
+            let (before, stored) = self.read(entry.name()).await?;
+            if let Some(before) = before.as_ref().filter(|b| b.incarnation() > entry.incarnation())
+            {
+                return Err(ChannelError::OlderIncarnation {
+                    name: entry.name().clone(),
+                    offered: entry.incarnation(),
+                    current: before.incarnation(),
+                });
+            }
+            let (store, age) = self.store().await?;
+            let value = value.clone().into();
+            let is_old = match stored.filter(|_| before.is_some()) {
+                Some(stored) => match store.update(&key, value, stored.revision).await {
+                    Ok(_) => false,
+                    Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => true,
+                    Err(error) => return Err(self.failed(error).await),
+                },
+                None => match store.create(&key, value).await {
+                    Ok(_) => false,
+                    Err(error) if error.kind() == CreateErrorKind::AlreadyExists => true,
+                    Err(error) => return Err(self.failed(error).await),
+                },
+            };
+            // Another owner came between: compare anew, as long as the caller waits.
+            if !is_old {
+                return Ok(age);
+            }
+        }
+    }
+
+    pub(super) async fn remove(
+        &self,
+        name: &WorkerName,
+        incarnation: Incarnation,
+    ) -> Result<(), ChannelError> {
+        let (entry, stored) = self.read(name).await?;
+        let is_own = entry.is_some_and(|entry| entry.incarnation() == incarnation);
+        let Some(stored) = stored.filter(|_| is_own) else { return Ok(()) };
+        let (store, _) = self.store().await?;
+        match store.purge_expect_revision(hex(name), Some(stored.revision)).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.failed(error).await),
+        }
+    }
+
+    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<Listed>, ChannelError> {
+        let (store, _) = self.store().await?;
+        let mut keys = match store.keys().await {
+            Ok(keys) => keys,
+            Err(error) => return Err(self.failed(error).await),
+        };
+        let begin = prefix.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let mut names = Vec::new();
+        while let Some(key) = keys.next().await {
+            let key = match key {
+                Ok(key) => key,
+                Err(error) => return Err(self.failed(error).await),
+            };
+            if key.starts_with(&begin) && names.len() < MAX_LISTED {
+                names.push(key);
+            }
+        }
+        let mut listed = Vec::with_capacity(names.len());
+        for key in names {
+            // The name and the incarnation are in the value. An entry may have ended since.
+            let value = match store.get(key).await {
+                Ok(value) => value,
+                Err(error) => return Err(self.failed(error).await),
+            };
+            if let Some(value) = value {
+                let entry: Entry = decode(&value, "a value in NATS")?;
+                listed.push(Listed::new(entry.name().clone(), entry.incarnation()));
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Calls `report` with the entry of now and after each change, until the connection ends.
+    pub(super) async fn follow(
+        &self,
+        name: &WorkerName,
+        report: impl Fn(Option<Entry>) + Send,
+    ) -> Result<(), ChannelError> {
+        let lost = || ChannelError::Lost { place: self.place.clone(), source: None };
+        let (store, _) = timeout(STALE, self.store()).await.map_err(|_| lost())??;
+        let watch = timeout(STALE, store.watch(hex(name))).await.map_err(|_| lost())?;
+        let mut watch = match watch {
+            Ok(watch) => watch,
+            Err(error) => return Err(self.failed(error).await),
+        };
+        loop {
+            report(timeout(STALE, self.get(name)).await.map_err(|_| lost())??);
+            match timeout(LOOK, watch.next()).await {
+                Err(_) | Ok(Some(Ok(_))) => {}
+                Ok(Some(Err(error))) => return Err(self.failed(error).await),
+                Ok(None) => return Err(lost()),
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The client's side of channels over TCP and HTTP.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use super::error::Fault;
+use super::inbox::Delivery;
+use super::medium::{Held, Medium};
+use super::service::SILENCE;
+use super::watch::States;
+use super::wire::{Answer, Call, decode, encode};
+use super::{ChannelError, Entry, Incarnation, Listed, WorkerName};
+
+/// A way to a server: TCP or HTTP.
+#[async_trait]
+pub(crate) trait Carrier: fmt::Debug + Send + Sync + 'static {
+    fn place(&self) -> &str;
+
+    /// Sends a message and returns the one that answers it.
+    async fn call(&self, message: Vec<u8>) -> Result<Vec<u8>, ChannelError>;
+
+    /// Sends a message and returns the stream of those that answer it.
+    async fn stream(&self, message: Vec<u8>) -> Result<Box<dyn Messages>, ChannelError>;
+}
+
+/// A stream of messages.
+#[async_trait]
+pub(crate) trait Messages: Send {
+    /// The next message. It may be cancelled only if the stream is then dropped.
+    async fn next(&mut self) -> Result<Vec<u8>, ChannelError>;
+}
+
+/// A server of a hub, by a way to it.
+#[derive(Debug)]
+pub(crate) struct Remote<C> {
+    carrier: Arc<C>,
+}
+
+impl<C> Clone for Remote<C> {
+    fn clone(&self) -> Self {
+        Self { carrier: Arc::clone(&self.carrier) }
+    }
+}
+
+impl<C: Carrier> Remote<C> {
+    pub(crate) fn new(carrier: C) -> Self {
+        Self { carrier: Arc::new(carrier) }
+    }
+
+    async fn call(&self, call: &Call) -> Result<Answer, ChannelError> {
+        let answer = self.carrier.call(encode(call)?).await?;
+        self.read(&answer)
+    }
+
+    fn read(&self, message: &[u8]) -> Result<Answer, ChannelError> {
+        match decode(message, "an answer")? {
+            Answer::Failed { fault } => Err(fault.into_error(self.carrier.place())),
+            answer => Ok(answer),
+        }
+    }
+
+    /// The next message of a stream, which says at least that it lives.
+    async fn next(&self, stream: &mut Box<dyn Messages>) -> Result<Answer, ChannelError> {
+        let place = || self.carrier.place().to_owned();
+        match timeout(SILENCE, stream.next()).await {
+            Ok(message) => self.read(&message?),
+            Err(_) => Err(ChannelError::Lost { place: place(), source: None }),
+        }
+    }
+
+    async fn follow_stream(&self, name: &WorkerName, states: &States) -> Result<(), ChannelError> {
+        let call = encode(&Call::Follow { name: name.clone() })?;
+        let mut stream = self.carrier.stream(call).await?;
+        loop {
+            match self.next(&mut stream).await? {
+                Answer::Entry { entry } => states.report(entry),
+                Answer::Alive => {}
+                _ => return Err(OTHER),
+            }
+        }
+    }
+
+    async fn serve_stream(
+        &self,
+        name: &WorkerName,
+        incarnation: Incarnation,
+        delivery: &Delivery,
+    ) -> Result<(), ChannelError> {
+        let call = encode(&Call::Serve { name: name.clone(), incarnation })?;
+        let mut stream = self.carrier.stream(call).await?;
+        loop {
+            match self.next(&mut stream).await? {
+                Answer::Alive => delivery.ready(),
+                Answer::Delivery { id, from, payload, within_ms } => {
+                    let within = Duration::from_millis(within_ms);
+                    let reply = delivery.deliver(from, payload, within);
+                    let remote = self.clone();
+                    // There are as many as the inbox is deep, and they end with the request's time.
+                    tokio::spawn(async move {
+                        let reply = match reply {
+                            Ok(reply) => match timeout(within, reply).await {
+                                Ok(Ok(reply)) => reply,
+                                Ok(Err(_)) => {
+                                    Err(ChannelError::refused("the worker dropped the request"))
+                                }
+                                Err(_) => return,
+                            },
+                            Err(error) => Err(error),
+                        };
+                        let reply = reply.map_err(|error| Fault::of(&error));
+                        // A sender whose reply is lost waits until its deadline.
+                        let _lost = timeout(SILENCE, remote.call(&Call::Reply { id, reply })).await;
+                    });
+                }
+                _ => return Err(OTHER),
+            }
+        }
+    }
+}
+
+/// A server answered with a message that is none of the call.
+const OTHER: ChannelError = ChannelError::Malformed { what: "an answer" };
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[async_trait]
+impl<C: Carrier> Medium for Remote<C> {
+    fn place(&self) -> &str {
+        self.carrier.place()
+    }
+
+    async fn put(
+        &self,
+        entry: &Entry,
+        life: Duration,
+        _held: &mut Held,
+    ) -> Result<Duration, ChannelError> {
+        match self.call(&Call::Put { entry: entry.clone(), life_ms: millis(life) }).await? {
+            // A server that lies makes no busy loop.
+            Answer::Life { ms } => Ok(Duration::from_millis(ms.max(30)).min(life)),
+            _ => Err(OTHER),
+        }
+    }
+
+    async fn remove(&self, listed: &Listed, _held: &Held) -> Result<(), ChannelError> {
+        match self.call(&Call::Remove { listed: listed.clone() }).await? {
+            Answer::Done => Ok(()),
+            _ => Err(OTHER),
+        }
+    }
+
+    async fn get(&self, name: &WorkerName) -> Result<Option<Entry>, ChannelError> {
+        match self.call(&Call::Get { name: name.clone() }).await? {
+            Answer::Entry { entry } => Ok(entry),
+            _ => Err(OTHER),
+        }
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, ChannelError> {
+        match self.call(&Call::List { prefix: prefix.to_owned() }).await? {
+            Answer::Listed { listed } => Ok(listed),
+            _ => Err(OTHER),
+        }
+    }
+
+    async fn follow(&self, name: &WorkerName, states: &States) -> ChannelError {
+        self.follow_stream(name, states).await.err().unwrap_or(OTHER)
+    }
+
+    async fn request(
+        &self,
+        from: &WorkerName,
+        to: &WorkerName,
+        payload: Bytes,
+        within: Duration,
+    ) -> Result<Bytes, ChannelError> {
+        let (from, to) = (from.clone(), to.clone());
+        let call = Call::Request { from, to, payload, within_ms: millis(within) };
+        match self.call(&call).await? {
+            Answer::Reply { payload } => Ok(payload),
+            _ => Err(OTHER),
+        }
+    }
+
+    async fn serve(
+        &self,
+        name: &WorkerName,
+        incarnation: Incarnation,
+        delivery: &Delivery,
+    ) -> ChannelError {
+        self.serve_stream(name, incarnation, delivery).await.err().unwrap_or(OTHER)
+    }
+}

@@ -1,0 +1,29 @@
+//! Seals: PASETO v4 tokens around entries, requests and replies of channels.
+//!
+//! | token | gives | keys (PASERK) |
+//! |---|---|---|
+//! | `v4.local` | secrecy and origin among those who have the key | `k4.local.…`, of all |
+//! | `v4.public` | origin, no secrecy | `k4.secret.…` of the worker, `k4.public.…` of the others |
+//!
+//! The claims are PASETO's: `aud` is the audience, `sub` the worker, `exp` the expiry, `iat` the time of sealing, `jti` the id of a
+//! request; `use` says whether it is an entry, a request or a reply, `inc` the incarnation, `data` the bytes in base64. The footer
+//! has the key's PASERK id in `kid`, by which an opener chooses among its keys: a new key is given to openers first, then to
+//! sealers, then the old one is taken away.
+//!
+//! # Replay
+//!
+//! A seal is bound to its use, its worker, its incarnation and its audience, and ends by its expiry. An entry is refused under
+//! another name or incarnation; a reply, for another request. Within its time, an entry that was withdrawn can be shown
+//! again, and a request can be sent again: what a request does twice has to be harmless, as the grant of a ticket is that ends by
+//! its own time.
+
+mod claims;
+mod error;
+mod key;
+mod seals;
+
+pub use error::SealError;
+pub use key::{OpenKey, SealKey};
+pub use seals::{Opener, Sealer, Seals};
+
+pub(crate) use claims::Binding;

@@ -1,0 +1,213 @@
+//! Sealers and openers.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use pasetors::token::UntrustedToken;
+use pasetors::version4::{LocalToken, PublicToken, V4};
+use pasetors::{Local, Public};
+
+use super::claims::{Binding, Claims};
+use super::key::{Opening, Sealing};
+use super::{OpenKey, SealError, SealKey};
+use crate::channel::WorkerName;
+
+/// The longest token, in bytes.
+const MAX_TOKEN: usize = 64 << 20;
+
+/// The longest footer, in bytes in base64: a key id and a little.
+const MAX_FOOTER: usize = 256;
+
+/// The time of day.
+type Now = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+/// Seals messages by one key, for an audience, with an expiry.
+#[derive(Clone)]
+pub struct Sealer {
+    key: SealKey,
+    footer: String,
+    audience: String,
+    valid: Duration,
+    now: Now,
+}
+
+impl Sealer {
+    /// Seals for an audience. A seal holds for `valid`, which should be some life times of an entry: each renewal seals anew.
+    ///
+    /// # Errors
+    ///
+    /// [`SealError::BadKey`] for a key that has no id.
+    pub fn new(
+        key: SealKey,
+        audience: impl Into<String>,
+        valid: Duration,
+    ) -> Result<Self, SealError> {
+        // Ids of PASERK have nothing to escape.
+        let footer = format!("{{\"kid\":\"{}\"}}", key.id()?);
+        Ok(Self { key, footer, audience: audience.into(), valid, now: Arc::new(SystemTime::now) })
+    }
+
+    /// Takes the time from this clock.
+    #[must_use]
+    pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.now = Arc::new(now);
+        self
+    }
+
+    fn seal(&self, binding: Binding<'_>, data: &[u8]) -> Result<String, SealError> {
+        if data.len() > MAX_TOKEN / 2 {
+            return Err(SealError::TooLarge { len: data.len(), limit: MAX_TOKEN / 2 });
+        }
+        let claims = Claims::new(binding, &self.audience, (self.now)(), self.valid, data)?;
+        let claims =
+            serde_json::to_vec(&claims).map_err(|_| SealError::BadClaim { claim: "data" })?;
+        let footer = Some(self.footer.as_bytes());
+        let sealed = match &self.key.0 {
+            Sealing::Local(key) => LocalToken::encrypt(key, &claims, footer, None),
+            Sealing::Secret(key) => PublicToken::sign(key, &claims, footer, None),
+        };
+        sealed.map_err(|_| SealError::BadKey)
+    }
+}
+
+/// Opens seals that were made for its audience by one of its keys.
+#[derive(Clone)]
+pub struct Opener {
+    keys: HashMap<String, OpenKey>,
+    audience: String,
+    now: Now,
+}
+
+impl Opener {
+    /// Opens what was sealed for an audience by any of these keys.
+    ///
+    /// # Errors
+    ///
+    /// [`SealError::BadKey`] for a key that has no id.
+    pub fn new(
+        keys: impl IntoIterator<Item = OpenKey>,
+        audience: impl Into<String>,
+    ) -> Result<Self, SealError> {
+        let keys = keys.into_iter().map(|key| Ok((key.id()?, key)));
+        let keys = keys.collect::<Result<_, _>>()?;
+        Ok(Self { keys, audience: audience.into(), now: Arc::new(SystemTime::now) })
+    }
+
+    /// Takes the time from this clock.
+    #[must_use]
+    pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.now = Arc::new(now);
+        self
+    }
+
+    fn open(
+        &self,
+        binding: Binding<'_>,
+        token: &[u8],
+    ) -> Result<(Bytes, Option<String>), SealError> {
+        if token.len() > MAX_TOKEN {
+            return Err(SealError::TooLarge { len: token.len(), limit: MAX_TOKEN });
+        }
+        let token = std::str::from_utf8(token).map_err(|_| SealError::NotSealed)?;
+        let key = self.key(token)?;
+        let opened = match &key.0 {
+            Opening::Local(key) => {
+                let untrusted = UntrustedToken::<Local, V4>::try_from(token);
+                let untrusted = untrusted.map_err(|_| SealError::NotSealed)?;
+                LocalToken::decrypt(key, &untrusted, None, None)
+            }
+            Opening::Public(key) => {
+                let untrusted = UntrustedToken::<Public, V4>::try_from(token);
+                let untrusted = untrusted.map_err(|_| SealError::NotSealed)?;
+                PublicToken::verify(key, &untrusted, None, None)
+            }
+        };
+        let opened = opened.map_err(|_| SealError::Forged)?;
+        let claims: Claims = serde_json::from_str(opened.payload())
+            .map_err(|_| SealError::BadClaim { claim: "any" })?;
+        claims.check(binding, &self.audience, (self.now)())
+    }
+
+    /// The key that the footer names.
+    fn key(&self, token: &str) -> Result<&OpenKey, SealError> {
+        use base64::Engine as _;
+
+        #[derive(serde::Deserialize)]
+        struct Footer<'a> {
+            kid: &'a str,
+        }
+
+        let (_, footer) = token.rsplit_once('.').ok_or(SealError::NotSealed)?;
+        let is_token =
+            token.starts_with(LocalToken::HEADER) || token.starts_with(PublicToken::HEADER);
+        if !is_token || footer.len() > MAX_FOOTER {
+            return Err(SealError::NotSealed);
+        }
+        let footer = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(footer);
+        let footer = footer.map_err(|_| SealError::NotSealed)?;
+        let footer: Footer<'_> =
+            serde_json::from_slice(&footer).map_err(|_| SealError::UnknownKey)?;
+        self.keys.get(footer.kid).ok_or(SealError::UnknownKey)
+    }
+}
+
+/// The seals of a channel: one key for what it sends, any number for what it receives.
+#[derive(Clone, Debug)]
+pub struct Seals {
+    sealer: Sealer,
+    opener: Opener,
+}
+
+impl Seals {
+    /// Seals what a channel sends, and opens what it receives.
+    #[must_use]
+    pub const fn new(sealer: Sealer, opener: Opener) -> Self {
+        Self { sealer, opener }
+    }
+
+    /// Whether the seals are encrypted: signed metadata can be read by others.
+    #[must_use]
+    pub const fn are_encrypted(&self) -> bool {
+        matches!(self.sealer.key.0, Sealing::Local(_))
+    }
+
+    pub(crate) fn seal(&self, binding: Binding<'_>, data: &[u8]) -> Result<Bytes, SealError> {
+        self.sealer.seal(binding, data).map(Bytes::from)
+    }
+
+    pub(crate) fn open(&self, binding: Binding<'_>, token: &[u8]) -> Result<Bytes, SealError> {
+        self.opener.open(binding, token).map(|(data, _)| data)
+    }
+
+    /// Opens a request of any id, and returns it.
+    pub(crate) fn open_request(
+        &self,
+        to: &WorkerName,
+        token: &[u8],
+    ) -> Result<(Bytes, String), SealError> {
+        let (data, id) = self.opener.open(Binding::Request(to, None), token)?;
+        Ok((data, id.ok_or(SealError::BadClaim { claim: "jti" })?))
+    }
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sealer")
+            .field("key", &self.key)
+            .field("audience", &self.audience)
+            .field("valid", &self.valid)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opener")
+            .field("keys", &self.keys.keys())
+            .field("audience", &self.audience)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,44 @@
+//! The suite over each medium.
+
+use crate::servers::{Etcd, Http, InProcess, Medium, Nats, Socket};
+use crate::suite;
+
+macro_rules! conforms {
+    ($medium:ident, $start:expr, [$($test:ident)*]) => {
+        mod $medium {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    let name = concat!("channels::", stringify!($medium), "::", stringify!($test));
+                    if let Some(mut medium) = $start(name).await {
+                        suite::$test(&mut medium as &mut dyn Medium).await;
+                    }
+                }
+            )*
+        }
+    };
+    ($($medium:ident: $start:expr,)*) => {
+        $(conforms!($medium, $start, [
+            entries_live_while_they_are_renewed
+            entries_end_with_their_owners
+            later_starts_replace_earlier_ones
+            watches_see_changes_or_a_resync
+            names_are_listed_by_their_beginning
+            requests_are_answered_or_fail_by_name
+            many_requests_keep_their_replies_apart
+            later_starts_take_over_requests
+            long_messages_are_refused_on_both_sides
+            a_restarted_server_gets_everything_back
+        ]);)*
+    };
+}
+
+conforms! {
+    in_process: InProcess::start,
+    tcp: Socket::tcp,
+    unix: Socket::unix,
+    http: Http::start,
+    nats: Nats::start,
+    etcd: Etcd::start,
+}

@@ -1,0 +1,8 @@
+//! One suite over all channels, with real servers, and servers that are slow, full or lie.
+#![allow(clippy::unwrap_used, reason = "a test says so, by failing too")]
+
+mod conformance;
+mod seals;
+mod secrets;
+mod servers;
+mod suite;

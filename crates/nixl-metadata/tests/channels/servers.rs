@@ -1,0 +1,389 @@
+//! The media of the suite, with their servers.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use nixl_metadata::channel::etcd::EtcdOptions;
+use nixl_metadata::channel::http::{HttpOptions, RouterOptions};
+use nixl_metadata::channel::nats::NatsOptions;
+use nixl_metadata::channel::tcp::{Server, ServerOptions, TcpOptions};
+use nixl_metadata::channel::{Channel, ChannelOptions, Exposure, Hub, etcd, http, nats, tcp};
+use tokio::runtime::Runtime;
+
+use crate::suite::options;
+
+/// A medium whose server can be stopped and started.
+#[async_trait]
+pub(crate) trait Medium: Send {
+    async fn channel(&self, options: ChannelOptions) -> Arc<dyn Channel>;
+
+    /// A channel whose tasks run on another runtime.
+    async fn channel_on(&self, runtime: &Runtime, options: ChannelOptions) -> Arc<dyn Channel>;
+
+    /// Kills the server, if there is one.
+    async fn stop(&mut self) -> bool {
+        false
+    }
+
+    /// Starts it anew at the same address.
+    async fn start(&mut self) {}
+
+    /// Whether a worker's later start ends the inbox of the earlier one.
+    fn ends_older_inboxes(&self) -> bool {
+        true
+    }
+}
+
+/// A port that was free a moment ago: these servers take no listener. One that another process takes meanwhile is another attempt.
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+pub(crate) struct InProcess(Hub);
+
+impl InProcess {
+    pub(crate) async fn start(_name: &str) -> Option<Self> {
+        Some(Self(Hub::default()))
+    }
+}
+
+#[async_trait]
+impl Medium for InProcess {
+    async fn channel(&self, options: ChannelOptions) -> Arc<dyn Channel> {
+        self.0.channel(options)
+    }
+
+    async fn channel_on(&self, _runtime: &Runtime, options: ChannelOptions) -> Arc<dyn Channel> {
+        self.0.channel(options)
+    }
+}
+
+/// A server on TCP or a Unix socket.
+pub(crate) struct Socket {
+    address: String,
+    server: Option<Server>,
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl Socket {
+    pub(crate) async fn tcp(_name: &str) -> Option<Self> {
+        Some(Self::at("127.0.0.1:0".to_owned(), None).await)
+    }
+
+    pub(crate) async fn unix(_name: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let address = format!("unix:{}", folder.path().join("hub").display());
+        Some(Self::at(address, Some(folder)).await)
+    }
+
+    async fn at(address: String, folder: Option<tempfile::TempDir>) -> Self {
+        let server = serve(&address).await;
+        Self { address: server.address().to_string(), server: Some(server), _folder: folder }
+    }
+}
+
+async fn serve(address: &str) -> Server {
+    let limits = options().max_bytes(1 << 20);
+    Server::bind(address, Hub::default(), ServerOptions::new(), limits).await.unwrap()
+}
+
+#[async_trait]
+impl Medium for Socket {
+    async fn channel(&self, options: ChannelOptions) -> Arc<dyn Channel> {
+        tcp::connect(&*self.address, TcpOptions::new(), options).unwrap()
+    }
+
+    async fn channel_on(&self, _runtime: &Runtime, options: ChannelOptions) -> Arc<dyn Channel> {
+        tcp::connect(&*self.address, TcpOptions::new(), options).unwrap()
+    }
+
+    async fn stop(&mut self) -> bool {
+        self.server = None;
+        true
+    }
+
+    async fn start(&mut self) {
+        // The old listener is closed when its task is dropped.
+        let address = self.address.clone();
+        self.server = Some(
+            bound(|| async {
+                let limits = options().max_bytes(1 << 20);
+                Server::bind(&*address, Hub::default(), ServerOptions::new(), limits).await.ok()
+            })
+            .await,
+        );
+    }
+}
+
+async fn bound<T, F: Future<Output = Option<T>>>(bind: impl Fn() -> F) -> T {
+    crate::suite::soon("a free address", async {
+        loop {
+            if let Some(bound) = bind().await {
+                return bound;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+}
+
+/// A router in a server of the test's.
+pub(crate) struct Http {
+    address: SocketAddr,
+    server: Option<Runtime>,
+}
+
+pub(crate) const TOKEN: &str = "a secret of the test";
+
+impl Http {
+    pub(crate) async fn start(_name: &str) -> Option<Self> {
+        let mut http = Self { address: "127.0.0.1:0".parse().unwrap(), server: None };
+        http.bind().await;
+        Some(http)
+    }
+
+    async fn bind(&mut self) {
+        // A runtime of its own: its end closes all connections, as that of a process does.
+        let runtime = Runtime::new().unwrap();
+        let address = self.address;
+        let listener = bound(|| async move { tokio::net::TcpListener::bind(address).await.ok() });
+        let listener = listener.await.into_std().unwrap();
+        self.address = listener.local_addr().unwrap();
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let guarded = RouterOptions::new(Exposure::ThisHost).token(TOKEN);
+            let hub = http::router(Hub::default(), guarded, options().max_bytes(1 << 20));
+            axum::serve(listener, axum::Router::new().nest("/channel", hub)).await.unwrap();
+        });
+        self.server = Some(runtime);
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/channel", self.address)
+    }
+
+    fn connect(&self, options: ChannelOptions) -> Arc<dyn Channel> {
+        http::connect(&self.url(), HttpOptions::new().token(TOKEN), options).unwrap()
+    }
+}
+
+#[async_trait]
+impl Medium for Http {
+    async fn channel(&self, options: ChannelOptions) -> Arc<dyn Channel> {
+        self.connect(options)
+    }
+
+    async fn channel_on(&self, _runtime: &Runtime, options: ChannelOptions) -> Arc<dyn Channel> {
+        self.connect(options)
+    }
+
+    async fn stop(&mut self) -> bool {
+        if let Some(server) = self.server.take() {
+            server.shutdown_background();
+        }
+        true
+    }
+
+    async fn start(&mut self) {
+        self.bind().await;
+    }
+}
+
+impl Drop for Http {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.shutdown_background();
+        }
+    }
+}
+
+/// Says, where `cargo xtask test` counts it, that a test was skipped.
+fn skip(wanted: &str, name: &str) {
+    use std::io::Write as _;
+    let line = format!("SKIPPED({wanted}): {name}\n");
+    let _closed = std::io::stdout().write_all(line.as_bytes());
+    if let Some(log) = std::env::var_os("NIXL_TEST_SKIP_LOG") {
+        // One write, so that the lines of tests that run at the same time stay whole.
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&log);
+        file.and_then(|mut file| file.write_all(line.as_bytes())).unwrap();
+    }
+}
+
+/// A server of another project, as a process.
+struct Process {
+    program: &'static str,
+    arguments: fn(&std::path::Path, &[SocketAddr]) -> Vec<String>,
+    folder: tempfile::TempDir,
+    ports: Vec<SocketAddr>,
+    child: Option<Child>,
+}
+
+impl Process {
+    /// Starts it, or notes that the test is skipped where the program is not installed.
+    async fn start(
+        program: &'static str,
+        package: &str,
+        name: &str,
+        arguments: fn(&std::path::Path, &[SocketAddr]) -> Vec<String>,
+    ) -> Option<Self> {
+        let mut probe = Command::new(program);
+        probe.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+        let is_there = probe.status().is_ok();
+        if !is_there {
+            skip(package, name);
+            return None;
+        }
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let ports = vec![free_port(), free_port()];
+            let mut process = Self { program, arguments, folder, ports, child: None };
+            if process.run().await {
+                return Some(process);
+            }
+        }
+        panic!("{program} does not start on any port");
+    }
+
+    /// Whether it listens, rather than ended.
+    async fn run(&mut self) -> bool {
+        let arguments = (self.arguments)(self.folder.path(), &self.ports);
+        let child = Command::new(self.program)
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let mut child = child.unwrap();
+        loop {
+            if child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if TcpStream::connect(self.ports[0]).is_ok() {
+                self.child = Some(child);
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    async fn restart(&mut self) {
+        crate::suite::soon("a restart", async {
+            while !self.run().await {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+pub(crate) struct Nats(Process);
+
+impl Nats {
+    pub(crate) async fn start(name: &str) -> Option<Self> {
+        let arguments = |folder: &std::path::Path, ports: &[SocketAddr]| {
+            let (folder, port) = (folder.display().to_string(), ports[0].port().to_string());
+            let fixed = ["--jetstream", "--addr", "127.0.0.1", "--user", "u", "--pass", TOKEN];
+            let fixed = fixed.map(str::to_owned).into_iter();
+            fixed.chain(["--port".into(), port, "--store_dir".into(), folder]).collect()
+        };
+        Process::start("nats-server", "nats-server", name, arguments).await.map(Self)
+    }
+
+    pub(crate) async fn connect(
+        &self,
+        nats: NatsOptions,
+        options: ChannelOptions,
+    ) -> Arc<dyn Channel> {
+        nats::connect(&format!("nats://{}", self.0.ports[0]), nats, options).await.unwrap()
+    }
+}
+
+#[async_trait]
+impl Medium for Nats {
+    async fn channel(&self, options: ChannelOptions) -> Arc<dyn Channel> {
+        self.connect(NatsOptions::new().user("u", TOKEN), options).await
+    }
+
+    async fn channel_on(&self, runtime: &Runtime, options: ChannelOptions) -> Arc<dyn Channel> {
+        let address = format!("nats://{}", self.0.ports[0]);
+        let connects = async move {
+            nats::connect(&address, NatsOptions::new().user("u", TOKEN), options).await.unwrap()
+        };
+        runtime.spawn(connects).await.unwrap()
+    }
+
+    async fn stop(&mut self) -> bool {
+        self.0.kill();
+        true
+    }
+
+    async fn start(&mut self) {
+        self.0.restart().await;
+    }
+
+    /// Both are asked, and the first reply counts.
+    fn ends_older_inboxes(&self) -> bool {
+        false
+    }
+}
+
+pub(crate) struct Etcd(Process);
+
+impl Etcd {
+    pub(crate) async fn start(name: &str) -> Option<Self> {
+        let arguments = |folder: &std::path::Path, ports: &[SocketAddr]| {
+            let (client, peer) = (format!("http://{}", ports[0]), format!("http://{}", ports[1]));
+            let pairs = [
+                ("--name", "test".to_owned()),
+                ("--data-dir", folder.join("data").display().to_string()),
+                ("--listen-client-urls", client.clone()),
+                ("--advertise-client-urls", client),
+                ("--listen-peer-urls", peer.clone()),
+                ("--initial-advertise-peer-urls", peer.clone()),
+                ("--initial-cluster", format!("test={peer}")),
+            ];
+            pairs.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+        };
+        Process::start("etcd", "etcd-server", name, arguments).await.map(Self)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.0.ports[0])
+    }
+}
+
+#[async_trait]
+impl Medium for Etcd {
+    async fn channel(&self, options: ChannelOptions) -> Arc<dyn Channel> {
+        etcd::connect(&self.url(), EtcdOptions::new(), options).unwrap()
+    }
+
+    async fn channel_on(&self, _runtime: &Runtime, options: ChannelOptions) -> Arc<dyn Channel> {
+        etcd::connect(&self.url(), EtcdOptions::new(), options).unwrap()
+    }
+
+    async fn stop(&mut self) -> bool {
+        self.0.kill();
+        true
+    }
+
+    async fn start(&mut self) {
+        self.0.restart().await;
+    }
+}
