@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{
-    Config, CreateErrorKind, Entry as Stored, Operation, Store, UpdateErrorKind,
+    CreateErrorKind, Entry as Stored, Operation, Store, UpdateErrorKind,
 };
-use async_nats::jetstream::stream::StorageType;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use futures_util::StreamExt as _;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -65,15 +65,27 @@ impl Bucket {
         let store = match self.context.get_key_value(&self.name).await {
             Ok(store) => store,
             Err(_absent) => {
+                // As the library makes one, which asks servers before 2.10 what they do not answer.
                 let config = Config {
-                    bucket: self.name.clone(),
+                    name: format!("KV_{}", self.name),
+                    subjects: vec![format!("$KV.{}.>", self.name)],
                     max_age: self.life,
-                    history: 1,
+                    max_messages_per_subject: 1,
                     storage: StorageType::Memory,
+                    discard: DiscardPolicy::New,
+                    allow_rollup: true,
+                    deny_delete: true,
+                    allow_direct: true,
+                    num_replicas: 1,
+                    max_bytes: -1,
+                    max_messages: -1,
+                    max_message_size: -1,
                     ..Config::default()
                 };
-                let created = self.context.create_key_value(config).await;
-                created.map_err(|error| ChannelError::lost(&self.place, error))?
+                let created = self.context.create_stream(config).await;
+                created.map_err(|error| ChannelError::lost(&self.place, error))?;
+                let store = self.context.get_key_value(&self.name).await;
+                store.map_err(|error| ChannelError::lost(&self.place, error))?
             }
         };
         let status = store.status().await;
