@@ -62,6 +62,10 @@
 //! | `half` | off | nothing | tensors of the 16-bit numbers of the crate `half` |
 //! | `ndarray` | off | nothing | tensors to and from arrays of the crate `ndarray` |
 //! | `safetensors` | off | nothing | tensors by name in files of safetensors |
+//! | `channel` | off | nothing | the module `channel`: metadata by the names of workers, requests to them |
+//! | `channel-http`, `channel-tcp`, `channel-etcd` | off | nothing | channels over HTTP, TCP and Unix sockets, etcd |
+//! | `channel-nats`, `channel-tls` | off | a C compiler | channels over NATS; TLS of channels |
+//! | `seal` | off | nothing | the module `seal`: seals of what channels carry |
 //!
 //! Without `nixl`, [`ConnectorBuilder::build`] needs a [transport](ConnectorBuilder::transport), and fails with
 //! [`ConnectorError::NoTransport`] if it is given none.
@@ -72,7 +76,8 @@
 //!
 //! # Runtimes
 //!
-//! Nothing here depends on a particular async runtime: futures are woken by threads of the connection. Connectors, regions and
+//! Nothing here but the channels depends on a particular async runtime: futures are woken by threads of the connection. Channels
+//! need tokio's. Connectors, regions and
 //! operations are `Send` and `Sync`, futures of their methods are `Send`.
 
 mod begin;
@@ -128,6 +133,10 @@ pub use nixl_descriptor::{
     ReclaimError, Region, RegionError, RegisterError, RendezvousError, WorkQueue, layout,
 };
 pub use nixl_device::{Device, DeviceKind, SharedError, cuda};
+#[cfg(feature = "channel")]
+pub use nixl_metadata::channel;
+#[cfg(feature = "seal")]
+pub use nixl_metadata::seal;
 pub use nixl_metadata::{
     ExportId, ExportMetadata, Limits, MetadataError, NativeVersion, ParseTraceContextError,
     RdmaMetadata, TensorDescription, Ticket, TraceContext,

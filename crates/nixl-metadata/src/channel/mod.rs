@@ -32,6 +32,9 @@ mod entry;
 mod error;
 #[cfg(feature = "channel-etcd")]
 pub mod etcd;
+#[cfg(all(any(test, fuzzing), feature = "channel-etcd", feature = "seal"))]
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(any(feature = "channel-etcd", feature = "channel-http"))]
 pub mod http;
 mod hub;

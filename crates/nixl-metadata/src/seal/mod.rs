@@ -27,3 +27,29 @@ pub use key::{OpenKey, SealKey};
 pub use seals::{Opener, Sealer, Seals};
 
 pub(crate) use claims::Binding;
+
+/// Opens bytes as a seal by fixed keys: nothing but what they sealed may open.
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub fn fuzz(input: &[u8]) {
+    let key = FUZZ_KEY;
+    let opened = || -> Result<_, SealError> {
+        let sealer = Sealer::new(SealKey::from_paserk(key)?, "a", std::time::Duration::MAX)?;
+        let seals = Seals::new(sealer, Opener::new([OpenKey::from_paserk(key)?], "a")?);
+        let worker = crate::channel::WorkerName::new("w").map_err(|_| SealError::BadKey)?;
+        seals.open_request(&worker, input)
+    };
+    let _refused = (opened(), SealKey::from_paserk(&String::from_utf8_lossy(input)));
+}
+
+/// 32 bytes of zeros.
+#[cfg(any(test, fuzzing))]
+const FUZZ_KEY: &str = "k4.local.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_key_of_the_fuzz_target_is_one() {
+        assert!(super::OpenKey::from_paserk(super::FUZZ_KEY).is_ok());
+    }
+}

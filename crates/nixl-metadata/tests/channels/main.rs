@@ -5,4 +5,6 @@ mod conformance;
 mod seals;
 mod secrets;
 mod servers;
+mod strangers;
 mod suite;
+mod tls;

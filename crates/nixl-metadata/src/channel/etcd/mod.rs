@@ -16,3 +16,20 @@ mod messages;
 mod requests;
 
 pub use client::{EtcdOptions, connect};
+
+/// Reads bytes as each answer of etcd.
+#[cfg(any(test, fuzzing))]
+pub(super) fn decodes(input: &[u8]) {
+    use messages::{Failed, Lease, Line, Range, Txn, Watched, read, unhex};
+
+    if let Ok(range) = read::<Range>(input) {
+        for found in &range.kvs {
+            let _decoded = (found.key(), found.value(), found.revision());
+        }
+    }
+    if let Ok(Line { result: Some(watched) }) = read::<Line<Watched>>(input) {
+        watched.events.iter().for_each(|event| drop((event.is_delete(), event.kv.value())));
+    }
+    let _leases = (read::<Lease>(input).map(|lease| (lease.id(), lease.ttl())), read::<Txn>(input));
+    let _others = (read::<Failed>(input), unhex(input));
+}
