@@ -28,6 +28,16 @@
 //! The holder of metadata can read or write the memory that it names. A channel to another host without TLS is refused by
 //! [`ChannelError::Unsealed`] unless it seals what it carries or the host is [allowed](ChannelOptions::allow_unsealed).
 
+#![cfg_attr(
+    not(all(
+        feature = "channel-etcd",
+        feature = "channel-http",
+        feature = "channel-nats",
+        feature = "channel-tcp"
+    )),
+    allow(dead_code, reason = "each channel uses a part of what they share")
+)]
+
 mod entry;
 mod error;
 #[cfg(feature = "channel-etcd")]
@@ -35,7 +45,7 @@ pub mod etcd;
 #[cfg(all(any(test, fuzzing), feature = "channel-etcd", feature = "seal"))]
 #[doc(hidden)]
 pub mod fuzz;
-#[cfg(any(feature = "channel-etcd", feature = "channel-http"))]
+#[cfg(feature = "channel-http")]
 pub mod http;
 mod hub;
 mod inbox;
@@ -47,6 +57,8 @@ mod options;
 mod published;
 #[cfg(any(feature = "channel-tcp", feature = "channel-http"))]
 mod remote;
+#[cfg(any(feature = "channel-etcd", feature = "channel-http"))]
+mod request;
 mod seals;
 #[cfg(any(feature = "channel-tcp", feature = "channel-http"))]
 mod service;

@@ -229,3 +229,40 @@ fn mutated_seals_are_refused() {
 fn a_hundred_thousand_mutated_seals_are_refused() {
     refuses(100_000);
 }
+
+/// The figures of docs/CHANNELS.md.
+#[tokio::test]
+#[ignore = "prints figures"]
+async fn figures_of_seals() {
+    let (secret, public) = SealKey::generate_pair().unwrap();
+    let key = local();
+    let all = [
+        ("unsealed", options()),
+        ("v4.local", options().seals(seals(&key, &[&key], "a"))),
+        ("v4.public", options().seals(seals(&secret, &[&public], "a"))),
+    ];
+    for (kind, options) in all {
+        for len in [4 << 10, 64 << 10] {
+            let channel = Hub::default().channel(options.clone().max_bytes(1 << 20));
+            let rounds = 500;
+            let payload = vec![7; len];
+            let begun = std::time::Instant::now();
+            let mut published = Vec::new();
+            for round in 0..rounds {
+                published.push(channel.publish(entry("w", round, &payload)).await.unwrap());
+            }
+            let published_in = begun.elapsed();
+            let begun = std::time::Instant::now();
+            for _ in 0..rounds {
+                channel.fetch(&name("w")).await.unwrap();
+            }
+            let each = |time: Duration| time.as_secs_f64() * 1e6 / rounds as f64;
+            let line = format!(
+                "{kind} {len} bytes: publish {:.1} us, fetch {:.1} us\n",
+                each(published_in),
+                each(begun.elapsed())
+            );
+            std::io::Write::write_all(&mut std::io::stdout(), line.as_bytes()).unwrap();
+        }
+    }
+}

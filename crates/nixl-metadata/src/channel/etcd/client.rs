@@ -10,9 +10,9 @@ use tokio::time::timeout;
 
 use super::gateway::Gateway;
 use super::messages::{hex, unhex};
-use crate::channel::http::{HttpOptions, parse, place};
 use crate::channel::inbox::Delivery;
 use crate::channel::medium::{Held, Medium};
+use crate::channel::request::{HttpOptions, parse, place};
 use crate::channel::shared::Shared;
 use crate::channel::watch::States;
 use crate::channel::wire::{OVERHEAD, decode, encode};

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use super::messages::{
     Authenticated, Failed, Lease, Line, Range, Txn, Watched, after, base64, read,
 };
-use crate::channel::http::{accepted, body};
+use crate::channel::request::{accepted, body};
 use crate::channel::{ChannelError, medium::MAX_LISTED};
 
 /// Codes of gRPC.

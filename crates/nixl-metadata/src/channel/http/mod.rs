@@ -4,10 +4,8 @@
 //! frames. They are the messages of channels over TCP.
 
 mod client;
-#[cfg(feature = "channel-http")]
 mod server;
 
-pub use client::{HttpOptions, connect};
-pub(crate) use client::{accepted, body, parse, place};
-#[cfg(feature = "channel-http")]
+pub use super::request::HttpOptions;
+pub use client::connect;
 pub use server::{RouterOptions, router};

@@ -17,6 +17,7 @@ use crate::channel::{Channel, ChannelError, ChannelOptions, Exposure};
 
 /// Options of a client. `Debug` shows no key.
 #[derive(Clone, Default)]
+#[non_exhaustive]
 pub struct TcpOptions {
     #[cfg(feature = "channel-tls")]
     tls: Option<Arc<rustls::ClientConfig>>,
