@@ -5,8 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use nixl_device::PerProcess;
 
-use super::pool::SlotMemory;
 use crate::local::lock;
+
+/// What slots are made of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum SlotMemory {
+    /// Pinned host memory, for the engine.
+    Pinned,
+    /// Memory of a GPU that other processes can open.
+    Gpu,
+}
 
 /// The bound on the memory of staging slots, over all executors of this process. Within it each executor has
 /// [its own](super::StagingConfig).

@@ -8,8 +8,8 @@ use std::time::Duration;
 use nixl_ops::TransportError;
 
 use super::SlotStats;
-use super::budget::StagingBudget;
-use super::pool::{EXHAUSTED, Failure, Member, Slab, Slot, SlotMemory, SlotPool, failed};
+use super::budget::{SlotMemory, StagingBudget};
+use super::pool::{EXHAUSTED, Failure, Member, Slab, Slot, SlotPool, failed};
 use crate::local::{GpuBackend, SharedHandle, allocation_of, lock};
 
 /// The slots on each GPU of an executor.

@@ -13,7 +13,7 @@ use nixl_descriptor::{Descriptor, Region, Registration, RegistrationCache};
 use nixl_ops::{GaugeShare, TransportError};
 
 use super::admission::Admission;
-use super::budget::{Reserved, StagingBudget};
+use super::budget::{Reserved, SlotMemory, StagingBudget};
 use crate::local::GpuBackend;
 
 /// The slots of one direction, or on one GPU. Their memory is allocated when it is first needed, and does not grow.
@@ -48,15 +48,6 @@ impl Failure {
     pub(super) fn is_recent(&self, now: Duration) -> bool {
         now.saturating_sub(self.at) < Self::RETRY
     }
-}
-
-/// What slots are made of.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum SlotMemory {
-    /// Pinned host memory, for the engine.
-    Pinned,
-    /// Memory of a GPU that other processes can open.
-    Gpu,
 }
 
 /// Memory of slots, which is in its gauge and its budget until its last user has gone.

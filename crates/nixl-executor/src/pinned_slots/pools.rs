@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::StagingConfig;
-use super::budget::{BudgetStats, StagingBudget, process};
+use super::budget::{BudgetStats, SlotMemory, StagingBudget, process};
 use super::gpu_slots::GpuSlots;
-use super::pool::{SlotMemory, SlotPool};
+use super::pool::SlotPool;
 
 /// The slots of both directions and on GPUs, for all connections of an executor.
 #[derive(Clone, Debug)]

@@ -351,6 +351,8 @@ impl Model {
     fn turn(&mut self) {
         // Tells whether words are looked for.
         self.world.inbox.push(b"junk");
+        // A turn that finds something on the page leaves the engine's messages to the next.
+        self.world.reactor.turn();
         self.world.reactor.turn();
         self.turned = self.now;
         let (now, taken) = (self.now, self.world.inbox.len() == 0);
