@@ -23,7 +23,7 @@ pub struct DescriptorList {
 #[derive(Clone, Debug)]
 enum Descriptors {
     One(Descriptor),
-    /// Any number of them.
+    /// Two or more.
     Many(Vec<Descriptor>),
 }
 
@@ -116,7 +116,10 @@ impl TryFrom<Vec<Descriptor>> for DescriptorList {
             .iter()
             .try_fold(0u64, |sum, descriptor| sum.checked_add(descriptor.len() as u64))
             .ok_or(DescriptorError::TotalOverflow)?;
-        let descriptors = Descriptors::Many(descriptors);
+        let descriptors = match <[Descriptor; 1]>::try_from(descriptors) {
+            Ok([one]) => Descriptors::One(one),
+            Err(descriptors) => Descriptors::Many(descriptors),
+        };
         Ok(Self { descriptors, total_bytes, pending: Vec::new(), tensor: None })
     }
 }

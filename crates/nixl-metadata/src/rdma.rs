@@ -28,7 +28,7 @@ pub struct RdmaMetadata {
     notification_key: NotificationKey,
     peer: Option<Arc<PeerInfo>>,
     doorbell: Option<Doorbell>,
-    shares: Arc<Vec<Share>>,
+    shares: Arc<[Share]>,
     encodings: Encodings,
     terms: Option<OfferTerms>,
     checksum: Option<Checksum>,
@@ -88,7 +88,7 @@ impl RdmaMetadata {
     /// [`MetadataError::ShareDevice`] or [`MetadataError::ShareBounds`] if they do not suit the descriptors.
     pub fn with_shares(mut self, shares: Vec<Share>) -> Result<Self, MetadataError> {
         share::check(&shares, &self.descriptors)?;
-        self.shares = Arc::new(shares);
+        self.shares = shares.into();
         Ok(self)
     }
 

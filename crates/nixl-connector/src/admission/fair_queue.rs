@@ -21,6 +21,7 @@ pub(super) struct FairQueue<T> {
     per_peer: u64,
     in_flight: u64,
     bulk: u64,
+    /// Bytes of each peer that has some in flight, and 0 of a few that had some: the next transfer is often of the same peer.
     peers: HashMap<PeerId, u64>,
     /// Interactive, bulk.
     classes: [Waiting<T>; 2],
@@ -50,6 +51,8 @@ impl<T> FairQueue<T> {
     pub(super) const BULK_IN_FLIGHT: u64 = 1 << 20;
     /// Bytes of the interactive class for one of the bulk class.
     const WEIGHT: u64 = 8;
+    /// Peers that are kept while none of their bytes are in flight.
+    const KEPT_PEERS: usize = 16;
 
     pub(super) fn new(per_connection: u64, per_peer: u64) -> Self {
         let waiting = || Waiting { queue: VecDeque::new(), finish: 0 };
@@ -66,7 +69,8 @@ impl<T> FairQueue<T> {
 
     #[cfg(test)]
     pub(super) fn is_idle(&self) -> bool {
-        self.len() == 0 && self.in_flight == 0 && self.bulk == 0 && self.peers.is_empty()
+        let are_idle = self.peers.values().all(|bytes| *bytes == 0);
+        self.len() == 0 && self.in_flight == 0 && self.bulk == 0 && are_idle
     }
 
     /// Admits a transfer if it waits for nothing, or gives it back: neither for room nor for one that it would overtake.
@@ -136,15 +140,21 @@ impl<T> FairQueue<T> {
         Ok(None)
     }
 
-    /// A transfer has ended.
-    pub(super) fn release(&mut self, Charge { class, peer, bytes }: &Charge) {
+    /// A transfer has ended. Admits the next one, if one can be.
+    #[must_use]
+    pub(super) fn release(&mut self, charge: &Charge) -> Option<(Charge, T)> {
+        self.ended(charge);
+        self.next()
+    }
+
+    fn ended(&mut self, Charge { class, peer, bytes }: &Charge) {
         self.in_flight = self.in_flight.saturating_sub(*bytes);
         if *class == TransferClass::Bulk {
             self.bulk = self.bulk.saturating_sub(*bytes);
         }
         if let Some(of_peer) = self.peers.get_mut(peer) {
             *of_peer = of_peer.saturating_sub(*bytes);
-            if *of_peer == 0 {
+            if *of_peer == 0 && self.peers.len() > Self::KEPT_PEERS {
                 self.peers.remove(peer);
             }
         }
@@ -172,8 +182,10 @@ impl<T> FairQueue<T> {
             self.bulk = self.bulk.saturating_add(charge.bytes);
         }
         if charge.bytes > 0 {
-            let of_peer = self.peers.entry(charge.peer.clone()).or_default();
-            *of_peer = of_peer.saturating_add(charge.bytes);
+            match self.peers.get_mut(&charge.peer) {
+                Some(of_peer) => *of_peer = of_peer.saturating_add(charge.bytes),
+                None => _ = self.peers.insert(charge.peer.clone(), charge.bytes),
+            }
         }
         charge
     }
@@ -242,7 +254,7 @@ mod tests {
                 match queue.try_admit(arrives) {
                     // What goes at once goes as the next would.
                     Ok(charge) => {
-                        queue.release(&charge);
+                        queue.ended(&charge);
                         queue.push(charge, arrived);
                     }
                     Err(charge) => queue.push(charge, arrived),
@@ -251,12 +263,12 @@ mod tests {
                 admit(&mut queue, &mut in_flight);
                 if !in_flight.is_empty() && bytes % 3 == 0 {
                     let ended = in_flight.swap_remove(ends.index(in_flight.len()));
-                    queue.release(&ended);
+                    queue.ended(&ended);
                     admit(&mut queue, &mut in_flight);
                 }
             }
             while let Some(ended) = in_flight.pop() {
-                queue.release(&ended);
+                queue.ended(&ended);
                 admit(&mut queue, &mut in_flight);
             }
             prop_assert_eq!(admitted, arrived);
@@ -276,11 +288,21 @@ mod tests {
         for _ in 0..2000 {
             let (charge, _) = queue.next().unwrap();
             bytes[index(charge.class)] += charge.bytes;
-            queue.release(&charge);
+            queue.ended(&charge);
         }
         let [interactive, bulk] = bytes;
         let share = interactive as f64 / bulk as f64;
         assert!((7.0..9.0).contains(&share), "{bytes:?}");
+    }
+
+    #[test]
+    fn peers_without_bytes_in_flight_are_forgotten_but_for_a_few() {
+        let mut queue = FairQueue::<()>::new(u64::MAX, u64::MAX);
+        for peer in 0..1000 {
+            let charge = queue.try_admit(charge(TransferClass::Interactive, peer, KIB)).unwrap();
+            queue.ended(&charge);
+        }
+        assert!(queue.is_idle() && queue.peers.len() <= FairQueue::<()>::KEPT_PEERS);
     }
 
     #[test]

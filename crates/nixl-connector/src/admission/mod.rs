@@ -141,22 +141,17 @@ impl Admission {
 
     /// Returns a transfer's charge.
     fn release(self: &Arc<Self>, charge: &Charge) {
-        self.lock().release(charge);
-        self.advance();
-    }
-
-    /// Admits transfers in turn.
-    fn advance(self: &Arc<Self>) {
-        loop {
-            let next = self.lock().next();
-            let Some((charge, tell)) = next else { return };
+        let mut next = self.lock().release(charge);
+        // Admits transfers in turn.
+        while let Some((charge, tell)) = next {
             // One that is not awaited any more takes nothing, and the next has its turn here. A waker that panics keeps no other from it.
             let permit = Permit::new(self, charge);
             let told = contained("the waker of a transfer that waits", || tell.send(permit));
             let unwanted = told.ok().and_then(Result::err);
-            if let Some(charge) = unwanted.and_then(Permit::into_charge) {
-                self.lock().release(&charge);
-            }
+            next = match unwanted.and_then(Permit::into_charge) {
+                Some(charge) => self.lock().release(&charge),
+                None => self.lock().next(),
+            };
         }
     }
 

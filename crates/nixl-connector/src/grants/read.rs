@@ -14,6 +14,9 @@ use nixl_metadata::{
 use super::error::TicketError;
 use crate::ConnectorError;
 
+/// A ticket, a local layout, and the blocks of that, one for each block of the ticket.
+pub(super) type Sides<'a> = (&'a Ticket, &'a Layout, &'a [usize]);
+
 /// Both sides of a transfer of blocks.
 pub(super) struct Lists {
     pub(super) local: DescriptorList,
@@ -24,7 +27,7 @@ impl Lists {
     /// The blocks of the ticket, in its order, beside `blocks` of a local layout.
     pub(super) fn of_blocks(
         (export, theirs): ((&ExportMetadata, &NotificationKey), &RemoteLayout),
-        sides: &(Ticket, Layout, Vec<usize>),
+        sides: Sides<'_>,
         layers: Range<usize>,
     ) -> Result<Self, ConnectorError> {
         let pairs = pairs_of_blocks(theirs, sides, layers)?;
@@ -91,11 +94,15 @@ pub(super) fn whole(export: &ExportMetadata, layout: usize) -> Result<RdmaMetada
 /// The runs of the ticket's blocks, in its order, and of the blocks of a local layout.
 pub(super) fn pairs_of_blocks(
     theirs: &RemoteLayout,
-    (ticket, local, blocks): &(Ticket, Layout, Vec<usize>),
+    (ticket, local, blocks): Sides<'_>,
     layers: Range<usize>,
 ) -> Result<RemotePairs, TicketError> {
-    let granted: Vec<usize> = ticket.blocks().iter().map(|&block| block as usize).collect();
-    pair_remote_chunks(theirs, &granted, local, blocks, layers).map_err(TicketError::Pairing)
+    let pair = |granted: &[usize]| pair_remote_chunks(theirs, granted, local, blocks, layers);
+    let pairs = match ticket.blocks() {
+        &[block] => pair(&[block as usize]),
+        granted => pair(&granted.iter().map(|&block| block as usize).collect::<Vec<_>>()),
+    };
+    pairs.map_err(TicketError::Pairing)
 }
 
 /// A part of the peer's layout, and how many runs of a list lie in it.

@@ -283,10 +283,7 @@ impl Placement {
         layer: usize,
         outer: usize,
     ) -> Result<ByteSpan, SelectionError> {
-        let blocks = self.geometry.blocks();
-        if block >= blocks {
-            return Err(SelectionError::Block { block, blocks });
-        }
+        self.check_block(block)?;
         self.check_layers(&(layer..layer.saturating_add(1)))?;
         let count = self.geometry.outer();
         if outer >= count {
@@ -294,6 +291,14 @@ impl Placement {
         }
         let (part, offset) = self.strides.of_layer(layer, self.strides.in_layer(block, outer));
         Ok(ByteSpan { part, offset, len: self.geometry.chunk_len() })
+    }
+
+    pub(super) fn check_block(&self, block: usize) -> Result<(), SelectionError> {
+        let blocks = self.geometry.blocks();
+        if block >= blocks {
+            return Err(SelectionError::Block { block, blocks });
+        }
+        Ok(())
     }
 
     /// The ids, which exist.

@@ -1,5 +1,6 @@
 //! Chunks of a peer's layout paired with chunks of one of this process.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::chunks::{Fold, run_end};
@@ -8,7 +9,7 @@ use super::geometry::same_geometry;
 use super::lease::duplicate;
 use super::local::Layout;
 use super::pair::ChunkPairError;
-use super::placement::Strides;
+use super::placement::{Placement, Strides};
 use crate::coalesce::Span;
 use crate::descriptor::Descriptor;
 
@@ -61,44 +62,67 @@ pub fn pair_remote_chunks(
         return Err(ChunkPairError::Count { src, dst });
     }
     let (there, here) = (remote.placement(), local.placement());
-    let theirs = there.select(remote_blocks).map_err(ChunkPairError::Source)?;
-    let ours = here.select(local_blocks).map_err(ChunkPairError::Destination)?;
-    there.check_layers(&layers).map_err(ChunkPairError::Source)?;
-    if ours.set().len() < ours.ids().len() {
-        return Err(ChunkPairError::Duplicate { block: duplicate(local_blocks) });
-    }
+    let runs = runs((there, remote_blocks), (here, local_blocks), &layers)?;
     let fold = Fold::new(local.geometry(), [there.strides, here.strides], layers);
-    let place = |strides: Strides, block: u32, (layer, outer): (usize, usize)| {
-        strides.of_layer(layer, strides.in_layer(block as usize, outer))
+    let place = |strides: Strides, block: usize, (layer, outer): (usize, usize)| {
+        strides.of_layer(layer, strides.in_layer(block, outer))
     };
-    let is_dense = [there.strides, here.strides].iter().all(|side| side.block == fold.len);
-    let mut runs = Vec::new();
-    let mut start = 0;
-    while start < theirs.ids().len() {
-        let end = run_end(theirs.ids(), ours.ids(), start, is_dense);
-        runs.push(start..end);
-        start = end;
-    }
     let mut pairs = RemotePairs {
         remote: Vec::with_capacity(fold.pieces().saturating_mul(runs.len())),
         local: Vec::with_capacity(fold.pieces().saturating_mul(runs.len())),
         parts: Vec::new(),
     };
     for piece in (0..fold.pieces()).map(|index| fold.piece(index)) {
-        for run in &runs {
+        for run in &*runs {
             let len = run.len() * fold.len;
-            let (part, offset) = place(there.strides, theirs.ids()[run.start], piece);
+            let (part, offset) = place(there.strides, remote_blocks[run.start], piece);
             pairs.remote.push(remote.span(part, offset, len));
             match pairs.parts.last_mut() {
                 Some((last, runs)) if *last == part => *runs += 1,
                 _ => pairs.parts.push((part, 1)),
             }
-            let (part, offset) = place(here.strides, ours.ids()[run.start], piece);
+            let (part, offset) = place(here.strides, local_blocks[run.start], piece);
             // Inside its part, as the constructor of the layout checked.
             pairs.local.push(local.parts()[part].part(offset, len));
         }
     }
     Ok(pairs)
+}
+
+/// The blocks of one side, and where they lie.
+type Side<'a> = (&'a Placement, &'a [usize]);
+
+/// Which of the blocks follow each other on both sides without padding, all of which exist, as do the layers.
+fn runs(
+    (there, theirs): Side<'_>,
+    (here, ours): Side<'_>,
+    layers: &Range<usize>,
+) -> Result<Cow<'static, [Range<usize>]>, ChunkPairError> {
+    const ALONE: Range<usize> = 0..1;
+    if let (&[theirs], &[ours]) = (theirs, ours) {
+        // No other follows it, or is the same.
+        there.check_block(theirs).map_err(ChunkPairError::Source)?;
+        here.check_block(ours).map_err(ChunkPairError::Destination)?;
+        there.check_layers(layers).map_err(ChunkPairError::Source)?;
+        return Ok(Cow::Borrowed(&[ALONE]));
+    }
+    let selected = there.select(theirs).map_err(ChunkPairError::Source)?;
+    let into = here.select(ours).map_err(ChunkPairError::Destination)?;
+    there.check_layers(layers).map_err(ChunkPairError::Source)?;
+    if into.set().len() < into.ids().len() {
+        return Err(ChunkPairError::Duplicate { block: duplicate(ours) });
+    }
+    let sides = [there.strides, here.strides];
+    let fold = Fold::new(&here.geometry, sides, layers.clone());
+    let is_dense = sides.iter().all(|side| side.block == fold.len);
+    let mut runs = Vec::new();
+    let mut start = 0;
+    while start < selected.ids().len() {
+        let end = run_end(selected.ids(), into.ids(), start, is_dense);
+        runs.push(start..end);
+        start = end;
+    }
+    Ok(Cow::Owned(runs))
 }
 
 #[cfg(test)]
@@ -204,6 +228,9 @@ mod tests {
         assert!(matches!(pair(&[4], &[0], 0..3), ChunkPairError::Source(_)));
         assert!(matches!(pair(&[3], &[3], 0..3), ChunkPairError::Destination(_)));
         assert!(matches!(pair(&[0], &[0], 0..4), ChunkPairError::Source(_)));
+        assert!(matches!(pair(&[], &[], 0..3), ChunkPairError::Source(_)));
+        assert!(matches!(pair(&[3, 4], &[0, 1], 0..3), ChunkPairError::Source(_)));
+        assert!(matches!(pair(&[0, 1], &[2, 3], 0..3), ChunkPairError::Destination(_)));
         assert!(matches!(pair(&[0, 1], &[2, 2], 0..3), ChunkPairError::Duplicate { block: 2 }));
         assert!(matches!(pair(&[0, 1], &[2], 0..3), ChunkPairError::Count { src: 2, dst: 1 }));
     }

@@ -3,15 +3,14 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use nixl_descriptor::layout::{Layout, RemotePairs};
+use nixl_descriptor::layout::RemotePairs;
 use nixl_descriptor::{Descriptor, DescriptorList, LeaseMode, Leased, Leases, Span};
-use nixl_metadata::Ticket;
 use nixl_ops::{Completion, OperationOptions, PathReport, PeerId, ReadOperation, TransportError};
 
 use super::RemoteExport;
 use crate::ConnectorError;
 use crate::admission::{Admitted, Permit, TransferClass};
-use crate::grants::read::{Part, of_peer, pairs_of_blocks};
+use crate::grants::read::{Part, Sides, of_peer, pairs_of_blocks};
 use crate::offload::Offloaded;
 
 /// Bytes of a piece: an engine that copies by a processor takes some tens of microseconds for them.
@@ -84,16 +83,19 @@ impl RemoteExport {
     /// Reads blocks piece by piece. Returns the options with the time that is left.
     pub(super) async fn read_in_pieces(
         &self,
-        sides: (Ticket, Layout, Vec<usize>),
+        (ticket, local, blocks): Sides<'_>,
         layers: Range<usize>,
         options: OperationOptions,
     ) -> Result<(Completion, PeerId, OperationOptions), ConnectorError> {
-        let (ticket, of) = (sides.0.clone(), layers.clone());
+        let (sides, of) = ((ticket.clone(), local.clone(), blocks.to_vec()), layers.clone());
         let layout = usize::from(ticket.layout());
         let connection = self.0.connector.connection();
         let (driver, clock) = (connection.driver(), connection.clock());
         let me = self.clone();
-        let cutting = async move { cut(pairs_of_blocks(me.remote(layout), &sides, layers)?) };
+        let cutting = async move {
+            let (ticket, local, blocks) = &sides;
+            cut(pairs_of_blocks(me.remote(layout), (ticket, local, blocks), layers)?)
+        };
         let cutting = Offloaded::new(connection.work()?, cutting);
         let (pieces, mut options) = driver.with_timeout(options, cutting).await?;
         let mut pieces = pieces??;
@@ -120,7 +122,7 @@ impl RemoteExport {
                 let now = clock.now();
                 options = options.spending(now.saturating_sub(last));
                 last = now;
-                let of_request = self.admit_post(&ticket, &of, options).await?;
+                let of_request = self.admit_post(ticket, &of, options).await?;
                 let (read, of_peer) = self.begin_piece(layout, piece, permit, of_request).await?;
                 peer = of_peer;
                 reads.push_back(read);

@@ -20,7 +20,7 @@ use crate::admission::{Admitted, TransferClass};
 use crate::grants::error::BlockReadError;
 #[cfg(doc)]
 use crate::grants::error::TicketError;
-use crate::grants::read::Lists;
+use crate::grants::read::{Lists, Sides};
 use crate::grants::words::{ReadUnderWay, WordReads};
 use crate::offload::Offloaded;
 
@@ -94,7 +94,7 @@ impl RemoteExport {
         {
             operation = self.look_ahead(ticket, &check, words, operation).await?;
         }
-        let sides = (ticket.clone(), local.clone(), blocks.to_vec());
+        let sides = (ticket, local, blocks);
         let (done, peer, operation) = match class {
             TransferClass::Interactive => self.read_whole(sides, layers, operation).await?,
             TransferClass::Bulk => self.read_in_pieces(sides, layers, operation).await?,
@@ -135,20 +135,23 @@ impl RemoteExport {
     /// Reads blocks in one piece. Returns the options with the time that was left when it began.
     async fn read_whole(
         &self,
-        sides: (Ticket, Layout, Vec<usize>),
+        sides: Sides<'_>,
         layers: Range<usize>,
         options: OperationOptions,
     ) -> Result<(Completion, PeerId, OperationOptions), ConnectorError> {
         let connection = self.0.connector.connection();
         let driver = connection.driver();
-        let (ticket, local, blocks) = &sides;
-        let (ticket, of) = (ticket.clone(), layers.clone());
-        let (layout, into) = (usize::from(ticket.layout()), local.clone());
-        let runs = blocks.len().saturating_mul(layers.len() * local.geometry().outer());
-        let prepare = self.clone().prepare(sides, layers, options.path_policy());
+        let ((ticket, into, blocks), of) = (sides, layers.clone());
+        let runs = blocks.len().saturating_mul(layers.len() * into.geometry().outer());
+        let policy = options.path_policy();
         let (prepared, options) = if runs <= Self::LISTED_HERE {
-            driver.with_timeout(options, prepare).await?
+            driver.with_timeout(options, self.prepare(sides, layers, policy)).await?
         } else {
+            let (me, owned) = (self.clone(), (ticket.clone(), into.clone(), blocks.to_vec()));
+            let prepare = async move {
+                let (ticket, into, blocks) = &owned;
+                me.prepare((ticket, into, blocks), layers, policy).await
+            };
             let offloaded = Offloaded::new(connection.work()?, prepare);
             let (prepared, options) = driver.with_timeout(options, offloaded).await?;
             (prepared?, options)
@@ -156,30 +159,30 @@ impl RemoteExport {
         let (execution, local, peer) = prepared?;
         let class = TransferClass::Interactive;
         let (permit, options) = self.turn(class, (&peer, &local), options).await?;
-        let of_request = self.admit_post(&ticket, &of, options).await?;
+        let of_request = self.admit_post(ticket, &of, options).await?;
         let execution = Admitted::with(execution, permit);
         let mut read = ReadOperation::begin(driver, execution, local, of_request)?;
         let done = read.wait_for_completion().await?;
         if done.path().is_some_and(by_ranges) {
             let making = || Making::new(connection, &self.0.layouts, &peer);
-            self.0.prepared.was_read((layout, &into), connection, making);
+            self.0.prepared.was_read((ticket.layout().into(), into), connection, making);
         }
         Ok((done, peer, options))
     }
 
     async fn prepare(
-        self,
-        sides: (Ticket, Layout, Vec<usize>),
+        &self,
+        sides: Sides<'_>,
         layers: Range<usize>,
         policy: PathPolicy,
     ) -> Result<(Box<dyn Execution>, DescriptorList, PeerId), ConnectorError> {
         let Imported { connector, metadata, peer, key, .. } = &*self.0;
-        let theirs = self.remote(sides.0.layout().into());
-        let lists = Lists::of_blocks(((metadata, key), theirs), &sides, layers.clone())?;
+        let (ticket, into, blocks) = sides;
+        let theirs = self.remote(ticket.layout().into());
+        let lists = Lists::of_blocks(((metadata, key), theirs), sides, layers.clone())?;
         let Lists { local, remote } = lists;
         let leased = Leased::from(Leases::acquire(local.as_slice(), LeaseMode::Write)?);
         let memory = (&local, &leased);
-        let (ticket, into, blocks) = &sides;
         let prepared = self.0.prepared.get(ticket.layout().into(), into);
         let of_pair = |pair: &Arc<PreparedPair>| pair.positions((ticket.blocks(), blocks), layers);
         let positions = prepared.as_ref().and_then(of_pair);
