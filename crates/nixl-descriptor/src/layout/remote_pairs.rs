@@ -172,12 +172,13 @@ mod tests {
             ids in Just((0..9usize).collect::<Vec<_>>()).prop_shuffle(),
             count in 1..7usize,
             start in 0..5usize,
+            first in 0..2usize,
             layers in (0..3usize, 1..4usize),
         ) {
             let (there, here) = (layout(kinds.0, 9, paddings.0), layout(kinds.1, 7, paddings.1));
             let layers = layers.0..(layers.0 + layers.1).min(3);
             let theirs = if start == 0 { (0..count).collect() } else { ids[..count].to_vec() };
-            let ours: Vec<usize> = (0..count).collect();
+            let ours: Vec<usize> = (first..first + count).collect();
             let remote = RemoteLayout::try_from(&LayoutDescription::from(&there)).unwrap();
             let pairs = pair_remote_chunks(&remote, &theirs, &here, &ours, layers.clone()).unwrap();
             let expected = pair_chunks(&there, &theirs, &here, &ours, layers).unwrap();
