@@ -30,6 +30,11 @@ pub use streams::without_standard_streams;
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+/// The example of one-shot reads compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/GUIDE.md")]
+struct Guide;
+
 /// The example of exports compiles.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/EXPORTS.md")]

@@ -4,5 +4,6 @@
 
 pub use crate::{
     Advice, Completion, Connector, ConnectorBuilder, ConnectorError, DescriptorList, Device,
-    OperationError, OperationOptions, PathPolicy, RdmaMetadata, Region,
+    Export, ExportMetadata, Grant, GrantOptions, OperationError, OperationOptions, PathPolicy,
+    RdmaMetadata, Region, RemoteExport, Ticket, TransportError,
 };

@@ -44,7 +44,7 @@ impl MessageVersions {
     }
 
     /// Sets the version of the messages about offers and exports: claims, questions and their answers; from version 2 on also
-    /// notifications of exports.
+    /// notifications of exports, from version 3 on also waits for the layers of grants.
     #[must_use]
     pub const fn with_claims(mut self, version: u16) -> Self {
         self.claims = version;

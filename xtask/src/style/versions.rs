@@ -53,6 +53,10 @@ fn the_versions_of_slots_exports_tickets_and_claims_are_those_of_the_code() {
     let claims = number("crates/nixl-ops/src/control/message.rs", "const VERSION: u8 = ");
     let expected = format!("{exports}, {tickets}, {claims}");
     assert_eq!(named("metadata of exports, tickets, claims"), expected);
+    let spoken = "pub const LAYER_WAITS_SINCE: u16 = ";
+    let spoken = number("crates/nixl-ops/src/grants/layers/send.rs", spoken);
+    let row = named("messages about offers and exports (`MessageVersions::claims`)");
+    assert!(row.starts_with(&format!("{spoken}: ")), "{row}");
 }
 
 #[test]

@@ -453,6 +453,7 @@ impl ExportShared {
         let granted = self.table.lease(of, ticket.token(), ticket.digest(), layers.clone());
         let granted = granted.map_err(|error| match error {
             // As for readers of other processes.
+            GrantError::Over => TransportError::Stale.into(),
             GrantError::NotGranted { .. } => TransportError::NotGranted.into(),
             GrantError::NotReady { ready, asked } => {
                 TransportError::NotReady { ready, asked }.into()

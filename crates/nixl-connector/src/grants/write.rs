@@ -22,7 +22,8 @@ use nixl_metadata::{
     OperationKind, RdmaMetadata, Rights, SerializedDescriptor, Share, Ticket, TicketTerms,
 };
 use nixl_ops::{
-    Completion, FreeBlocks, OperationError, OperationOptions, RevokeOutcome, WritableOperation,
+    Completion, FreeBlocks, GrantError, OperationError, OperationOptions, RevokeOutcome,
+    WritableOperation,
 };
 
 use super::error::TicketError;
@@ -130,6 +131,16 @@ impl WriteGrant {
         self.export.free_blocks(self.ticket.layout(), self.ticket.blocks())
     }
 
+    /// Gives the grant its time to live anew, also while it is written: the writer goes on by the ticket that it has, since its claim
+    /// decides.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError::Grant`] if the grant has ended; [`TransportError::Forked`](nixl_ops::TransportError::Forked).
+    pub fn renew(&self) -> Result<(), ConnectorError> {
+        self.export.renew_written(&self.ticket)
+    }
+
     /// Ends the grant: no writer begins any more. The blocks are the owner's again if the outcome is
     /// [`Free`](RevokeOutcome::Free); otherwise a writer has claimed them, and they come back by its word or by proof.
     pub fn revoke(&mut self) -> RevokeOutcome {
@@ -137,12 +148,12 @@ impl WriteGrant {
     }
 }
 
-/// Both sides of a write: the local blocks, and the offer that the ticket names.
+/// Both sides of a write: the local blocks, and the offer that the ticket names, which may be claimed `until` then, since 1970.
 pub(super) fn lists(
     (export, theirs): (&ExportMetadata, &RemoteLayout),
     ticket: &Ticket,
     (local, blocks): (&Layout, &[usize]),
-    layers: Range<usize>,
+    (layers, until): (Range<usize>, Duration),
 ) -> Result<(DescriptorList, RdmaMetadata), ConnectorError> {
     let chunks = local.chunk_descriptors(blocks, layers.clone()).map_err(TicketError::Selection)?;
     let mut descriptors = Vec::with_capacity(chunks.len());
@@ -164,25 +175,37 @@ pub(super) fn lists(
             }
         }
     }
-    let remote = offered(export, ticket, descriptors, shares)?;
+    let remote = offered(export, (ticket, until), descriptors, shares)?;
     Ok((DescriptorList::try_from(chunks)?, remote))
 }
 
+impl ExportShared {
+    /// Gives the grant of a ticket for writing its time to live anew.
+    pub(super) fn renew_written(&self, ticket: &Ticket) -> Result<(), ConnectorError> {
+        self.connector().check_process()?;
+        let key = key_of(ticket.token())?;
+        let token = token_of_ticket(&key).get();
+        match self.connector().connection().driver().renew_offer(&key, token) {
+            true => Ok(()),
+            false => Err(GrantError::Over.into()),
+        }
+    }
+}
+
 /// The key of the offer that a ticket with this token names.
-fn key_of(token: &[u8; 16]) -> Result<NotificationKey, MetadataError> {
+pub(super) fn key_of(token: &[u8; 16]) -> Result<NotificationKey, MetadataError> {
     NotificationKey::new(&uuid::Uuid::from_bytes(*token).to_string())
 }
 
 fn offered(
     export: &ExportMetadata,
-    ticket: &Ticket,
+    (ticket, until): (&Ticket, Duration),
     descriptors: Vec<SerializedDescriptor>,
     shares: Vec<Share>,
 ) -> Result<RdmaMetadata, MetadataError> {
     let key = key_of(&ticket.bound_token())?;
-    let expires = UNIX_EPOCH + Duration::from_millis(ticket.expires_unix_millis());
     let terms: NonZeroU64 = token_of_ticket(&key);
-    let terms = OfferTerms::new(expires, terms)?.with_claims(ClaimDemand::Everywhere);
+    let terms = OfferTerms::new(UNIX_EPOCH + until, terms)?.with_claims(ClaimDemand::Everywhere);
     let agent = export.agent_metadata().clone();
     let remote = RdmaMetadata::new(OperationKind::Write, descriptors, agent, key)?
         .with_peer(export.peer().clone())

@@ -56,6 +56,9 @@ pub(crate) enum ControlVerb<'a> {
     LayersReady {
         layers: u64,
     },
+    /// A holder of an offer of an export's blocks asks for its time to live anew. Owners of earlier releases ignore it, and none
+    /// answers.
+    Renew,
 }
 
 /// One message.
@@ -100,6 +103,7 @@ impl<'a> ControlMessage<'a> {
                 let layers = u64::from_le_bytes(layers.try_into().ok()?);
                 ControlVerb::LayersReady { layers }
             }
+            (14, []) => ControlVerb::Renew,
             (11, rest) => {
                 let (sequence, payload) = rest.split_first_chunk()?;
                 let sequence = u64::from_le_bytes(*sequence);
@@ -138,6 +142,7 @@ impl<'a> ControlMessage<'a> {
                 ready = layers.to_le_bytes();
                 (13, &ready)
             }
+            ControlVerb::Renew => (14, &[]),
         };
         // Keys are of at most 255 bytes.
         let len = u8::try_from(self.key.len()).unwrap_or(u8::MAX);
@@ -179,7 +184,7 @@ mod tests {
     use super::*;
 
     fn verb() -> impl Strategy<Value = (u8, Vec<u8>)> {
-        (1..14u8, proptest::collection::vec(any::<u8>(), 1..50))
+        (1..15u8, proptest::collection::vec(any::<u8>(), 1..50))
     }
 
     fn make(kind: u8, bytes: &[u8]) -> ControlVerb<'_> {
@@ -196,7 +201,8 @@ mod tests {
             10 => ControlVerb::OfGrant,
             11 => ControlVerb::Notification { sequence: bytes.len() as u64, payload: &bytes[1..] },
             12 => ControlVerb::Watch { metadata: bytes },
-            _ => ControlVerb::LayersReady { layers: bytes.len() as u64 },
+            13 => ControlVerb::LayersReady { layers: bytes.len() as u64 },
+            _ => ControlVerb::Renew,
         }
     }
 

@@ -8,6 +8,7 @@
 //! | writing, not writing | initiator | the answer to a query; after the second it refuses to use the offer |
 //! | decline | initiator | the offer will not be used |
 //! | write ended | initiator | the answer to a query about a failed write |
+//! | renew | writer | a request to give an offer of an export's blocks its time to live anew |
 //! | grant done | reader | the reader's end of a grant, which replaces the offer |
 //! | notification | importer | a payload for the owner of an export, which replaces the offer |
 //! | watch | reader | a request to be told of the layers of a grant |
@@ -30,6 +31,7 @@ mod layer_watchers;
 mod message;
 mod owner;
 mod owners;
+mod renew;
 
 pub(crate) use decline::Message;
 pub(crate) use initiator::{ClaimRoute, Claims, ControlOutcome, MessageClaim};

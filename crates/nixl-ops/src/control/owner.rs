@@ -67,6 +67,7 @@ impl Owner {
             ControlVerb::Decline => {
                 table.entry_with(key, token).map(|entry| entry.declined(from)).is_ok()
             }
+            ControlVerb::Renew => table.renew(key, token),
             ControlVerb::Writing => true,
             // About no offer.
             ControlVerb::Leaving

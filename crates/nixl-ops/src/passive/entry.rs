@@ -2,6 +2,7 @@
 
 mod claims;
 mod given_up;
+mod renewal;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -29,8 +30,6 @@ pub(crate) struct PassiveEntry {
     metadata: RdmaMetadata,
     pub(crate) cell: Arc<CompletionCell<Outcome>>,
     pub(super) begun: Duration,
-    /// The end of the time in which initiators may begin.
-    pub(super) expires: Duration,
     table: Weak<PassiveTable>,
     /// The counters of the table, which a claim may outlive.
     metrics: Arc<OfferMetrics>,
@@ -44,6 +43,8 @@ struct State {
     /// `None` once the peer is known to be done with the memory.
     hold: Option<Hold>,
     deadline: Option<Deadline>,
+    /// The end of the time in which initiators may begin.
+    expires: Duration,
     /// The end of the owner's wait for memory that a peer may still write.
     drain_by: Option<Duration>,
     /// Whether the metadata was requested: a peer may then use the offer at any time.
@@ -95,7 +96,6 @@ impl PassiveEntry {
             metadata,
             cell: Arc::new(CompletionCell::new()),
             begun: now,
-            expires: now.saturating_add(life_time),
             table,
             metrics,
             dormant: AtomicBool::new(false),
@@ -110,6 +110,7 @@ impl PassiveEntry {
                     slot,
                 }),
                 deadline,
+                expires: now.saturating_add(life_time),
                 drain_by: None,
                 exported: false,
                 claimed: false,

@@ -335,6 +335,12 @@ impl PassiveTable {
         }
     }
 
+    /// Renews an offer of an export's blocks, whose token the sender knows. Returns whether it has not ended.
+    pub(crate) fn renew(&self, key: &[u8], token: u64) -> bool {
+        // The entry of the earlier deadline leads to the later one.
+        self.entry_with(key, token).is_ok_and(|entry| entry.renew(self.clock.now()))
+    }
+
     /// Whether a claim of an offer, live or ended, may be answered to an agent that may have to be met for it.
     pub(crate) fn may_introduce(&self, key: &[u8], agent: &str) -> bool {
         if let Some(entry) = lock(&self.entries).get(key).cloned() {

@@ -6,7 +6,9 @@ use nixl_ops::{GrantMessage, GrantMessageKind, Mailbox};
 use super::check::Words;
 use super::{Imported, RemoteExport};
 use crate::ConnectorError;
+use crate::connector::token_of_ticket;
 use crate::grants::error::TicketError;
+use crate::grants::write::key_of;
 
 impl Imported {
     /// Where this import's messages go, if not through the engine.
@@ -40,18 +42,39 @@ impl RemoteExport {
     }
 
     /// Asks the owner to give a ticket's grant its time to live anew, from when the message arrives. Reads by the ticket go on
-    /// beyond its own time once that is so, which each looks up by the words of the grant. A reader whose transfers may take longer
-    /// than the time to live asks well before its end, and again: an owner that awaits nothing takes messages once a second.
+    /// beyond its own time once that is so, which each looks up by the words of the grant; a write is claimed, which decides. A peer
+    /// whose transfers may take longer than the time to live asks well before its end, and again: an owner that awaits nothing takes
+    /// messages once a second.
     ///
     /// Cancel safe.
     ///
     /// # Errors
     ///
-    /// [`ConnectorError`]: the ticket is for another export or for writing, or the owner cannot be reached. Without an error the
-    /// message may be lost with its owner, come too late, or find an owner of an earlier release, which ignores it.
+    /// [`ConnectorError`]: the ticket is for another export, or the owner cannot be reached. Without an error the message may be
+    /// lost with its owner, come too late, or find an owner of an earlier release, which ignores it.
     pub async fn renew(&self, ticket: &Ticket) -> Result<(), ConnectorError> {
-        self.admit(ticket, Rights::Read, None)?;
-        self.tell_owner(ticket, GrantMessageKind::Renew).await
+        self.admit(ticket, ticket.rights(), None)?;
+        match ticket.rights() {
+            Rights::Read => self.tell_owner(ticket, GrantMessageKind::Renew).await,
+            Rights::Write => self.renew_written(ticket).await,
+        }
+    }
+
+    async fn renew_written(&self, ticket: &Ticket) -> Result<(), ConnectorError> {
+        let Imported { connector, words, peer, .. } = &*self.0;
+        connector.check_process()?;
+        match (words, peer) {
+            (Words::Own(own), _) => self.own(own)?.renew_written(ticket),
+            (_, None) => Ok(()),
+            (_, Some(peer)) => {
+                let key = key_of(ticket.token())?;
+                let token = token_of_ticket(&key).get();
+                let to = (peer, self.0.mailbox().await?);
+                let options = connector.default_options();
+                let driver = connector.connection().driver();
+                Ok(driver.ask_to_renew_offer((&key, token), to, options).await?)
+            }
+        }
     }
 
     async fn tell_owner(

@@ -1,14 +1,17 @@
 //! Writes of blocks by tickets.
 
+use std::time::Duration;
+
 use nixl_descriptor::layout::{ChunkPairError, Layout, same_geometry};
 use nixl_metadata::{Rights, Ticket};
-use nixl_ops::{Completion, TransportError};
+use nixl_ops::{Completion, EndedOffer, OperationError, TransportError};
 
 use super::options::BlockTransferOptions;
 use super::{Imported, RemoteExport};
 use crate::ConnectorError;
 use crate::admission::Admitted;
 use crate::grants::error::TicketError;
+use crate::grants::grant::GrantOptions;
 use crate::grants::write;
 use crate::offload::Offloaded;
 
@@ -21,10 +24,10 @@ impl RemoteExport {
     ///
     /// # Errors
     ///
-    /// [`ConnectorError`]: a ticket that cannot be used ([`ConnectorError::Ticket`]), a grant that has ended or is claimed by
-    /// another writer ([`TransportError::OfferEnded`]), a ticket of other blocks or layers than were granted
-    /// ([`TransportError::NotGranted`]), or an owner that is not reached. Blocks of the owner's may then have been
-    /// written in part.
+    /// [`ConnectorError`]: a ticket that cannot be used ([`ConnectorError::Ticket`]), a grant that has ended
+    /// ([`TransportError::OfferEnded`], or [`TicketError::Expired`] if the ticket's time is over) or is claimed by another writer
+    /// ([`TransportError::OfferEnded`]), a ticket of other blocks or layers than were granted ([`TransportError::NotGranted`]), or
+    /// an owner that is not reached. Blocks of the owner's may then have been written in part.
     pub async fn write_blocks(
         &self,
         ticket: &Ticket,
@@ -46,14 +49,26 @@ impl RemoteExport {
         blocks: &[usize],
         options: BlockTransferOptions,
     ) -> Result<Completion, ConnectorError> {
+        let written = self.write(ticket, local, blocks, options).await;
+        written.map_err(|error| match was_ended(&error) {
+            // Its owner has not renewed it.
+            true if self.is_over(ticket.expires_unix_millis()) => TicketError::Expired.into(),
+            _ => error,
+        })
+    }
+
+    async fn write(
+        &self,
+        ticket: &Ticket,
+        local: &Layout,
+        blocks: &[usize],
+        options: BlockTransferOptions,
+    ) -> Result<Completion, ConnectorError> {
         let Imported { connector, metadata, layouts, .. } = &*self.0;
         connector.check_process()?;
         connector.refuse_if_draining()?;
         let BlockTransferOptions { layers, class, operation, .. } = options;
         let layers = self.admit(ticket, Rights::Write, layers)?;
-        if self.is_over(ticket.expires_unix_millis()) {
-            return Err(TicketError::Expired.into());
-        }
         let theirs = &layouts[usize::from(ticket.layout())];
         same_geometry(local.geometry(), theirs.geometry())
             .map_err(|error| TicketError::Pairing(error.into()))?;
@@ -66,16 +81,19 @@ impl RemoteExport {
             return Err(TransportError::NotGranted.into());
         }
         let connection = connector.connection();
+        // The ticket's time is a hint, since the claim decides: the grant may have been renewed.
+        let soon = connection.clock().unix_time().saturating_add(GrantOptions::TIME_TO_LIVE);
+        let until = soon.max(Duration::from_millis(ticket.expires_unix_millis()));
         let runs = blocks.len().saturating_mul(layers.len() * theirs.geometry().outer());
         let ((local, remote), operation) = if runs <= Self::LISTED_HERE {
-            (write::lists((metadata, theirs), ticket, (local, blocks), layers)?, operation)
+            (write::lists((metadata, theirs), ticket, (local, blocks), (layers, until))?, operation)
         } else {
             let (me, ticket) = (self.clone(), ticket.clone());
             let (local, blocks) = (local.clone(), blocks.to_vec());
             let list = async move {
                 let Imported { metadata, layouts, .. } = &*me.0;
                 let export = (metadata, &layouts[usize::from(ticket.layout())]);
-                write::lists(export, &ticket, (&local, &blocks), layers)
+                write::lists(export, &ticket, (&local, &blocks), (layers, until))
             };
             let list = Offloaded::new(connection.work()?, list);
             let (lists, operation) = connection.driver().with_timeout(operation, list).await?;
@@ -91,11 +109,19 @@ impl RemoteExport {
             }
             None => execution,
         };
-        // It may have waited.
-        if self.is_over(ticket.expires_unix_millis()) {
-            return Err(TicketError::Expired.into());
-        }
         let mut write = connector.begin_prepared(execution, local, operation)?;
         Ok(write.wait_for_completion().await?)
     }
+}
+
+/// Whether a write was refused since its grant is no more.
+fn was_ended(error: &ConnectorError) -> bool {
+    let (ConnectorError::Transport(error)
+    | ConnectorError::Operation(OperationError::Transport(error))) = error
+    else {
+        return false;
+    };
+    // A slot that was given to another offer counts as used.
+    let ended = [EndedOffer::Revoked, EndedOffer::Used];
+    ended.iter().any(|&why| *error == TransportError::OfferEnded { why })
 }

@@ -95,3 +95,87 @@ async fn only_holders_of_a_ticket_renew_its_grant() {
     // A closed export's memory is kept for it.
     assert!(!world.export.close(Duration::ZERO).await);
 }
+
+#[tokio::test]
+async fn a_renewed_grant_is_written_beyond_the_time_of_its_ticket() {
+    const TIME: Duration = Duration::from_secs(20);
+    let clock = Arc::new(ManualClock::new());
+    let world = World::at(clock.clone(), |reader| reader, per_layer()).await;
+    let [here, afar] = world.imports().await;
+    let own = world.reader.import(world.export.metadata()).await.unwrap();
+    let imports = [here, afar, own];
+    let mut heard = world.export.notifications().unwrap();
+    let options = || GrantOptions::new().time_to_live(TIME);
+    for (number, import) in imports.iter().enumerate() {
+        for by in [By::Owner, By::Reader(number)] {
+            let mut grant = world.export.grant_write(0, &[5], options()).await.unwrap();
+            let ticket = grant.ticket().clone();
+            clock.advance(TIME / 2);
+            match by {
+                By::Owner => grant.renew().unwrap(),
+                By::Reader(import) => {
+                    imports[import].renew(&ticket).await.unwrap();
+                    // It takes the same way, later.
+                    imports[import].notify(b"renewed").await.unwrap();
+                    until(&clock, TIME / 4, heard.recv()).await.unwrap();
+                }
+            }
+            clock.advance(TIME / 2 + Duration::from_secs(1));
+            let local = filled();
+            let write = import.write_blocks(&ticket, &local, &[1]);
+            until(&clock, TIME / 8, write).await.unwrap();
+            until(&clock, TIME / 8, grant.written()).await.unwrap();
+            assert_eq!(written_block(&world, 5), block(1), "by {import:?}, renewed by {by:?}");
+            assert_eq!(grant.renew().unwrap_err(), crate::GrantError::Over.into());
+            world.cache[0].copy_from_slice(5 * geometry().layer_len(), &[0]).unwrap();
+        }
+        // The new time is no longer than the old.
+        let grant = world.export.grant_write(0, &[5], options()).await.unwrap();
+        clock.advance(TIME / 2);
+        grant.renew().unwrap();
+        let free = grant.free_blocks().unwrap();
+        clock.advance(TIME);
+        until(&clock, TIME, free).await;
+        assert_eq!(grant.renew().unwrap_err(), crate::GrantError::Over.into());
+        let local = filled();
+        let write = import.write_blocks(grant.ticket(), &local, &[1]);
+        let error = until(&clock, TIME, write).await.unwrap_err();
+        assert_eq!(error, TicketError::Expired.into(), "by {import:?}");
+    }
+}
+
+/// A block of the cache.
+fn written_block(world: &World, id: usize) -> Vec<u8> {
+    let len = geometry().layer_len();
+    let layers = world.cache.iter().map(|region| region.to_vec().unwrap());
+    layers.flat_map(|layer| layer[id * len..][..len].to_vec()).collect()
+}
+
+/// Waits for what comes within so much time of the clock, which goes on meanwhile.
+async fn until<T>(clock: &ManualClock, most: Duration, comes: impl Future<Output = T>) -> T {
+    let step = Duration::from_millis(1);
+    let (mut comes, mut waited) = (std::pin::pin!(comes), Duration::ZERO);
+    loop {
+        if let Ok(come) = tokio::time::timeout(step, comes.as_mut()).await {
+            return come;
+        }
+        clock.advance(step);
+        waited += step;
+        assert!(waited < most, "it does not come");
+    }
+}
+
+#[tokio::test]
+async fn only_what_is_granted_for_writing_is_renewed_as_such() {
+    let world = World::new().await;
+    let driver = world.owner.connection().driver();
+    let region = Region::zeroed(64).unwrap();
+    let offered = world.owner.create_writable(region).await.unwrap();
+    let terms = offered.metadata().terms().unwrap();
+    assert!(!driver.renew_offer(offered.metadata().notification_key(), terms.token().get()));
+    let grant = world.export.grant_write(0, &[5], GrantOptions::new()).await.unwrap();
+    let key = crate::grants::write::key_of(grant.ticket().token()).unwrap();
+    let token = crate::connector::token_of_ticket(&key).get();
+    assert!(!driver.renew_offer(&key, token ^ 1));
+    assert!(driver.renew_offer(&key, token));
+}

@@ -77,7 +77,8 @@ async fn a_claim_names_what_is_written() {
     let local = filled();
     let lists = |ticket: &Ticket| {
         let export = (afar.metadata(), afar.layout("full").unwrap().1);
-        write::lists(export, ticket, (&local, &[0]), 0..3).unwrap().1
+        let layers = (0..3, Duration::from_secs(1));
+        write::lists(export, ticket, (&local, &[0]), layers).unwrap().1
     };
     let key = |ticket: &Ticket| lists(ticket).notification_key().clone();
     let granted = key(grant.ticket());

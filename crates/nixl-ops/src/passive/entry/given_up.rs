@@ -165,14 +165,14 @@ impl PassiveEntry {
         drop(leased);
         drop(slot);
         let Some(table) = self.table.upgrade() else { return };
-        let uses = {
+        let (uses, expires) = {
             let state = lock(&self.state);
-            state.by_slot.0 + state.by_notification + state.declined
+            (state.by_slot.0 + state.by_notification + state.declined, state.expires)
         };
         // Retained first: once the entry is gone, the driver may park until the next expiry.
         table.retain(Retained::new(
             self.key().clone(),
-            self.expires.saturating_add(table.skew()),
+            expires.saturating_add(table.skew()),
             self.readers().saturating_sub(uses),
             (registrations, descriptors),
             &self.metrics,
@@ -230,9 +230,10 @@ impl PassiveEntry {
     pub(in crate::passive) fn take_watch(&self, now: Duration, skew: Duration) -> Option<Watching> {
         let mut state = lock(&self.state);
         state.hold.as_ref()?;
+        let expires = state.expires;
         let quarantine = state.quarantine.as_mut()?;
         // Until its life time is over, any holder of an offer without terms may begin.
-        let may_begin = quarantine.asked.is_empty() && now < self.expires.saturating_add(skew);
+        let may_begin = quarantine.asked.is_empty() && now < expires.saturating_add(skew);
         if quarantine.peer == Claimant::Unknown && may_begin {
             return None;
         }
