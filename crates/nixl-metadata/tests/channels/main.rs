@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says so, by failing too")]
 
 mod conformance;
+mod nats;
 mod seals;
 mod secrets;
 mod servers;

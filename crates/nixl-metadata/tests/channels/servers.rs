@@ -305,6 +305,14 @@ impl Nats {
         Process::start("nats-server", "nats-server", name, arguments).await.map(Self)
     }
 
+    pub(crate) async fn without_jetstream(name: &str) -> Option<Self> {
+        let arguments = |_: &std::path::Path, ports: &[SocketAddr]| {
+            let port = ports[0].port().to_string();
+            ["--addr", "127.0.0.1", "--port", &port].map(str::to_owned).to_vec()
+        };
+        Process::start("nats-server", "nats-server", name, arguments).await.map(Self)
+    }
+
     pub(crate) async fn connect(
         &self,
         nats: NatsOptions,

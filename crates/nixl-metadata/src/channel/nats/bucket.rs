@@ -1,12 +1,14 @@
 //! Entries in a key-value bucket.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
 use async_nats::jetstream::kv::{
     CreateErrorKind, Entry as Stored, Operation, Store, UpdateErrorKind,
 };
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
+use async_nats::jetstream::{Context, ErrorCode};
 use futures_util::StreamExt as _;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -29,6 +31,19 @@ pub(super) struct Bucket {
     limit: usize,
     /// The bucket, until a call fails: it ends with its servers' memory.
     open: Mutex<Option<(Store, Duration)>>,
+    /// Whether the servers have had JetStream: if it is missing later, they start.
+    had_jetstream: AtomicBool,
+}
+
+fn lacks_jetstream(error: &CreateStreamError) -> bool {
+    match error.kind() {
+        CreateStreamErrorKind::JetStreamUnavailable => true,
+        CreateStreamErrorKind::JetStream(error) => matches!(
+            error.error_code(),
+            ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
+        ),
+        _ => false,
+    }
 }
 
 /// A worker's name in a key or subject.
@@ -48,7 +63,8 @@ impl Bucket {
         life: Duration,
         limit: usize,
     ) -> Self {
-        Self { context, name, place, life, limit, open: Mutex::new(None) }
+        let (open, had_jetstream) = (Mutex::new(None), AtomicBool::new(false));
+        Self { context, name, place, life, limit, open, had_jetstream }
     }
 
     /// The error of a call on the bucket, which is then opened anew.
@@ -83,7 +99,7 @@ impl Bucket {
                     ..Config::default()
                 };
                 let created = self.context.create_stream(config).await;
-                created.map_err(|error| ChannelError::lost(&self.place, error))?;
+                created.map_err(|error| self.not_made(error))?;
                 let store = self.context.get_key_value(&self.name).await;
                 store.map_err(|error| ChannelError::lost(&self.place, error))?
             }
@@ -95,7 +111,17 @@ impl Bucket {
             Duration::ZERO => self.life,
             age => age,
         };
+        self.had_jetstream.store(true, Ordering::Relaxed);
         Ok(open.insert((store, age)).clone())
+    }
+
+    fn not_made(&self, error: CreateStreamError) -> ChannelError {
+        if lacks_jetstream(&error) && !self.had_jetstream.load(Ordering::Relaxed) {
+            return ChannelError::refused(
+                "the server of NATS has no JetStream, which keeps entries: start it with `--jetstream`, or enable it for the account",
+            );
+        }
+        ChannelError::lost(&self.place, error)
     }
 
     /// The entry, and what is stored of the key.

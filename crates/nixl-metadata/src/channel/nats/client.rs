@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, RequestErrorKind, ServerAddr, jetstream};
+use async_nats::{
+    Client, ClientError, ConnectErrorKind, Event, RequestErrorKind, ServerAddr, jetstream,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -50,14 +53,27 @@ pub async fn connect(
     let place = format!("nats://{}:{}", parsed.host(), parsed.port());
     // Servers that the first names are of the same cluster, but where they are it alone says.
     let (library, prefix) = nats.build()?;
-    let library = library.ignore_discovered_servers();
+    let is_denied = Arc::new(AtomicBool::new(false));
+    let denied = Arc::clone(&is_denied);
+    let library = library.ignore_discovered_servers().event_callback(move |event| {
+        match event {
+            Event::Connected => denied.store(false, Ordering::Relaxed),
+            // The library gives the kind of a failed attempt as text.
+            Event::ClientError(ClientError::Other(text)) => {
+                let is_violation = text == ConnectErrorKind::AuthorizationViolation.to_string();
+                denied.store(is_violation, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+        std::future::ready(())
+    });
     let client = library.connect(parsed).await;
     let client = client.map_err(|error| ChannelError::down(&place, error))?;
     let mut context = jetstream::new(client.clone());
     context.set_timeout(CALL);
     let bucket =
         Bucket::new(context, prefix.clone(), place.clone(), options.life(), options.limit());
-    Shared::channel(Nats { client, bucket, prefix, place }, options, exposure)
+    Shared::channel(Nats { client, bucket, prefix, place, is_denied }, options, exposure)
 }
 
 struct Nats {
@@ -65,6 +81,8 @@ struct Nats {
     bucket: Bucket,
     prefix: String,
     place: String,
+    /// Whether the server did not accept the credentials at the last attempt.
+    is_denied: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Nats {
@@ -86,6 +104,9 @@ impl Nats {
     fn is_up(&self) -> Result<(), ChannelError> {
         match self.client.connection_state() {
             State::Connected => Ok(()),
+            _ if self.is_denied.load(Ordering::Relaxed) => {
+                Err(ChannelError::Unauthorized { place: self.place.clone() })
+            }
             _ => Err(ChannelError::Down { place: self.place.clone(), source: None }),
         }
     }
