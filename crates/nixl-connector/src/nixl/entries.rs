@@ -133,8 +133,9 @@ impl<L> Entries<L> {
         if beyond == 0 {
             return Vec::new();
         }
-        let turn = |(name, entry): (&Box<str>, &Entry<L>)| Some((entry.introduced?, name.clone()));
-        let mut introduced: Vec<_> = self.by_name.iter().filter_map(turn).collect();
+        let all = self.by_name.iter();
+        let turns = all.filter_map(|(name, entry)| Some((entry.introduced?, name.clone())));
+        let mut introduced: Vec<_> = turns.collect();
         introduced.sort_unstable();
         introduced.truncate(beyond);
         introduced.into_iter().map(|(_, name)| name).collect()
@@ -197,8 +198,8 @@ impl<L> Entries<L> {
         }
         while self.by_name.len() - self.loaded > self.bounds.remembered {
             let remembered = self.by_name.iter().filter(|(_, entry)| entry.loaded.is_none());
-            let rank = |(_, entry): &(&Box<str>, &Entry<L>)| (entry.used.is_some(), entry.touched);
-            let Some(first) = remembered.min_by_key(rank).map(|(name, _)| name.clone()) else {
+            let first = remembered.min_by_key(|(_, entry)| (entry.used.is_some(), entry.touched));
+            let Some(first) = first.map(|(name, _)| name.clone()) else {
                 return;
             };
             self.by_name.remove(&first);

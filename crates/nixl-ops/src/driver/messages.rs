@@ -110,8 +110,11 @@ impl Reactor {
         };
         let mail = shared.take_mail(&mut receive);
         let found = mail || found != SlotsFound::Nothing;
-        // What was found on the page has woken a thread, which may wait for this processor: the engine's calls are for the next turn.
-        self.is_engine_deferred = found && !self.is_engine_deferred && self.closed.is_none();
+        // What was found on the page has woken a thread, which may wait for this processor: the engine's calls are for the next turn,
+        // unless an offer's deadline has come, which its message must precede.
+        let has_expired = shared.passive.next_expiry().is_some_and(|at| now >= at);
+        self.is_engine_deferred =
+            found && !self.is_engine_deferred && !has_expired && self.closed.is_none();
         let result = match self.is_engine_deferred {
             true => Ok(()),
             false => transport.take_notifications(&mut receive),
