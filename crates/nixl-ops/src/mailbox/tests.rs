@@ -167,7 +167,7 @@ fn letters_arrive_while_more_are_posted() {
                 let lane = claimed(memory);
                 for number in 0..LETTERS {
                     let payload = number.to_ne_bytes().repeat(1 + number as usize % 7);
-                    while !lane.post(memory, &sender.to_string(), &payload).is_some() {
+                    while lane.post(memory, &sender.to_string(), &payload).is_none() {
                         thread::yield_now();
                     }
                 }
