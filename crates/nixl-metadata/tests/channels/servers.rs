@@ -38,8 +38,11 @@ pub(crate) trait Medium: Send {
 }
 
 /// A port that was free a moment ago: these servers take no listener. One that another process takes meanwhile is another attempt.
+/// None of the system's own choice, which a connection may take while a server is down.
 fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let ports = std::iter::repeat_with(|| 20_000 + uuid::Uuid::new_v4().as_u128() as u16 % 12_000);
+    let mut free = ports.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
+    free.next().unwrap().local_addr().unwrap()
 }
 
 pub(crate) struct InProcess(Hub);
