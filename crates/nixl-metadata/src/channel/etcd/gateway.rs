@@ -108,7 +108,7 @@ impl Gateway {
         })
     }
 
-    /// Sends a call, once more with a new token where the old one has ended.
+    /// Sends a call, and repeats it with a new token if the old token has expired.
     async fn open(&self, call: &str, argument: &Value) -> Result<Response, ChannelError> {
         let token = self.token().await?;
         let sent = self.send(call, argument, token.as_deref()).await;

@@ -172,7 +172,7 @@ impl Etcd {
         let Some(id) = key.strip_prefix(prefix).map(str::to_owned) else { return Ok(()) };
         // Taken: a second delivery would be a second execution.
         self.gateway.delete(&key).await?;
-        // A request that is none has no one to be told.
+        // What does not decode names no sender, and is not answered.
         let Ok(asked) = self.value::<Asked>(&request.value()?) else { return Ok(()) };
         let within = Duration::from_millis(asked.within_ms);
         let reply = delivery.deliver(asked.from, asked.payload, within);
