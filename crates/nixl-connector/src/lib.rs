@@ -55,6 +55,7 @@
 
 mod admission;
 mod advice;
+mod agent_file;
 mod at_once;
 mod builder;
 mod checksum;

@@ -2,7 +2,7 @@
 //!
 //! | peer | proof |
 //! |---|---|
-//! | a process on this host with a claim in the slot | it has ended; no process younger than the offer (a child of its fork would be) has the offer's shared memory open or mapped; and every TCP socket of this process to an ownerless end on this host is past its end of stream |
+//! | a process on this host with a claim in the slot | it has ended; no process younger than the offer has the offer's shared memory open or mapped by a fork (one that has made an agent of its own has not); and every TCP socket of this process to an ownerless end on this host is past its end of stream |
 //! | an agent with a claim by message, or any holder of the metadata | no NIC writes memory here, and every TCP socket of this process to another one is past its end of stream |
 //! | agents that report failed writes | no NIC writes memory here, and all bytes that they had sent have arrived, as for reads (below) |
 //!
@@ -17,27 +17,32 @@
 //! that it read last to memory, so a proof has to hold at two consecutive checks.
 #![allow(unsafe_code, reason = "implements the contract of proofs")]
 
+mod looks;
+
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nixl_descriptor::{Descriptor, SharedName};
 use nixl_device::{
-    FileIdentity, Holders, ProcessError, ProcessWatch, SocketsError, TcpSocket, TcpState,
-    is_this_host, tcp_gives_up_after,
+    FileIdentity, ProcessError, ProcessWatch, TcpSocket, TcpState, is_this_host, tcp_gives_up_after,
 };
 use nixl_ops::{Claimant, QuietProof, QuietWatch, Transport};
+
+use self::looks::{Look, Looks};
 
 /// Proofs from the operating system, for one engine.
 #[derive(Debug)]
 pub(crate) struct Proofs {
+    looks: Arc<Looks>,
     /// Bytes may arrive by a NIC, whose connections the system does not show.
     nic_writes: bool,
 }
 
 impl Proofs {
     pub(crate) fn of(transport: &dyn Transport) -> Self {
-        Self { nic_writes: !transport.completes_in_memory() }
+        Self { looks: Arc::default(), nic_writes: !transport.completes_in_memory() }
     }
 }
 
@@ -47,7 +52,9 @@ unsafe impl QuietProof for Proofs {
         let subject = match peer {
             Claimant::Process(pid) => Subject::Process {
                 process: Process::open(*pid),
-                files: memory.iter().filter_map(|d| d.region().shared_name()?.file()).collect(),
+                files: self.looks.include(
+                    memory.iter().filter_map(|d| d.region().shared_name()?.file()).collect(),
+                ),
                 offered: ticks_since_boot().saturating_sub(ticks(age)),
             },
             _ if self.nic_writes => Subject::Nic,
@@ -56,7 +63,8 @@ unsafe impl QuietProof for Proofs {
             _ => Subject::AnyHost,
         };
         let names: HashSet<_> = memory.iter().filter_map(|d| d.region().shared_name()).collect();
-        Box::new(Watch { subject, names: names.into_iter().collect(), held: false })
+        let (names, looks) = (names.into_iter().collect(), Arc::clone(&self.looks));
+        Box::new(Watch { subject, names, looks, since: None, held: false })
     }
 
     fn reads(&self, ago: Duration) -> Box<dyn QuietWatch> {
@@ -69,7 +77,10 @@ struct Watch {
     subject: Subject,
     /// The files of the memory.
     names: Vec<SharedName>,
-    /// At the last check.
+    looks: Arc<Looks>,
+    /// Only looks that begin after this count. `None` while the process runs.
+    since: Option<Instant>,
+    /// At the last look.
     held: bool,
 }
 
@@ -77,7 +88,7 @@ struct Watch {
 enum Subject {
     Process {
         process: Process,
-        files: Vec<FileIdentity>,
+        files: Arc<Vec<FileIdentity>>,
         /// The creation of the offer, in clock ticks since boot.
         offered: u64,
     },
@@ -116,21 +127,42 @@ impl Process {
     }
 }
 
-// SAFETY: `holds` is what the table above asks for. A process that has ended accesses nothing, nor do its children, none of
-// which has the file; the bytes that it had sent are read, since its sockets are past end of stream; the same held one check
-// ago, so the engine's thread has written all bytes that it had read by then.
+impl Subject {
+    /// Whether looks can prove it.
+    fn may_be_quiet(&self) -> bool {
+        match self {
+            Self::Process { process, .. } => process.has_ended(),
+            Self::AnyHost => true,
+            Self::Nic => false,
+        }
+    }
+
+    fn is_quiet_by(&self, look: &Look) -> bool {
+        match self {
+            Self::Process { files, offered, .. } => {
+                files.iter().all(|file| look.no_child_has(file, *offered))
+                    && look.sockets_of_the_dead_are_over()
+            }
+            Self::AnyHost => look.sockets_of_others_are_over(),
+            Self::Nic => false,
+        }
+    }
+}
+
+// SAFETY: two looks, one after the other, find what the table above asks for, and both begin after the process is seen to have
+// ended. A process that has ended accesses nothing, nor do its children, none of which has the file; the bytes that it had sent are
+// read, since its sockets are past end of stream; the same held one check ago, so the engine's thread has written all bytes that it
+// had read by then.
 unsafe impl QuietWatch for Watch {
     fn is_quiet(&mut self) -> bool {
-        let holds = match &self.subject {
-            Subject::Process { process, files, offered } => {
-                process.has_ended()
-                    && files.iter().all(|file| no_child_has(*file, *offered))
-                    && sockets_are_over(of_the_dead).unwrap_or(false)
-            }
-            Subject::AnyHost => sockets_are_over(of_others).unwrap_or(false),
-            Subject::Nic => false,
-        };
-        let holds = holds && !self.names.iter().any(SharedName::is_held_elsewhere);
+        if !self.subject.may_be_quiet() || self.names.iter().any(SharedName::is_held_elsewhere) {
+            (self.since, self.held) = (None, false);
+            return false;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let Some(look) = self.looks.after(since) else { return false };
+        let holds = self.subject.is_quiet_by(&look);
+        self.since = Some(Instant::now());
         std::mem::replace(&mut self.held, holds) && holds
     }
 }
@@ -195,59 +227,6 @@ unsafe impl QuietWatch for Reads {
             Err(_) => return true,
         }
         self.waits.as_ref().is_some_and(HashMap::is_empty)
-    }
-}
-
-/// Whether no process that started after `offered` has the file. Older processes are peers in their own right: a fork copies an
-/// operation only after its begin.
-fn no_child_has(file: FileIdentity, offered: u64) -> bool {
-    const LIMIT: Duration = Duration::from_millis(200);
-    let holders = Holders::of_file(file, LIMIT);
-    let started_later = |pid: &u32| match ProcessWatch::open(*pid) {
-        Ok(watch) => watch.start_time().is_none_or(|started| started >= offered),
-        Err(ProcessError::NotThere { .. }) => false,
-        Err(_) => true,
-    };
-    // A process that cannot be inspected inherited nothing if it is older.
-    let older = holders.last_unreadable_start().is_none_or(|started| started < offered);
-    !holders.hidden() && older && !holders.pids().iter().any(started_later)
-}
-
-/// Whether all of this process's sockets that `counts` selects are past their end of stream.
-fn sockets_are_over(
-    counts: impl Fn(&TcpSocket) -> Result<bool, SocketsError>,
-) -> Result<bool, SocketsError> {
-    for socket in TcpSocket::all_of_this_process()? {
-        let listens = socket.state() == TcpState::Listen;
-        if !listens && !socket.is_past_end_of_stream() && counts(&socket)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// A socket whose other end was on this host and no longer has an owner.
-fn of_the_dead(socket: &TcpSocket) -> Result<bool, SocketsError> {
-    const LIMIT: Duration = Duration::from_millis(200);
-    match socket.remote() {
-        Some(remote) if !is_this_host(remote.ip()) => Ok(false),
-        Some(_) => Ok(match socket.owners_of_remote_end(LIMIT)? {
-            Some(owners) => owners.pids().is_empty(),
-            None => true,
-        }),
-        None => Ok(true),
-    }
-}
-
-/// A socket that does not lead back to this process.
-fn of_others(socket: &TcpSocket) -> Result<bool, SocketsError> {
-    const LIMIT: Duration = Duration::from_millis(200);
-    match socket.remote() {
-        Some(remote) if is_this_host(remote.ip()) => {
-            let owners = socket.owners_of_remote_end(LIMIT)?;
-            Ok(owners.is_none_or(|owners| owners.pids() != [std::process::id()]))
-        }
-        Some(_) | None => Ok(true),
     }
 }
 

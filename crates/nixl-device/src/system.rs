@@ -26,7 +26,7 @@ pub use pci::{Distance, ParsePciAddressError, PciAddress, PciFunction, PcieLink}
 pub use process::{
     AtWork, ExitWatch, FileIdentity, ForkGeneration, Holders, LeakInChild, PerProcess,
     ProcessError, ProcessExits, ProcessIdentity, ProcessWatch, enter_libraries, is_in_libraries,
-    memfd_holders, proc_is_of_this_namespace, was_forked_amid_libraries,
+    memfd_holders, memfds_of, proc_is_of_this_namespace, was_forked_amid_libraries,
 };
 pub use sockets::{SocketsError, TcpSocket, TcpState, is_this_host, tcp_gives_up_after};
 pub use topology::Topology;

@@ -120,6 +120,46 @@ async fn killed(connector: &Connector, by: By, each: usize) {
     );
 }
 
+/// A reader that is younger than a killed writer's grant has the same memory mapped. It is no child of the writer.
+async fn killed_beside_a_younger_reader(connector: &Connector) {
+    let mut random = Random::new(20_261_130);
+    let cache = Cache::of_pages(connector, PAGE).unwrap();
+    let export = connector.export([("cache", cache.layout.clone())]).await.unwrap();
+    let metadata = hex_line(&export.metadata().encode().unwrap());
+    let blocks = blocks_of(0, 1);
+    for _ in 0..200 {
+        let mut write = grant_write(&export, &blocks).await;
+        let ticket = hex_line(&write.ticket().encode());
+        let mut writer = start(By::Paths, PAGE);
+        writer.ask(&format!("import {metadata}")).unwrap();
+        writer.tell(&format!("put {ticket}")).unwrap();
+        thread::sleep(Duration::from_micros(random.below(4_000)));
+        writer.kill().unwrap();
+        // It reads after the kill, so it has begun after the grant.
+        let mut reader = start(By::Paths, PAGE);
+        reader.ask(&format!("import {metadata}")).unwrap();
+        let read = export.grant(0, &blocks_of(0, 0), GrantOptions::new()).unwrap();
+        reader.ask(&format!("blocks {}", hex_line(&read.ticket().encode()))).unwrap();
+        if write.revoke() == RevokeOutcome::Held {
+            drop(grant_write(&export, &blocks).await);
+            assert!(reader.kill().is_ok(), "the reader has lived until then");
+            return;
+        }
+    }
+    panic!("no writer was killed at its write");
+}
+
+#[test]
+fn blocks_come_back_while_a_younger_reader_has_the_cache() {
+    let name = "killed::blocks_come_back_while_a_younger_reader_has_the_cache";
+    alone_within(LIMIT, name, &local(), || {
+        within(LIMIT, async {
+            let connector = By::Paths.builder().build().await.unwrap();
+            killed_beside_a_younger_reader(&connector).await;
+        });
+    });
+}
+
 fn run(name: &str, by: By, each: usize) {
     alone_within(LIMIT, name, &local(), || {
         within(LIMIT, async {

@@ -10,10 +10,10 @@ use std::collections::HashSet;
 use std::fs::File;
 
 use nixl_device::memfd_holders;
-use rustix::fs::MemfdFlags;
 
 use super::blob::Connections;
 use super::streams;
+use crate::agent_file;
 
 /// The file that proves an agent's host.
 #[derive(Debug)]
@@ -24,8 +24,7 @@ pub(super) struct Beacon {
 
 impl Beacon {
     pub(super) fn of(agent: &str) -> Self {
-        let file = rustix::fs::memfd_create(name(agent), MemfdFlags::CLOEXEC);
-        let file = file.and_then(streams::beyond_standard);
+        let file = agent_file::create(agent).and_then(streams::beyond_standard);
         let file = file.inspect_err(|error| tracing::debug!(%error, "no file for the agent")).ok();
         Self { _file: file.map(File::from) }
     }
@@ -40,7 +39,7 @@ pub(super) fn is_here(agent: &str, details: &[&[u8]]) -> bool {
     let mut seen = HashSet::new();
     let candidates = details.iter().flat_map(|bytes| identifiers(bytes));
     let candidates = candidates.filter(|identifier| seen.insert(*identifier)).take(MOST);
-    memfd_holders(&name(agent), candidates).next().is_some()
+    memfd_holders(&agent_file::name(agent), candidates).next().is_some()
 }
 
 /// The candidates for process identifiers in connection details.
@@ -92,14 +91,6 @@ fn positions(details: &[u8], machine: u64) -> impl Iterator<Item = usize> + '_ {
         window.try_into().is_ok_and(|word| (u64::from_le_bytes(word) ^ machine) & !FLAG == 0)
     };
     details.windows(8).enumerate().filter(move |(_, window)| is_it(window)).map(|(at, _)| at)
-}
-
-/// The name of an agent's file. Agents' names are at most 255 bytes, files' 249.
-fn name(agent: &str) -> String {
-    let end = agent.len();
-    // The end is the random part.
-    let start = (0..=end).find(|at| end - at <= 200 && agent.is_char_boundary(*at));
-    format!("nixl-agent-{}", &agent[start.unwrap_or(end)..])
 }
 
 #[cfg(test)]
@@ -167,13 +158,5 @@ mod tests {
         let first = (1 << 22) - 1000;
         assert!(is_here(&agent, &[&words(first..first + 9)]));
         assert!(!is_here(&agent, &[&words(first..first + 999)]));
-    }
-
-    #[test]
-    fn names_of_any_length_name_a_file() {
-        for agent in ["a".repeat(255), "ä".repeat(127), String::from("b")] {
-            let beacon = Beacon::of(&agent);
-            assert!(beacon._file.is_some(), "{agent}");
-        }
     }
 }

@@ -14,8 +14,8 @@ pub use forks::{ForkGeneration, LeakInChild, PerProcess};
 pub use holders::{FileIdentity, Holders};
 pub use identity::{ProcessIdentity, proc_is_of_this_namespace};
 pub use libraries::{AtWork, enter_libraries, is_in_libraries, was_forked_amid_libraries};
-pub use memfd::memfd_holders;
+pub use memfd::{memfd_holders, memfds_of};
 pub use watch::{ProcessError, ProcessWatch};
 
 pub(crate) use descriptors::{each_descriptor, socket_inode};
-pub(crate) use holders::holders_of_socket;
+pub(crate) use holders::holders_of_sockets;

@@ -486,14 +486,14 @@ impl PassiveTable {
             return true;
         }
         let (table, quiet) = (Arc::downgrade(self), Arc::clone(&proofs.quiet));
-        let skew = self.skew;
+        let (skew, clock) = (self.skew, Arc::clone(&self.clock));
         proofs.background.run(Box::new(move || {
             for entry in &held {
                 let _ = contained("a proof of quiet", || {
                     let Some(Watching { peer, watch, memory }) = entry.take_watch(now, skew) else {
                         return;
                     };
-                    let age = now.saturating_sub(entry.begun);
+                    let age = clock.now().saturating_sub(entry.begun);
                     let mut watch =
                         watch.unwrap_or_else(|| quiet.watch(&peer, memory.as_slice(), age));
                     // The waiter may take its memory back as soon as it wakes.

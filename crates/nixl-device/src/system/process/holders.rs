@@ -1,12 +1,13 @@
 //! Processes that have a file of memory open or mapped.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Stat, fstat, major, minor, statat};
+use rustix::fs::{AtFlags, Stat, fstat, makedev, statat};
 
 use super::descriptors::{each_descriptor, socket_inode};
 use super::identity::{self, proc_is_of_this_namespace};
@@ -44,23 +45,25 @@ impl FileIdentity {
     /// What the system says.
     pub fn of(file: impl AsFd) -> io::Result<Self> {
         let stat = fstat(file)?;
-        Ok(Self { device: stat.st_dev, inode: stat.st_ino })
+        Ok(Self::of_stat(&stat))
     }
 
-    fn is(self, stat: &Stat) -> bool {
-        self == Self { device: stat.st_dev, inode: stat.st_ino }
+    fn of_stat(stat: &Stat) -> Self {
+        Self { device: stat.st_dev, inode: stat.st_ino }
     }
 
-    /// Whether this line of `/proc/PID/maps`, or the first part of it, maps the file:
-    /// `7f00-7f10 rw-s 00001000 00:01 1034 /memfd:name (deleted)`.
-    fn is_mapped_by(self, line: &[u8]) -> bool {
+    /// The file that this line of `/proc/PID/maps`, or the first part of it, maps:
+    /// `7f00-7f10 rw-s 00001000 00:01 1034 /memfd:name (deleted)`. `None` if it maps none.
+    fn mapped_by(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|byte| byte.is_ascii_whitespace()).skip(3);
         let mut field = || std::str::from_utf8(fields.next()?).ok();
-        let (Some(device), Some(inode)) = (field(), field()) else { return false };
-        let Some((high, low)) = device.split_once(':') else { return false };
-        inode.parse() == Ok(self.inode)
-            && u32::from_str_radix(high, 16) == Ok(major(self.device))
-            && u32::from_str_radix(low, 16) == Ok(minor(self.device))
+        let (device, inode) = (field()?, field()?.parse().ok()?);
+        if inode == 0 {
+            return None;
+        }
+        let (high, low) = device.split_once(':')?;
+        let number = |digits| u32::from_str_radix(digits, 16).ok();
+        Some(Self { device: makedev(number(high)?, number(low)?), inode })
     }
 }
 
@@ -74,6 +77,7 @@ pub struct Holders {
     unreadable: usize,
     last_unreadable_start: Option<u64>,
     hidden: bool,
+    cut_off: bool,
 }
 
 impl Holders {
@@ -87,14 +91,25 @@ impl Holders {
     /// memory needed is bounded. Processes that are not looked into within `limit` are [`unreadable`](Self::unreadable).
     #[must_use]
     pub fn of_file(file: FileIdentity, limit: Duration) -> Self {
+        Self::of_files(&HashSet::from([file]), limit).remove(&file).unwrap_or_default()
+    }
+
+    /// The same of several files, by one look into each process.
+    #[must_use]
+    pub fn of_files(files: &HashSet<FileIdentity>, limit: Duration) -> HashMap<FileIdentity, Self> {
         let budget = Budget::new(limit);
-        each_process(&budget, |pid, folder| {
+        let mut found = HashMap::<FileIdentity, Vec<u32>>::new();
+        let rest = each_process(&budget, |pid, folder| {
             if pid == std::process::id() {
-                Look::Nothing
-            } else {
-                look_for_file(file, folder, &budget)
+                return Look::Complete;
             }
-        })
+            let mut held = HashSet::new();
+            let look = look_for_files(files, folder, &budget, &mut held);
+            held.into_iter().for_each(|file| found.entry(file).or_default().push(pid));
+            look
+        });
+        let mut pids = |file| found.remove(file).unwrap_or_default();
+        files.iter().map(|file| (*file, Self { pids: pids(file), ..rest.clone() })).collect()
     }
 
     /// Whether it is proven that nothing has it.
@@ -132,6 +147,13 @@ impl Holders {
         self.last_unreadable_start
     }
 
+    /// Whether the look ended by its limit of time: a longer one may find more, and leave fewer processes
+    /// [`unreadable`](Self::unreadable).
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        self.cut_off
+    }
+
     /// There may be processes that `/proc` does not show: it is mounted with `hidepid`, is of another PID namespace, or
     /// cannot be read.
     #[must_use]
@@ -140,20 +162,31 @@ impl Holders {
     }
 }
 
-/// The processes that have a socket open, this one included.
-pub(crate) fn holders_of_socket(inode: u64, limit: Duration) -> Holders {
+/// The processes that have each of these sockets open, this one included, by one look into each process.
+pub(crate) fn holders_of_sockets(inodes: &HashSet<u64>, limit: Duration) -> HashMap<u64, Holders> {
     let budget = Budget::new(limit);
-    each_process(&budget, |_, folder| {
-        look_at_descriptors(folder, &budget, |_, link, _| socket_inode(link) == Some(inode))
-    })
+    let mut found = HashMap::<u64, Vec<u32>>::new();
+    let rest = each_process(&budget, |pid, folder| {
+        look_at_descriptors(folder, &budget, |_, link, _| {
+            if let Some(inode) = socket_inode(link).filter(|inode| inodes.contains(inode)) {
+                let pids = found.entry(inode).or_default();
+                // It may have several descriptors.
+                if pids.last() != Some(&pid) {
+                    pids.push(pid);
+                }
+            }
+        })
+    });
+    let mut pids = |inode| found.remove(inode).unwrap_or_default();
+    inodes.iter().map(|inode| (*inode, Holders { pids: pids(inode), ..rest.clone() })).collect()
 }
 
-/// What a look into a process has shown.
+/// How a look into a process went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {
-    Holds,
-    Nothing,
-    /// It may not be looked into.
+    /// All that it has was seen, or it has ended.
+    Complete,
+    /// It may not be looked into, or the time was up.
     Refused,
 }
 
@@ -162,7 +195,7 @@ impl From<io::Error> for Look {
         // ESRCH: it ended while it was looked into.
         let ended = error.kind() == io::ErrorKind::NotFound
             || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error());
-        if ended { Self::Nothing } else { Self::Refused }
+        if ended { Self::Complete } else { Self::Refused }
     }
 }
 
@@ -182,7 +215,8 @@ impl Budget {
     }
 }
 
-fn each_process(budget: &Budget, look: impl Fn(u32, &str) -> Look) -> Holders {
+/// Looks into each process. The result has no [`pids`](Holders::pids).
+fn each_process(budget: &Budget, mut look: impl FnMut(u32, &str) -> Look) -> Holders {
     let mut found = Holders { hidden: may_hide(), ..Holders::default() };
     let Ok(entries) = fs::read_dir("/proc") else {
         return Holders { hidden: true, ..found };
@@ -196,8 +230,7 @@ fn each_process(budget: &Budget, look: impl Fn(u32, &str) -> Look) -> Holders {
         let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let folder = format!("/proc/{pid}");
         match if budget.is_spent() { Look::Refused } else { look(pid, &folder) } {
-            Look::Holds => found.pids.push(pid),
-            Look::Nothing => {}
+            Look::Complete => {}
             Look::Refused => {
                 let stat = identity::Stat::read(&folder);
                 let has_nothing = |stat: identity::Stat| {
@@ -211,17 +244,29 @@ fn each_process(budget: &Budget, look: impl Fn(u32, &str) -> Look) -> Holders {
             }
         }
     }
+    found.cut_off = budget.is_spent();
     found
 }
 
-fn look_for_file(file: FileIdentity, folder: &str, budget: &Budget) -> Look {
-    let look = |folder: &str| {
+fn look_for_files(
+    files: &HashSet<FileIdentity>,
+    folder: &str,
+    budget: &Budget,
+    held: &mut HashSet<FileIdentity>,
+) -> Look {
+    let mut look = |folder: &str| {
         let open = look_at_descriptors(folder, budget, |name, link, folder| {
             // Files of other systems are not asked who they are: the answer may take for ever.
-            let stat = link.starts_with(b"/memfd:").then(|| statat(folder, name, AtFlags::empty()));
-            matches!(stat, Some(Ok(stat)) if file.is(&stat))
+            if link.starts_with(b"/memfd:")
+                && let Ok(stat) = statat(folder, name, AtFlags::empty())
+            {
+                held.extend(files.get(&FileIdentity::of_stat(&stat)));
+            }
         });
-        if open == Look::Nothing { look_at_mappings(file, folder, budget) } else { (open, true) }
+        match open {
+            Look::Complete => look_at_mappings(files, folder, budget, held),
+            Look::Refused => (open, true),
+        }
     };
     let (found, has_memory) = look(folder);
     if has_memory {
@@ -233,42 +278,51 @@ fn look_for_file(file: FileIdentity, folder: &str, budget: &Budget) -> Look {
         threads.flatten().filter_map(|thread| Some(thread.file_name().to_str()?.to_owned()));
     let threads = threads.filter(|thread| !folder.ends_with(&format!("/{thread}")));
     let mut looks = threads.map(|thread| look(&format!("{folder}/task/{thread}")).0);
-    looks.find(|look| *look != Look::Nothing).unwrap_or(found)
+    looks.find(|look| *look == Look::Refused).unwrap_or(found)
 }
 
-/// Looks for a descriptor by its number, its link, and the folder of both.
+/// Calls `see` with each descriptor: its number, its link, and the folder of both.
 fn look_at_descriptors(
     folder: &str,
     budget: &Budget,
-    mut is_it: impl FnMut(&CStr, &[u8], BorrowedFd<'_>) -> bool,
+    mut see: impl FnMut(&CStr, &[u8], BorrowedFd<'_>),
 ) -> Look {
-    let (mut holds, mut seen) = (false, 0_u32);
+    let mut seen = 0_u32;
     let listed = each_descriptor(folder, |name, link, folder| {
         seen += 1;
-        holds |= is_it(name, link, folder);
-        !holds && (!seen.is_multiple_of(256) || !budget.is_spent())
+        see(name, link, folder);
+        !seen.is_multiple_of(256) || !budget.is_spent()
     });
     match listed {
-        _ if holds => Look::Holds,
         Err(errno) => io::Error::from(errno).into(),
         Ok(()) if budget.is_spent() => Look::Refused,
-        Ok(()) => Look::Nothing,
+        Ok(()) => Look::Complete,
     }
 }
 
 /// Also says whether there are any mappings.
-fn look_at_mappings(file: FileIdentity, folder: &str, budget: &Budget) -> (Look, bool) {
-    match read_mappings(file, &format!("{folder}/maps"), budget) {
+fn look_at_mappings(
+    files: &HashSet<FileIdentity>,
+    folder: &str,
+    budget: &Budget,
+    held: &mut HashSet<FileIdentity>,
+) -> (Look, bool) {
+    match read_mappings(files, &format!("{folder}/maps"), budget, held) {
         Ok(result) => result,
         // Without memory there is no such file for some kernels, an empty one for others.
         Err(error) => {
             let look = Look::from(error);
-            (look, look != Look::Nothing)
+            (look, look != Look::Complete)
         }
     }
 }
 
-fn read_mappings(file: FileIdentity, path: &str, budget: &Budget) -> io::Result<(Look, bool)> {
+fn read_mappings(
+    files: &HashSet<FileIdentity>,
+    path: &str,
+    budget: &Budget,
+    held: &mut HashSet<FileIdentity>,
+) -> io::Result<(Look, bool)> {
     /// More than all fields before the path have.
     const HEAD: u64 = 128;
     let mut maps = BufReader::with_capacity(1 << 16, File::open(path)?);
@@ -276,13 +330,13 @@ fn read_mappings(file: FileIdentity, path: &str, budget: &Budget) -> io::Result<
     for seen in 0_u64.. {
         head.clear();
         if maps.by_ref().take(HEAD).read_until(b'\n', &mut head)? == 0 {
-            return Ok((Look::Nothing, seen > 0));
+            return Ok((Look::Complete, seen > 0));
         }
         if head.last() != Some(&b'\n') {
             maps.skip_until(b'\n')?;
         }
-        if file.is_mapped_by(&head) {
-            return Ok((Look::Holds, true));
+        if let Some(file) = FileIdentity::mapped_by(&head) {
+            held.extend(files.get(&file));
         }
         if seen.is_multiple_of(256) && budget.is_spent() {
             break;
@@ -325,8 +379,8 @@ mod tests {
 
     #[test]
     fn lines_of_mappings_are_told_apart() {
-        let file = FileIdentity { device: rustix::fs::makedev(0x103, 0x12), inode: 77 };
-        let maps = |line: &str| file.is_mapped_by(line.as_bytes());
+        let file = FileIdentity { device: makedev(0x103, 0x12), inode: 77 };
+        let maps = |line: &str| FileIdentity::mapped_by(line.as_bytes()) == Some(file);
         let line = "7f0000000000-7f0000001000 rw-s 00000000 103:12 77";
         assert!(maps(line) && maps(&format!("{line}   /memfd:a b\\012c (deleted)\n")));
         assert!(!maps("7f00-7f01 rw-s 00000000 103:12 770 /x"));
@@ -336,6 +390,7 @@ mod tests {
         // A path does not count.
         assert!(!maps("7f00-7f01 rw-s 00000000 00:00 0 103:12 77\n"));
         assert!(!maps("") && !maps("\n"));
+        assert_eq!(FileIdentity::mapped_by(b"7f00-7f01 rw-p 00000000 00:00 0\n"), None);
     }
 
     #[test]
@@ -343,17 +398,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("maps");
         let path = path.to_str().unwrap();
-        let file = FileIdentity { device: rustix::fs::makedev(0, 1), inode: 9 };
+        let files = HashSet::from([FileIdentity { device: makedev(0, 1), inode: 9 }]);
         let long = format!("1-2 r--p 0 00:00 0 {}\n", "7-8 rw-s 0 00:01 9 ".repeat(1_000));
         let budget = Budget::new(Duration::MAX);
-        let read = |budget: &Budget| read_mappings(file, path, budget).unwrap();
+        let read = |budget: &Budget| {
+            let mut held = HashSet::new();
+            let (look, has_memory) = read_mappings(&files, path, budget, &mut held).unwrap();
+            (look, has_memory, held.len())
+        };
         fs::write(path, long.repeat(300)).unwrap();
-        assert_eq!(read(&budget), (Look::Nothing, true));
+        assert_eq!(read(&budget), (Look::Complete, true, 0));
         fs::write(path, format!("{}7-8 rw-s 0 00:01 9", long.repeat(300))).unwrap();
-        assert_eq!(read(&budget), (Look::Holds, true));
-        assert_eq!(read(&Budget::new(Duration::ZERO)), (Look::Refused, true));
+        assert_eq!(read(&budget), (Look::Complete, true, 1));
+        assert_eq!(read(&Budget::new(Duration::ZERO)), (Look::Refused, true, 0));
         fs::write(path, "").unwrap();
-        assert_eq!(read(&budget), (Look::Nothing, false));
+        assert_eq!(read(&budget), (Look::Complete, false, 0));
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! Processes that have an anonymous file of a given name open.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
+
+use rustix::fs::{Mode, OFlags, openat};
+
+use super::descriptors::each_descriptor;
 
 /// Those of the candidates that have an anonymous file (`memfd_create`) of this name open. A process that this one may not look
 /// into is not among them. Takes some microseconds for each descriptor of each candidate.
@@ -21,8 +25,27 @@ fn has(pid: u32, wanted: &[u8]) -> bool {
     links.into_iter().any(|link| link.as_os_str().as_bytes() == wanted)
 }
 
+/// The anonymous files of a process whose names begin with this, opened for reading: those that this process may open. Names of more
+/// than 50 bytes are compared as far as that.
+#[must_use]
+pub fn memfds_of(pid: u32, beginning: &str) -> Vec<File> {
+    let beginning = format!("/memfd:{beginning}");
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let mut files = Vec::new();
+    // Of a process that may not be looked into, or has ended, there are none.
+    let _ = each_descriptor(&format!("/proc/{pid}"), |number, link, folder| {
+        if link.starts_with(beginning.as_bytes()) {
+            files.extend(openat(folder, number, flags, Mode::empty()).map(File::from));
+        }
+        true
+    });
+    files
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use rustix::fs::{MemfdFlags, memfd_create};
 
     use super::*;
@@ -37,5 +60,21 @@ mod tests {
         assert_eq!(here(), 1);
         drop(file);
         assert_eq!(here(), 0);
+    }
+
+    #[test]
+    fn files_are_opened_by_the_beginning_of_their_names() {
+        let name = format!("opened-{}-", std::process::id());
+        assert!(memfds_of(std::process::id(), &name).is_empty());
+        let file = memfd_create(format!("{name}c"), MemfdFlags::CLOEXEC).map(File::from);
+        assert!(file.is_ok_and(|file| {
+            let mut found = [0];
+            let opened = memfds_of(std::process::id(), &name);
+            file.write_all_at(b"3", 0).is_ok()
+                && opened.len() == 1
+                && opened[0].read_exact_at(&mut found, 0).is_ok()
+                && found == *b"3"
+        }));
+        assert!(memfds_of(u32::MAX, &name).is_empty());
     }
 }

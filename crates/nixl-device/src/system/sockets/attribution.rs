@@ -1,12 +1,12 @@
 //! The process at the other end of a local TCP connection.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::Duration;
 
 use super::tcp::{Row, SocketsError, TcpSocket};
 use super::{netlink, proc_net};
-use crate::system::process::{Holders, each_descriptor, holders_of_socket, socket_inode};
+use crate::system::process::{Holders, each_descriptor, holders_of_sockets, socket_inode};
 
 /// A socket leads to an address and a port. Which peer that is can be told only on this host, by the process that has the
 /// other end open, and only while that lives: remember it from then. Of a peer on another host, and of one in another
@@ -45,11 +45,27 @@ impl TcpSocket {
     ///
     /// [`SocketsError::Table`]
     pub fn owners_of_remote_end(&self, limit: Duration) -> Result<Option<Holders>, SocketsError> {
-        let end = self.other_end()?;
-        Ok(end.map(|end| match end.inode {
-            0 => Holders::default(),
-            inode => holders_of_socket(inode, limit),
-        }))
+        Ok(Self::owners_of_remote_ends(std::slice::from_ref(self), limit)?.pop().flatten())
+    }
+
+    /// The same of several sockets, by one look into each process.
+    ///
+    /// # Errors
+    ///
+    /// [`SocketsError::Table`]
+    pub fn owners_of_remote_ends(
+        sockets: &[Self],
+        limit: Duration,
+    ) -> Result<Vec<Option<Holders>>, SocketsError> {
+        let ends = sockets.iter().map(|socket| Ok(socket.other_end()?.map(|end| end.inode)));
+        let ends: Vec<_> = ends.collect::<Result<_, SocketsError>>()?;
+        let open: HashSet<_> = ends.iter().flatten().copied().filter(|inode| *inode > 0).collect();
+        let owners = match open.is_empty() {
+            true => HashMap::new(),
+            false => holders_of_sockets(&open, limit),
+        };
+        let of = |inode| owners.get(&inode).cloned().unwrap_or_default();
+        Ok(ends.into_iter().map(|end| end.map(of)).collect())
     }
 
     fn other_end(&self) -> Result<Option<Row>, SocketsError> {
