@@ -6,7 +6,7 @@ use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use nixl_device::{Device, ForkGeneration};
+use nixl_device::{Device, ForkGeneration, SharedError};
 
 use crate::access::Access;
 use crate::memory::Memory;
@@ -136,12 +136,13 @@ pub enum RegisterError {
         hint: String,
     },
     /// The engine failed.
-    #[error("{engine}: {message}")]
+    #[error("{engine}: {error}")]
     Engine {
-        /// Which engine.
-        engine: String,
-        /// What it said.
-        message: String,
+        /// The engine.
+        engine: &'static str,
+        /// Its error, or its text.
+        #[source]
+        error: SharedError,
     },
 }
 

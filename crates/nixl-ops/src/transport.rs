@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nixl_descriptor::{Descriptor, LeaseMode, Leased, Registrar, Registration};
+use nixl_device::SharedError;
 use nixl_metadata::{OperationKind, SerializedDescriptor};
 
 use crate::{EngineLists, EngineSetting, Listed, ListsSpec, TransportError};
@@ -274,7 +275,7 @@ impl<'a> ConnectSpec<'a> {
         match self.introduced_by {
             Some(sender) if sender != name => {
                 let reason = format!("it is that of {name}, and was sent by {sender}");
-                Err(TransportError::BadMetadata { reason })
+                Err(TransportError::BadMetadata { reason: SharedError::text(reason) })
             }
             _ => Ok(()),
         }

@@ -51,6 +51,7 @@ fn is_of_the_path(error: &TransportError) -> bool {
 mod tests {
     use std::borrow::Cow;
 
+    use nixl_device::SharedError;
     use nixl_ops::EndedOffer;
 
     use super::*;
@@ -63,14 +64,14 @@ mod tests {
                 TransportError::Engine {
                     engine: "nixl",
                     call: "post",
-                    reason: Cow::Borrowed("why"),
+                    reason: SharedError::text("why"),
                 },
                 true,
             ),
             (TransportError::PeerGone { name: name() }, true),
             (TransportError::PeerBusy { name: name() }, true),
             (TransportError::UnknownPeer { name: name() }, true),
-            (TransportError::BadMetadata { reason: reason() }, false),
+            (TransportError::BadMetadata { reason: SharedError::text("why") }, false),
             (TransportError::OutdatedMetadata { name: name() }, false),
             (TransportError::OwnIdentity { name: name() }, false),
             (TransportError::IdentityConflict { name: name() }, false),

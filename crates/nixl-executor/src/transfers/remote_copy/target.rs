@@ -16,7 +16,7 @@ use crate::local::{
 };
 use crate::messages::{ExportedRange, Message, Outbox, RemoteCopyRequest};
 use crate::remote_memory::RemoteMemoryKey;
-use crate::sessions::{Membership, Sessions, failed, violated};
+use crate::sessions::{Membership, Sessions, failed, failed_by, violated};
 use crate::transfers::opening::Opening;
 
 /// From the request to the last message: connects to the peer, opens its memory, copies, and confirms. Ends by itself, since nothing
@@ -126,7 +126,7 @@ impl RemoteCopyRanges {
         let bases = memory.iter().map(|memory| memory.address());
         let boundaries = AllocationBoundaries::of(starts(&self.list).chain(bases));
         ListCopy::new((&ops, &boundaries), kinds, &policy, Some(self.gpu), &[], &context.context)
-            .map_err(|e| failed("plan", e.to_string()))
+            .map_err(|e| failed_by("plan", e))
     }
 
     fn ops(&self, memory: &[Arc<dyn TransferBuffer>]) -> Vec<CopyOp> {
