@@ -58,7 +58,6 @@ mod tests {
 
     fn errors() -> Vec<(TransportError, bool)> {
         let name = || "peer".to_owned();
-        let reason = || "because".to_owned();
         vec![
             (
                 TransportError::Engine {

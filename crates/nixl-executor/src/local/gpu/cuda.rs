@@ -514,9 +514,13 @@ mod tests {
         let error = io::Error::from_raw_os_error(12).into();
         let refused = memory("pinned")(MemoryError::OutOfPinnedMemory { len: 1, error });
         let operation = OperationError::from(failed_by("copy", refused.clone()));
-        for error in [&operation as &dyn Error, &BlockError::Gpu(refused)] {
-            let chain: Vec<_> =
-                std::iter::successors(Some(error), |error| error.source()).collect();
+        let cuda = BlockError::Gpu(refused);
+        for error in [&operation as &dyn Error, &cuda] {
+            let (mut chain, mut next) = (Vec::new(), Some(error));
+            while let Some(error) = next {
+                chain.push(error);
+                next = error.source();
+            }
             assert!(chain.iter().any(|error| error.is::<MemoryError>()), "{chain:?}");
             let system = chain.iter().find_map(|error| error.downcast_ref::<io::Error>());
             assert_eq!(system.and_then(io::Error::raw_os_error), Some(12), "{chain:?}");
