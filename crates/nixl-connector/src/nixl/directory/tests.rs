@@ -29,8 +29,7 @@ fn metadata(agent: &NixlTransport, name: &str, memories: &[Memory<'_>]) -> Vec<u
 #[test]
 fn errors_of_the_engine_are_sources() {
     let error = OperationError::from(failed("get_local_md", NixlError::BackendError));
-    let chain = std::iter::successors(Some(&error as &dyn Error), |error| error.source());
-    assert!(chain.into_iter().any(|error| error.is::<NixlError>()), "{error:?}");
+    assert!(error.source().is_some_and(|source| source.is::<NixlError>()), "{error:?}");
 }
 
 /// Sends a message, which arrives.
