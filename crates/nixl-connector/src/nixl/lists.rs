@@ -19,7 +19,7 @@ const INITIATOR: &str = "";
 
 /// Both lists, which NIXL has for the agent.
 ///
-/// They point to what NIXL knows of the registrations, and look at it only for the ranges that a request names: of these, the
+/// They point to NIXL's records of the registrations, and look at it only for the ranges that a request names: of these, the
 /// caller holds the local registrations, and the peer is loaded as it was.
 pub(super) struct NixlLists {
     directory: Arc<Directory>,

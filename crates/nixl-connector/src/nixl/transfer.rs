@@ -293,7 +293,7 @@ impl NixlTransfer {
         Poll::Ready(result)
     }
 
-    /// NIXL tells only that the backend failed. Everything else that could be wrong on this side was checked before.
+    /// NIXL reports only that the backend failed. Everything else that could be wrong on this side was checked before.
     fn gone(&self) -> TransportError {
         self.peer.failed(files::error())
     }

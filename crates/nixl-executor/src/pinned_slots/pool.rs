@@ -327,7 +327,7 @@ impl Member {
         }))
     }
 
-    /// Wants no more for now. Without this word, others are kept waiting.
+    /// Withdraws the request for further slots, which would keep other members waiting.
     pub(crate) fn settle(&self) {
         self.pool.lock().settle(self.id);
     }

@@ -27,7 +27,7 @@ pub(crate) fn violated(what: impl Into<Cow<'static, str>>) -> TransportError {
     failed("peer", format!("the peer broke the protocol: {what}"))
 }
 
-/// Whether an error says that the peer cannot reach this side any more.
+/// Whether an error means that the peer cannot reach this side any more.
 pub(crate) fn gone(error: &TransportError) -> bool {
     matches!(error, TransportError::PeerGone { .. } | TransportError::Closed)
 }

@@ -1,7 +1,7 @@
 //! Copies to or from memory that a peer shares.
 #![allow(
     unsafe_code,
-    reason = "says that a copy has ended; tests look into memory that stands for a GPU's"
+    reason = "asserts that a copy has ended; tests look into memory that stands for a GPU's"
 )]
 
 use std::borrow::Cow;
@@ -218,7 +218,7 @@ impl PeerCopy {
 
 const NOT_OPEN: &str = "open";
 
-/// Whether an error is that this very memory of the peer is not open, which says nothing of the path to other memory.
+/// Whether an error is that this very memory of the peer is not open, which does not apply to the path to other memory.
 pub(crate) fn is_not_open(error: &TransportError) -> bool {
     matches!(error, TransportError::Engine { call: NOT_OPEN, .. })
 }

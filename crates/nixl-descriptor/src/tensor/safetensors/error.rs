@@ -25,7 +25,7 @@ pub enum SafetensorsError {
     },
     /// The file claims a header that is longer than the format allows.
     #[error(
-        "the header is said to have {len} bytes, more than the {} that the format allows: the file is damaged, or not of safetensors",
+        "the header claims {len} bytes, more than the {} that the format allows: the file is damaged, or not of safetensors",
         SafetensorsHeader::MAX_BYTES
     )]
     HeaderTooLarge {

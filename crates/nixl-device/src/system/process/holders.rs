@@ -19,7 +19,7 @@ pub struct FileIdentity {
 }
 
 impl FileIdentity {
-    /// As `stat` says it: `st_dev`, and the number of the inode.
+    /// As `stat` reports it: `st_dev`, and the number of the inode.
     #[must_use]
     pub const fn new(device: u64, inode: u64) -> Self {
         Self { device, inode }
@@ -41,7 +41,7 @@ impl FileIdentity {
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// The system's error.
     pub fn of(file: impl AsFd) -> io::Result<Self> {
         let stat = fstat(file)?;
         Ok(Self { device: stat.st_dev, inode: stat.st_ino })
@@ -256,7 +256,7 @@ fn look_at_descriptors(
     }
 }
 
-/// Also says whether there are any mappings.
+/// Also returns whether there are any mappings.
 fn look_at_mappings(file: FileIdentity, folder: &str, budget: &Budget) -> (Look, bool) {
     match read_mappings(file, &format!("{folder}/maps"), budget) {
         Ok(result) => result,

@@ -31,7 +31,7 @@ use crate::local::{GpuError, MemoryKind};
 /// * [`pin`](Self::pin): the buffer's address is the region's, and all of the region is pinned until the buffer is dropped.
 /// * [`allocation`](Self::allocation), for an address inside a live region of `gpu`: the allocation that the region lies in, which has
 ///   its base and its handle for as long as the region lives.
-/// * [`open`](Self::open): as many bytes as the handle says in its last eight (little endian), which `gpu` can read and
+/// * [`open`](Self::open): as many bytes as the handle has in its last eight (little endian), which `gpu` can read and
 ///   write at the buffer's address until the buffer is dropped, even if the other process has ended.
 /// * [`create_stream`](Self::create_stream), [`record_event_on`](Self::record_event_on) and all buffers keep the contracts of their traits.
 ///   The event of a stream is complete no sooner than the work that the stream had queued.

@@ -62,7 +62,7 @@ impl RemoteCopies {
             ranges,
             initiator_metadata,
         };
-        // Nothing else tells for sure that a peer that fell silent uses the memory no more.
+        // The end of its process is the only proof that a silent peer no longer uses the memory.
         let process = remote.peer().map_or(0, |peer| peer.host().pid());
         let process = ProcessWatch::open(process).map_err(|error| unwatched("begin", error))?;
         let (bytes, count) = (local.total_bytes(), local.len());

@@ -31,10 +31,10 @@ pub(super) struct RemoteCopyTarget {
     claim: Option<Claim>,
     /// The first thing that went wrong.
     failure: Option<TransportError>,
-    /// The operation has completed by other means, as the peer's message says.
+    /// The operation has completed by other means, by the peer's message.
     superseded: bool,
     sent_end: bool,
-    /// Nothing can be told it any more.
+    /// No message reaches it any more.
     peer_gone: bool,
     ended_at: Duration,
     steps: u64,
@@ -42,7 +42,7 @@ pub(super) struct RemoteCopyTarget {
 }
 
 enum Stage {
-    /// Nothing begins before the peer can be told of its end.
+    /// Nothing begins before a message of its end can reach the peer.
     Connecting(RemoteCopyRanges),
     Opening(Opening, RemoteCopyRanges),
     Copying {
