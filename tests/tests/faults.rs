@@ -90,7 +90,7 @@ impl Stopped {
     }
 }
 
-/// No safe code reaches the memory, by whatever way.
+/// No safe code reaches the memory, by any way.
 async fn unreachable(connector: &Connector, offer: &Offer, region: Region) -> Region {
     let leased = AccessError::Leased { mode: LeaseMode::Write };
     let mut byte = [0];
@@ -512,7 +512,7 @@ fn without_a_waiter_over_shared_memory() {
     without_a_waiter("without_a_waiter_over_shared_memory", &local());
 }
 
-/// Whatever is dropped first, nothing crashes and everything comes back.
+/// Any order of drops: no crash, and all memory comes back.
 #[test]
 fn handles_dropped_in_any_order() {
     alone("handles_dropped_in_any_order", &tcp(), || {

@@ -24,7 +24,7 @@ fn both_are_missing_and_the_simulated_transport_works() {
         line.unwrap_or_else(|| panic!("nothing about {what}")).trim()
     };
 
-    // Whatever is missing, is missing as a value.
+    // Each missing part is an error value.
     assert!(line("cuda:").starts_with("error "), "{said}");
     assert_eq!(line("simulated:"), "verified");
     if !line("nixl:").starts_with("error ") {

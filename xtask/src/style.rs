@@ -63,6 +63,8 @@ fn print(name: &str, folders: &[&Path]) -> Result<()> {
 }
 
 #[cfg(test)]
+mod constructors;
+#[cfg(test)]
 mod features;
 #[cfg(test)]
 mod ignored;

@@ -134,7 +134,7 @@ mod tests {
         AccessError, DescriptorError, LeaseError, LeaseMode, Leases, Region, RegionError,
         RegisterError,
     };
-    use nixl_device::Device;
+    use nixl_device::{Device, SharedError};
     use nixl_metadata::{ExportId, MetadataError};
     use nixl_ops::{GrantError, OperationError, PairingError, TransportError};
 
@@ -196,7 +196,10 @@ mod tests {
             (E::Register(RegisterError::OutOfResources { what: text(), hint: text() }), Retry),
             (E::Register(RegisterError::Unsupported { device }), GiveUp),
             (E::Register(RegisterError::ReadOnlyPages { len: 1 }), GiveUp),
-            (E::Register(RegisterError::Engine { engine: text(), message: text() }), GiveUp),
+            (
+                E::Register(RegisterError::Engine { engine: "", error: SharedError::text("") }),
+                GiveUp,
+            ),
             (E::Operation(OperationError::QueueFull { limit: 1 }), Retry),
             (E::Operation(OperationError::Transport(TransportError::Stale)), AskAgain),
             (E::Transport(TransportError::Stale), AskAgain),

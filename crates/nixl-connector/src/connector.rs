@@ -111,7 +111,7 @@ impl Connector {
     }
 
     /// Offers memory to be read by one peer, which gets [`metadata`](ReadableOperation::metadata). That of a
-    /// [`Tensor`](nixl_descriptor::tensor::Tensor) says which tensor it is.
+    /// [`Tensor`](nixl_descriptor::tensor::Tensor) describes the tensor.
     ///
     /// Until the operation ends, the memory can be read here but not changed. Memory with work
     /// [pending](DescriptorList::pending) on it is offered after that work, without a bound if there is no deadline.

@@ -134,7 +134,7 @@ impl PeerKnowledge {
         }
     }
 
-    /// *Blocking.* Closes the memory that peers have released, which the system tells.
+    /// *Blocking.* Closes the memory that peers have released, by the system's notices.
     fn close_released(&self) {
         if let Some(slots) = self.slots.upgrade() {
             slots.sweep();

@@ -2,6 +2,7 @@
 #![cfg(feature = "nixl")]
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
+use std::error::Error;
 use std::net::SocketAddr;
 
 use nixl_connector::nixl::{NixlBackend, NixlOptions, NixlUnavailable, UcxLogLevel};
@@ -96,10 +97,11 @@ fn options_reach_ucx_and_are_told() {
         assert!(matches!(error, NixlUnavailable::Setting { .. }), "{error:?}");
     }
 
-    // What UCX says when it cannot start.
+    // UCX cannot start.
     let nothing = refusal(NixlOptions::new().transports(["self"]));
-    assert!(matches!(nothing, NixlUnavailable::Start { .. }), "{nothing:?}");
-    assert!(nothing.to_string().contains("after UCX said: "), "{nothing}");
+    assert!(matches!(nothing, NixlUnavailable::Engine { .. }), "{nothing:?}");
+    assert!(nothing.source().is_some_and(|error| error.is::<nixl_sys::NixlError>()), "{nothing:?}");
+    assert!(nothing.to_string().contains("after an error of UCX: "), "{nothing}");
 
     // Backends.
     assert_eq!(refusal(NixlOptions::new().backends([])), NixlUnavailable::NoBackend);

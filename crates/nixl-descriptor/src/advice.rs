@@ -425,7 +425,7 @@ mod tests {
             (unsupported(), GiveUp),
             (RegisterError::ReadOnlyPages { len: 1 }, GiveUp),
             (RegisterError::OutOfResources { what: text(), hint: text() }, Retry),
-            (RegisterError::Engine { engine: text(), message: text() }, GiveUp),
+            (RegisterError::Engine { engine: "", error: SharedError::text("") }, GiveUp),
         ];
         check(&table, RegisterError::advice);
         let table = [

@@ -121,7 +121,7 @@ impl RegistrationCache {
     /// same region at the same time wait for one registration.
     ///
     /// # Errors
-    /// What the registrar says; nothing is cached then.
+    /// The registrar's error; nothing is cached then.
     pub fn get_or_register(&self, region: &Region) -> Result<Registration, RegisterError> {
         if let Some(registration) = self.get(region) {
             return Ok(registration);

@@ -66,8 +66,8 @@ pub enum PairError {
 /// Pairs local with remote ranges and merges neighbours that continue each other on *both* sides.
 ///
 /// Moves the same bytes between the same addresses in the same order, in at most as many pairs. On the local side a
-/// merged span stays inside one region, because an engine wants one registration to cover it. The remote side shows no
-/// regions, so the caller decides: `remote_may_merge(first, second)` says whether one registration of the peer covers
+/// merged span stays inside one region, because one registration has to cover it for an engine. The remote side shows no
+/// regions, so the caller decides: `remote_may_merge(first, second)` returns whether one registration of the peer covers
 /// both (`first` is what was merged so far, and ends where `second` begins). `|_, _| false` is always right.
 /// Panics: never.
 ///

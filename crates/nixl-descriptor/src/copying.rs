@@ -1,6 +1,6 @@
 //! Exclusion between copies of memory as a whole and copies of its parts.
 //!
-//! An engine inside the process knows a slab by its registration, and copies to any of its bytes: also for an offer of a
+//! An engine inside the process has a slab's registration, and copies to any of its bytes: also for an offer of a
 //! buffer whose bytes belong to another buffer by now. The owner of that one copies under the traffic of its own region,
 //! which the engine does not see. This lock, held for the copy alone and after everything else, keeps the two apart.
 

@@ -67,7 +67,7 @@ impl Counts {
         cell.is_some_and(|cell| is_granted(cell.load(Ordering::Acquire)))
     }
 
-    /// Counts one more grant on these blocks, or says why the first that it cannot cover is refused. Returns whether a copy or
+    /// Counts one more grant on these blocks, or returns the reason against the first that it cannot cover. Returns whether a copy or
     /// lease may be under way that has not seen it.
     pub(crate) fn begin(&self, blocks: &[u32]) -> Result<bool, Refused> {
         let changing = self.lock();

@@ -12,7 +12,7 @@
 //! | [`PerLayer`](LayoutKind::PerLayer)([`OuterFirst`](LayerOrder::OuterFirst)) | one for each layer | `[outer][block]` chunks |
 //!
 //! A [`Layout`] lies over [`Descriptor`](crate::Descriptor)s of memory that this process owns or borrowed from a
-//! framework, on any one device. A [`RemoteLayout`] is a peer's, as numbers. [`pair_chunks`] says what to copy where;
+//! framework, on any one device. A [`RemoteLayout`] is a peer's, as numbers. [`pair_chunks`] returns which bytes to copy where;
 //! it checks everything that could make a copy between two layouts go wrong, in every build.
 //!
 //! # Decided here
@@ -25,7 +25,7 @@
 //! * **Nothing to do**: no blocks, or an empty range of layers, is an error, as an empty list of descriptors is.
 //! * **Repetition**: a block may be the source of several copies, and the destination of one.
 //! * **Overlap**: the parts of a layout are disjoint. Source and destination may be one layout or share memory, as long
-//!   as no byte that is written is also read. Memory is told apart by device and address, not by region.
+//!   as no byte that is written is also read. Memory is distinguished by device and address, not by region.
 //! * **Alignment**: none is required, of addresses or strides.
 //!
 //! # Example

@@ -7,13 +7,13 @@
 //!   out. The memory comes back ([`Region::try_into_inner`]) when nothing else refers to it.
 //! * A [`Descriptor`] is a checked, non-empty range of a region and keeps the region alive. A [`DescriptorList`] is
 //!   what a transfer moves.
-//! * A [`LeaseSet`] says that an operation in flight may read or write some descriptors; Rust-side copies and other
+//! * A [`LeaseSet`] marks descriptors that an operation in flight may read or write; Rust-side copies and other
 //!   operations that would get in its way are refused until it is dropped. A [`Leased`] is the proof of it that an
 //!   operation shares with the engine that carries it out.
 //! * A [`Registration`] keeps memory known to one engine, and keeps the memory allocated until the engine has confirmed
 //!   that it let go. The [`RegistrationCache`] makes the second use of a region free.
 //!
-//! Above them, the [`layout`] module says where the blocks of a KV cache lie in such memory, and pairs the bytes of
+//! Above them, the [`layout`] module describes where the blocks of a KV cache lie in such memory, and pairs the bytes of
 //! blocks in two layouts for a copy. Blocks that peers read by grants ([`BlockGrants`](layout::BlockGrants)) are kept from copies
 //! and leases as bytes are that an operation reads, and [`PublishedWords`] tell those peers when a grant has ended. With the
 //! feature `dlpack`, tensors of other frameworks become regions. The [`tensor`] module gives memory an element type, a shape and
@@ -33,7 +33,7 @@
 //! # What a registered region exposes
 //!
 //! An engine may give peers more than was offered: RDMA hardware protects whole registrations, and some engines cannot
-//! register memory for reading only. [`RegionSpan::access`] tells the engine what was meant. Register a region of its
+//! register memory for reading only. [`RegionSpan::access`] has the access that was meant. Register a region of its
 //! own for what a peer must not see. That holds too for a peer that maps memory which other processes can
 //! ([`Region::shared_name`]).
 //!

@@ -76,7 +76,7 @@ pub(crate) fn name_of(file: &File, name: [u8; 16], len: usize) -> SharedName {
     SharedName { pid: std::process::id(), fd, name, len: len as u64 }
 }
 
-/// Opens the file that another process calls this. It is as long as the name says, cannot shrink, and has `seals` besides;
+/// Opens the file that another process calls this. It is as long as the name states, cannot shrink, and has `seals` besides;
 /// one that has not is answered with `unsealed`. Returns the length too.
 pub(crate) fn open(
     name: &SharedName,

@@ -202,7 +202,7 @@ impl Memory {
     /// The memory is the host's and writable, and nothing else in this process reads or writes it meanwhile, except engines.
     pub(crate) unsafe fn zero(&self) {
         let _alone = self.copying.as_ref().map(Copying::enter);
-        // SAFETY: the memory has `len` bytes, which the caller says may be written.
+        // SAFETY: the memory has `len` bytes, which may be written by the caller's promise.
         unsafe { ptr::write_bytes(self.base.as_ptr(), 0, self.len) }
     }
 

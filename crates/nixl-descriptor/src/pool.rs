@@ -141,7 +141,7 @@ impl BufferPool {
     ///
     /// # Errors
     ///
-    /// [`RegionError::Empty`]; [`RegionError::OutOfMemory`] with what the system said.
+    /// [`RegionError::Empty`]; [`RegionError::OutOfMemory`] with the system's error.
     pub fn buffer(&self, len: usize) -> Result<Region, RegionError> {
         self.block(len)?.into_region(len)
     }

@@ -1,5 +1,5 @@
 //! Pages that are mapped ahead of their first use.
-#![allow(unsafe_code, reason = "asks and advises the system on mapped memory")]
+#![allow(unsafe_code, reason = "queries and advises the system on mapped memory")]
 
 use std::io;
 use std::ops::Range;
@@ -19,7 +19,7 @@ const PAGES: usize = 4096;
 ///
 /// # Errors
 ///
-/// What the system says: it is older than Linux 5.14, or the region is no mapping.
+/// The system's error: it is older than Linux 5.14, or the region is no mapping.
 pub fn prefault(region: &Region, range: Range<usize>) -> io::Result<usize> {
     let page = rustix::param::page_size();
     let base = region.address() as usize;
@@ -64,7 +64,7 @@ pub fn prefault(region: &Region, range: Range<usize>) -> io::Result<usize> {
 ///
 /// # Errors
 ///
-/// What the system says: it is older than Linux 5.14, or has no memory.
+/// The system's error: it is older than Linux 5.14, or has no memory.
 pub fn populate(region: &Region, range: Range<usize>) -> io::Result<()> {
     let base = region.address() as usize;
     let (start, end) = (base + range.start.min(region.len()), base + range.end.min(region.len()));

@@ -42,7 +42,7 @@ impl PublishedWords {
     ///
     /// # Errors
     ///
-    /// [`RegionError::Empty`], [`RegionError::AddressOverflow`], or [`RegionError::OutOfMemory`] with what the system said.
+    /// [`RegionError::Empty`], [`RegionError::AddressOverflow`], or [`RegionError::OutOfMemory`] with the system's error.
     pub fn new(words: usize) -> Result<Self, RegionError> {
         let len = words
             .checked_mul(size_of::<AtomicU64>())

@@ -73,7 +73,7 @@ struct BlockLease {
 }
 
 impl RangeLocks {
-    /// Notes a lease until [`end_lease`](Self::end_lease), or says what is in the way.
+    /// Notes a lease until [`end_lease`](Self::end_lease), or returns the conflict.
     pub(crate) fn begin_lease(&self, mode: LeaseMode, set: &ExtentSet) -> Result<(), Conflict> {
         let mut state = self.lock();
         self.enter(&state);
@@ -97,7 +97,7 @@ impl RangeLocks {
         self.leave(&state);
     }
 
-    /// Notes a lease of blocks until [`end_block_lease`](Self::end_block_lease) with the result, or says what is in the way.
+    /// Notes a lease of blocks until [`end_block_lease`](Self::end_block_lease) with the result, or returns the conflict.
     pub(crate) fn begin_block_lease(
         &self,
         mode: LeaseMode,

@@ -70,7 +70,7 @@ struct Inner {
     engine_caches: EngineCaches,
     /// Shared with registrations only, which must not keep the region itself alive: it holds them.
     memory: Arc<Memory>,
-    /// What the driver says of memory of a GPU, once it was asked.
+    /// The driver's attributes of memory of a GPU, once queried.
     allocation: OnceLock<Box<GpuAllocation>>,
     /// What engines know instead of this region, if it is a part of that.
     whole: Option<Region>,

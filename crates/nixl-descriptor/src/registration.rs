@@ -6,7 +6,7 @@ use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use nixl_device::{Device, ForkGeneration};
+use nixl_device::{Device, ForkGeneration, SharedError};
 
 use crate::access::Access;
 use crate::memory::Memory;
@@ -41,10 +41,10 @@ impl fmt::Display for RegistrarId {
 /// May be dropped on any thread, with the last registration; its `Drop` must not block on the engine either.
 ///
 /// # Safety
-/// Memory is freed, and handed back to safe code, by what an implementation says:
+/// Memory is freed, and handed back to safe code, by an implementation's results:
 /// * [`register`](Self::register) returns `Err` only if the engine does not know the memory, that is, neither it nor a peer
 ///   of it reads or writes the memory then or later.
-/// * The engine touches the memory no further than `span` says: `span.len()` bytes from `span.address()` on, and those of
+/// * The engine touches the memory no further than `span` goes: `span.len()` bytes from `span.address()` on, and those of
 ///   [`Access::ReadOnly`] it does not write on behalf of this process. (What an engine may let peers do beyond that is in
 ///   the crate's documentation.)
 ///
@@ -77,7 +77,7 @@ pub unsafe trait Registrar: fmt::Debug + Send + Sync {
     fn retire(&self, retired: Retired);
 }
 
-/// Memory that an engine knows, as made by [`Registrar::register`].
+/// Memory registered with an engine, as made by [`Registrar::register`].
 ///
 /// This crate never drops one without calling [`deregister`](Self::deregister).
 ///
@@ -136,12 +136,13 @@ pub enum RegisterError {
         hint: String,
     },
     /// The engine failed.
-    #[error("{engine}: {message}")]
+    #[error("{engine}: {error}")]
     Engine {
-        /// Which engine.
-        engine: String,
-        /// What it said.
-        message: String,
+        /// The engine.
+        engine: &'static str,
+        /// Its error, or its text.
+        #[source]
+        error: SharedError,
     },
 }
 
@@ -238,7 +239,7 @@ impl Registration {
     /// earlier registration: that is what [`RegistrationCache`](crate::RegistrationCache) does.
     ///
     /// # Errors
-    /// What the registrar says.
+    /// The registrar's error.
     pub fn new(registrar: &Arc<dyn Registrar>, region: &Region) -> Result<Self, RegisterError> {
         let span = RegionSpan::begun(region);
         let registered = registrar.register(&span);
@@ -277,7 +278,7 @@ impl Registration {
         }
     }
 
-    /// Which registrar's engine knows the memory.
+    /// The registrar whose engine has the registration.
     #[must_use]
     pub fn registrar(&self) -> RegistrarId {
         self.0.registrar.id()
@@ -316,7 +317,7 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if !self.generation.is_current() {
-            // The engine that knows the memory is the parent's.
+            // The engine with the registration is the parent's.
             mem::forget(self.registered.take());
             return;
         }
@@ -348,7 +349,7 @@ impl Retired {
     /// nothing else refers to it; if the engine fails, it never is (see [`leaked`](crate::leaked())).
     ///
     /// # Errors
-    /// What the engine says.
+    /// The engine's error.
     pub fn deregister(mut self) -> Result<(), RegisterError> {
         self.finish()
     }

@@ -2,7 +2,7 @@
 //!
 //! Processes of one PID namespace open each other's files through `/proc`. Others cannot, and a number of a process there means
 //! another one here. With a [`Rendezvous`] each process listens on a socket in the folder, under the numbers of its PID namespace
-//! and of itself. A peer that knows a file's random name receives its descriptor (`SCM_RIGHTS`).
+//! and of itself. A peer with a file's random name receives its descriptor (`SCM_RIGHTS`).
 //!
 //! | file | content |
 //! |---|---|

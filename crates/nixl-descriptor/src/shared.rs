@@ -1,6 +1,6 @@
 //! Shared host memory, which other processes of this machine can map.
 //!
-//! It is an anonymous file (`memfd_create`), which has no path: a process that is told its [`SharedName`], and
+//! It is an anonymous file (`memfd_create`), which has no path: a process that gets its [`SharedName`], and
 //! that may look into the owner (in `ptrace`'s sense: usually of the same user), opens it through the owner's
 //! descriptors in `/proc`. The file cannot shrink, so a mapping of it stays valid, also
 //! after the owner has ended.
@@ -40,7 +40,7 @@ pub struct SharedMemory {
 
 /// What names shared memory to other processes of the machine.
 ///
-/// A process that knows it and may look into the owner has access to all of the memory, so `Debug` does not show it.
+/// A process that has it and may look into the owner has access to all of the memory, so `Debug` does not show it.
 #[derive(Clone, Copy, Eq, PartialEq)]
 #[allow(clippy::exhaustive_structs, reason = "it is what peers send")]
 pub struct SharedName {
@@ -75,7 +75,7 @@ pub enum SharedMemoryError {
     Exhausted {
         /// What was tried.
         call: &'static str,
-        /// What the system said, and what helps.
+        /// The system's error, and the remedy.
         message: String,
         /// The error of the system.
         #[source]
@@ -85,7 +85,7 @@ pub enum SharedMemoryError {
     #[error("the memory that another process shared is not there: its owner has released it")]
     Gone,
     /// It could become shorter under the mapping, or already is.
-    #[error("the memory that another process shares is shorter than it said, or may become so")]
+    #[error("the memory that another process shares is shorter than it stated, or may become so")]
     MayShrink,
     /// Processes other than the owner could write the words that it publishes.
     #[error(
@@ -141,7 +141,7 @@ impl SharedMemory {
     ///
     /// # Errors
     ///
-    /// [`RegionError::Empty`], or [`RegionError::OutOfMemory`] with what the system said.
+    /// [`RegionError::Empty`], or [`RegionError::OutOfMemory`] with the system's error.
     pub fn new(len: usize) -> Result<Self, RegionError> {
         let (file, name) = memfd::create(len)?;
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
@@ -194,12 +194,12 @@ impl SharedMemory {
         let (address, len) = (self.map.as_mut_ptr(), self.map.len());
         let base = NonNull::new(address).ok_or(RegionError::Empty)?;
         // SAFETY: moving the owner does not move the mapping, which stays valid independently of the file. Only
-        // regions reach the bytes: the owner's own, and those of processes that were told its name, as peers are.
+        // regions reach the bytes: the owner's own, and those of processes that got its name, as peers do.
         unsafe { Memory::new(base, len, Device::HOST, Access::ReadWrite, Box::new(self)) }
     }
 
-    /// Takes the memory from other processes, and its pages back to the system. Who has it mapped keeps what is mapped, and
-    /// so does this process: what arrives there late is written to pages without an owner.
+    /// Withdraws the file from other processes, and returns its pages to the system. Existing mappings stay, of peers and of this
+    /// process: a late write goes to pages without an owner.
     ///
     /// For good: a peer may have pinned pages that are no longer the file's, so the two sides see different bytes from now on.
     pub(crate) fn withdraw(&self) {
@@ -273,7 +273,7 @@ pub(crate) fn disown(name: &SharedName) {
     }
 }
 
-/// The random part tells names apart; maps of them are bounded against invented names.
+/// The random part distinguishes names; maps of them are bounded against invented names.
 impl Hash for SharedName {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u128(u128::from_ne_bytes(self.name));
@@ -408,7 +408,7 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// As [`BufferPool::buffer`]; [`RegionError::OutOfMemory`] with what the driver said if it cannot be pinned.
+    /// As [`BufferPool::buffer`]; [`RegionError::OutOfMemory`] with the driver's error if it cannot be pinned.
     #[cfg(feature = "cuda")]
     pub fn shared_pinned(
         context: &nixl_device::cuda::Context,

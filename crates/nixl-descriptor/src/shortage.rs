@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::io::Errno;
 
-/// What an error says is exhausted, with what to do. `None` if it says something else.
+/// The exhausted resource of an error, and the remedy. `None` for other errors.
 pub(crate) fn shortage(error: &io::Error) -> Option<&'static str> {
     Some(match Errno::from_io_error(error)? {
         Errno::MFILE => {

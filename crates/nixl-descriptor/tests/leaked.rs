@@ -12,6 +12,7 @@ use nixl_descriptor::{
     RegisterError, Registered, Registrar, RegistrarId, Registration, RegistrationCache, Retired,
     leaked,
 };
+use nixl_device::SharedError;
 
 /// An engine that never lets go.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ struct Known;
 // SAFETY: there is no engine behind it, so nothing touches the memory.
 unsafe impl Registered for Known {
     fn deregister(self: Box<Self>) -> Result<(), RegisterError> {
-        Err(RegisterError::Engine { engine: "stuck".into(), message: "busy".into() })
+        Err(RegisterError::Engine { engine: "stuck", error: SharedError::text("busy") })
     }
 }
 

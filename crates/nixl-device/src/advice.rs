@@ -2,10 +2,10 @@
 
 use crate::ParseDeviceError;
 
-/// What to do about an error: its `advice` is a decision for programs, its message says the same to people, and more.
+/// What to do about an error: its `advice` is a decision for programs; its message has the same for people, with the details.
 ///
 /// For the side that offers memory, [`Retry`](Self::Retry) and [`AskAgain`](Self::AskAgain) come to the same: offer again.
-/// Retries end when the program says so; leave some time between them.
+/// The program ends its retries; leave some time between them.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[expect(clippy::exhaustive_enums, reason = "callers match all three")]
 pub enum Advice {
@@ -14,7 +14,7 @@ pub enum Advice {
     /// Ask the peer for new metadata, and call again with that. What came is damaged or out of date, or the offer is used up,
     /// which it may also be after a failure half-way.
     AskAgain,
-    /// Neither helps. The program, its settings or the peer have to change first, as the message says.
+    /// Neither helps. The program, its settings or the peer have to change first; the message states which.
     GiveUp,
 }
 
@@ -118,7 +118,7 @@ mod cuda {
     }
 
     impl MemoryError {
-        /// The remedy. A handle of another process that says more than there is came damaged, or is out of date.
+        /// The remedy. A handle of another process that claims more than there is came damaged, or is out of date.
         #[must_use]
         pub fn advice(&self) -> Advice {
             match self {

@@ -5,7 +5,7 @@
 //! driver refuses is a [`CudaError`], for every code.
 //!
 //! - [`devices`], [`gpu_links`], [`nic_links`] and [`local_gpu_direct`] describe the hardware.
-//! - [`Context`] is where all that follows lives. It breaks for good by a sticky error, and says so.
+//! - [`Context`] is where all that follows lives. A sticky error ends it for good; each later call reports that.
 //! - [`DeviceMemory`], [`PinnedMemory`], [`HostRegistration`] and [`ImportedMemory`] own memory; [`DevicePool`] and
 //!   [`PinnedPool`] keep some for reuse, within limits. [`MemoryAttributes`] are of memory that others allocated.
 //! - [`Stream`] and [`Event`] order work. [`Stream::copy`] is safe: memory is not freed while a copy is queued.

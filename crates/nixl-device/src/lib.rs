@@ -3,7 +3,7 @@
 //! - [`Device`] names a memory: the host's, or that of an accelerator. It needs no feature.
 #![cfg_attr(
     feature = "host",
-    doc = "- [`Topology`] is what the file system tells: NUMA nodes, RDMA NICs, GPUs, how far apart they are, and what there is\n  for GPU Direct. Feature `host`."
+    doc = "- [`Topology`] has the facts of the file system: NUMA nodes, RDMA NICs, GPUs, how far apart they are, and what there is\n  for GPU Direct. Feature `host`."
 )]
 #![cfg_attr(
     feature = "cuda",

@@ -1,5 +1,6 @@
 //! Errors of any type that can be cloned, as the sources of errors that can.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::ops::Deref;
@@ -11,6 +12,25 @@ use std::sync::Arc;
 /// downcast.
 #[derive(Clone)]
 pub struct SharedError(Arc<dyn Error + Send + Sync>);
+
+impl SharedError {
+    /// An error that is this text alone.
+    pub fn text(text: impl Into<Cow<'static, str>>) -> Self {
+        Self(Arc::new(Message { text: text.into(), source: None }))
+    }
+
+    /// An error with a text of its own and this source.
+    pub fn with_source(text: impl Into<Cow<'static, str>>, source: impl Into<Self>) -> Self {
+        Self(Arc::new(Message { text: text.into(), source: Some(source.into()) }))
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+struct Message {
+    text: Cow<'static, str>,
+    source: Option<SharedError>,
+}
 
 impl<E: Error + Send + Sync + 'static> From<E> for SharedError {
     fn from(error: E) -> Self {
@@ -62,5 +82,13 @@ mod tests {
         assert!(outer.to_string().contains(&inside.to_string()));
         assert_eq!(error, SharedError::from(io::Error::from_raw_os_error(24)));
         assert_ne!(error, SharedError::from(io::Error::from_raw_os_error(23)));
+    }
+
+    #[test]
+    fn a_text_of_its_own_hides_no_source() {
+        let error = SharedError::with_source("no file", io::Error::from_raw_os_error(24));
+        assert_eq!(error.to_string(), "no file");
+        assert!(error.source().unwrap().is::<io::Error>());
+        assert!(SharedError::text("nothing").source().is_none());
     }
 }

@@ -160,11 +160,13 @@ fn handle(stream: &CudaStream) -> StreamHandle {
 
 #[cfg(test)]
 mod tests {
+    use nixl_device::SharedError;
+
     use super::*;
 
     #[test]
     fn every_error_is_decided() {
-        let reason = String::new;
+        let reason = || SharedError::text("");
         assert_eq!(SliceError::Region(RegionError::Empty).advice(), Advice::GiveUp);
         let capturing = GpuError::StreamCapturing { reason: reason() };
         assert_eq!(SliceError::Gpu(capturing).advice(), Advice::GiveUp);

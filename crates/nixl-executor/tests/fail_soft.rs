@@ -14,7 +14,7 @@ use apart::Apart;
 use nixl_connector::simulated::Fabric;
 use nixl_connector::{Completion, Connector, ConnectorError};
 use nixl_descriptor::{DescriptorList, GpuAllocation, Region};
-use nixl_device::Device;
+use nixl_device::{Device, SharedError};
 use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
     GpuBackend, GpuCapabilities, GpuError, GpuEvent, GpuStream, MemoryKind, PathExecutor, PathKind,
@@ -42,7 +42,7 @@ struct Failing {
 
 impl Failing {
     fn refused() -> GpuError {
-        GpuError::Unsupported { reason: "pinned memory is exhausted".to_owned() }
+        GpuError::Unsupported { reason: SharedError::text("pinned memory is exhausted") }
     }
 
     fn may_pin(&self) -> Result<(), GpuError> {
@@ -91,7 +91,7 @@ unsafe impl GpuBackend for Failing {
 
     fn shareable_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
         match self.full.load(Ordering::Relaxed) {
-            true => Err(GpuError::Unsupported { reason: "the GPU is full".to_owned() }),
+            true => Err(GpuError::Unsupported { reason: SharedError::text("the GPU is full") }),
             false => self.inner.shareable_region(gpu, len),
         }
     }
@@ -107,7 +107,7 @@ unsafe impl GpuBackend for Failing {
 
     fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
         match *self.closed.lock().unwrap() == Some(*handle) {
-            true => Err(GpuError::Unsupported { reason: "not this memory".to_owned() }),
+            true => Err(GpuError::Unsupported { reason: SharedError::text("not this memory") }),
             false => self.inner.open(gpu, handle),
         }
     }

@@ -9,7 +9,7 @@ use std::task::Waker;
 
 use nixl_descriptor::Region;
 use nixl_descriptor::layout::{Dimensions, Inner, Layout, LayoutGeometry};
-use nixl_device::Device;
+use nixl_device::{Device, SharedError};
 use nixl_executor::{
     BlockCopy, BlockExecutor, BlockOptions, CopyOp, Costs, GpuBackend, GpuCapabilities, GpuError,
     GpuEvent, GpuStream, MemoryKind, Progress, SimulatedGpus, Strategy, StrategyPolicy,
@@ -114,7 +114,7 @@ impl MoodyStream {
 }
 
 fn moody() -> GpuError {
-    GpuError::Unsupported { reason: "moody".to_owned() }
+    GpuError::Unsupported { reason: SharedError::text("moody") }
 }
 
 struct LateEvent {
@@ -156,7 +156,10 @@ unsafe impl GpuBackend for Moody {
         let limit = self.mood.pinned_limit.load(SeqCst);
         let one_more = |out: usize| (out < limit).then_some(out + 1);
         if self.mood.pinned.fetch_update(SeqCst, SeqCst, one_more).is_err() {
-            return Err(GpuError::OutOfMemory { what: "pinned", reason: "all out".to_owned() });
+            return Err(GpuError::OutOfMemory {
+                what: "pinned",
+                reason: SharedError::text("all out"),
+            });
         }
         let mood = Arc::clone(&self.mood);
         Ok(Box::new(Counted { buffer: self.gpus.pinned(gpu, len)?, mood }))

@@ -8,11 +8,11 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 use crate::limits::at_most;
 use crate::{Field, Limits, MetadataError};
 
-/// What an agent says about itself and its registered memory, as it travels: a zlib stream.
+/// An agent's metadata, with its registered memory, as it travels: a zlib stream.
 ///
 /// The content belongs to the engine and is opaque here. It gives access to the peer's memory, so `Debug` shows its
 /// size only. Clones share the bytes. Equality and hash are those of the compressed bytes, so a cache of peers can be
-/// keyed by it and inflate nothing for a peer it knows.
+/// keyed by it and inflate nothing for a known peer.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct AgentMetadata(Bytes);
 
@@ -76,7 +76,7 @@ impl AgentMetadata {
     /// [`MetadataError::BadZlib`] (this includes a wrong checksum), or [`MetadataError::Empty`] if nothing comes out.
     pub fn inflate(&self, limits: &Limits) -> Result<Bytes, MetadataError> {
         let limit = limits.inflated_bytes;
-        // One byte more than allowed tells a stream that is too long from one that just fits.
+        // One byte more than allowed: a longer stream differs from one that just fits.
         let most = limit.saturating_add(1);
         let mut zlib = Decompress::new(true);
         let mut out = Vec::with_capacity(self.0.len().saturating_mul(4).clamp(64, most.max(64)));

@@ -43,7 +43,7 @@ impl ClaimDemand {
         }
     }
 
-    /// Whether an initiator that knows nothing of claims must not use the offer.
+    /// Whether an initiator without claims must not use the offer.
     #[must_use]
     pub const fn is_binding(self) -> bool {
         matches!(self, Self::Everywhere)

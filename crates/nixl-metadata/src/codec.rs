@@ -1,4 +1,4 @@
-//! bincode, and nothing else that knows it.
+//! The codec: bincode, confined to this module.
 //!
 //! Integers have a fixed width and are little-endian, so every value has exactly one encoding. bincode consults its
 //! limit while encoding; decoding from a slice it does not, but then checks every length against what is left of it.

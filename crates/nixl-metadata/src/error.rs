@@ -176,7 +176,9 @@ pub enum MetadataError {
     #[error("terms.token is 0: draw a random one for each offer")]
     NoToken,
     /// The terms of an offer demand claims of initiators that this release cannot tell apart.
-    #[error("terms.claims is {value}, which is unknown: both sides need a release that knows it")]
+    #[error(
+        "terms.claims is {value}, which is unknown: both sides need a release that supports it"
+    )]
     UnknownClaimDemand {
         /// The number on the wire.
         value: u8,
@@ -198,7 +200,7 @@ pub enum MetadataError {
     ChecksumOfWritable,
     /// The checksum of an offer was computed in a way that this release does not know.
     #[error(
-        "checksum.algorithm is {algorithm}, which is unknown: both sides need a release that knows it, or the offer goes without a checksum"
+        "checksum.algorithm is {algorithm}, which is unknown: both sides need a release that supports it, or the offer goes without a checksum"
     )]
     UnknownChecksum {
         /// The number on the wire.
@@ -248,7 +250,7 @@ pub enum MetadataError {
     },
     /// A descriptor's device does not exist in the native profile.
     #[error(
-        "descriptors[{index}].device is unknown (kind {kind}, ordinal {ordinal}): both sides need a release that knows it"
+        "descriptors[{index}].device is unknown (kind {kind}, ordinal {ordinal}): both sides need a release that supports it"
     )]
     UnsupportedDevice {
         /// Position of the descriptor.
@@ -322,13 +324,13 @@ pub enum MetadataError {
     },
     /// The native profile has a section that this release does not know and must not skip.
     #[error(
-        "section {id} of the native profile is required and unknown: use a release that knows it, or write an earlier version"
+        "section {id} of the native profile is required and unknown: use a release that supports it, or write an earlier version"
     )]
     UnknownSection {
         /// The id of the section.
         id: u16,
     },
-    /// A section of the native profile that this release knows has flags that it does not know.
+    /// A known section of the native profile has unknown flags.
     #[error(
         "flags {flags:#06x} of {} are unknown: use the same release on both sides",
         Field::Section(*id)
@@ -361,7 +363,7 @@ pub enum MetadataError {
     /// The native profile's checksum does not match.
     #[error("the checksum does not match: the message was damaged on the way")]
     Checksum,
-    /// The native profile's payload is not laid out as its version says.
+    /// The native profile's payload is not laid out as in its version.
     #[error("the payload is malformed: the peer does not follow the native profile")]
     Malformed,
     /// An export has no layout.
@@ -423,7 +425,7 @@ pub enum MetadataError {
     },
     /// A layout arranges its chunks in a way that this release does not know.
     #[error(
-        "layouts[{layout}].kind is {kind}, which is unknown: both sides need a release that knows it"
+        "layouts[{layout}].kind is {kind}, which is unknown: both sides need a release that supports it"
     )]
     UnknownLayoutKind {
         /// Position of the layout.
@@ -433,7 +435,7 @@ pub enum MetadataError {
     },
     /// A layout's device does not exist in the native profile.
     #[error(
-        "layouts[{layout}].device is unknown (kind {kind}, ordinal {ordinal}): both sides need a release that knows it"
+        "layouts[{layout}].device is unknown (kind {kind}, ordinal {ordinal}): both sides need a release that supports it"
     )]
     UnsupportedLayoutDevice {
         /// Position of the layout.
@@ -443,7 +445,7 @@ pub enum MetadataError {
         /// Which device of the kind.
         ordinal: u32,
     },
-    /// The words of an export cannot be where it says.
+    /// The words of an export cannot be at the stated place.
     #[error("the location of the words is none, because {reason}: state where the slots are")]
     BadWords {
         /// What is wrong.

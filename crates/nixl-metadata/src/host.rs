@@ -6,7 +6,7 @@ use crate::{Field, MetadataError, PeerInfo, name};
 
 /// Where a peer runs: enough to tell whether two peers share a host, which process one is, and what it sees of others.
 ///
-/// It is what the peer says. A wrong claim costs time, not safety: what is planned by it has to be proven by doing it.
+/// It is the peer's claim. A wrong one costs time, not safety: a path that is planned by it is proven by its use.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostIdentity {
     hostname: String,
@@ -114,7 +114,7 @@ impl HostIdentity {
     /// [same PID namespace](Self::same_pid_namespace).
     ///
     /// The kernel gives identifiers out again: whether it is still the process that it was, the
-    /// [incarnation](PeerInfo::incarnation) tells.
+    /// [incarnation](PeerInfo::incarnation) shows.
     #[must_use]
     pub fn same_process(&self, other: &Self) -> bool {
         self.same_pid_namespace(other) && self.pid != 0 && self.pid == other.pid

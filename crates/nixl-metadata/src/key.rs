@@ -1,4 +1,4 @@
-//! The capability by which the initiator tells the target that it is done.
+//! The capability by which the initiator notifies the target of completion.
 
 use std::borrow::Borrow;
 use std::fmt;

@@ -1,5 +1,5 @@
 //! The metadata that peers exchange before a transfer: where the memory is, how to reach its owner, and which
-//! notification says that the transfer is done.
+//! notification completes the transfer.
 //!
 //! [`RdmaMetadata`] is that message for one operation. The owner of the memory (the *target*) makes one and hands it to
 //! its peer (the *initiator*) over a channel of the application's choice. Its holder can read or write the memory it names, so
@@ -32,7 +32,7 @@
 //! Version 4 of the native profile is a fixed core, which is what Dynamo's profile carries, and length-prefixed sections.
 //! A reader skips an optional section that it does not know, and refuses a required one by
 //! [`MetadataError::UnknownSection`]. The terms are required, everything else is optional. The content of a section never
-//! changes; a later release says more in a section with a new id. So a message of a later release is read as far as it is
+//! changes; a later release adds a section with a new id. So a message of a later release is read as far as it is
 //! known, unless its core changes, which takes a new version.
 //!
 //! A release reads the version before its own. Initiators are therefore updated first; until all are, owners write
@@ -43,7 +43,7 @@
 //!
 //! An offer is for one operation. Memory that many operations read or write is *exported* once, and its blocks are *granted*:
 //!
-//! | type | says | travels as |
+//! | type | contents | travels as |
 //! |---|---|---|
 //! | [`ExportMetadata`] | which memory there is, in named [layouts](ExportedLayout), and how to reach its owner | the envelope of the native profile with a magic of its own: a core and sections |
 //! | [`Ticket`] | which blocks and layers its holder may read or write, and how to check that the grant stands | 56 bytes, and 1 to 5 for each block |
@@ -61,7 +61,7 @@
 //! | [`RdmaMetadata`] | Dynamo's object | bytes: the native profile |
 //! | [`ExportMetadata`], [`Ticket`] | base64 | bytes |
 //!
-//! [`RdmaMetadata::decode`] reads either profile and tells them apart by the first byte.
+//! [`RdmaMetadata::decode`] reads either profile, distinguished by the first byte.
 //!
 //! # Channels and seals
 //!
@@ -94,7 +94,7 @@
 //! let offer = RdmaMetadata::new(
 //!     OperationKind::Read,
 //!     vec![SerializedDescriptor::new(Device::HOST, 0x7f00_0000_1000, 4096)?],
-//!     AgentMetadata::compress(b"what the engine says about itself")?,
+//!     AgentMetadata::compress(b"the engine's own metadata")?,
 //!     NotificationKey::random(),
 //! )?;
 //! let line = offer.to_dynamo_json();
@@ -104,7 +104,7 @@
 //! assert_eq!(received, offer);
 //! assert_eq!(received.total_bytes(), 4096);
 //! let engine_metadata = received.agent_metadata().inflate(&Limits::default())?;
-//! assert_eq!(&engine_metadata[..], b"what the engine says about itself");
+//! assert_eq!(&engine_metadata[..], b"the engine's own metadata");
 //! # Ok(())
 //! # }
 //! ```

@@ -2,7 +2,7 @@
 
 use crate::{Field, MetadataError, PeerInfo, RdmaMetadata, dynamo, native};
 
-/// Bounds on what the decoders accept. Raise them only for peers that need it. [`check`](Self::check) tells the owner of
+/// Bounds on what the decoders accept. Raise them only for peers that need it. [`check`](Self::check) shows the owner of
 /// an offer whether receivers accept it.
 ///
 /// | limit | default | what it bounds |

@@ -93,7 +93,7 @@ impl PeerInfo {
         self
     }
 
-    /// Sets the devices that the peer knows, in any order.
+    /// Sets the peer's devices, in any order.
     ///
     /// # Errors
     ///
@@ -154,7 +154,7 @@ impl PeerInfo {
         self.capabilities
     }
 
-    /// The devices that the peer knows, no two with the same ordinal.
+    /// The peer's devices, no two with the same ordinal.
     #[must_use]
     pub fn devices(&self) -> &[PeerDevice] {
         &self.devices

@@ -1,4 +1,4 @@
-//! A device that a peer knows.
+//! A device of a peer.
 
 use nixl_device::Device;
 
@@ -43,7 +43,7 @@ impl PeerDevice {
         (self.uuid != [0; 16]).then_some(self.uuid)
     }
 
-    /// Whether the peer says that an RDMA NIC of its own reaches the device's memory.
+    /// Whether an RDMA NIC of the peer reaches the device's memory, by its own statement.
     #[must_use]
     pub const fn gpu_direct(&self) -> bool {
         self.gpu_direct

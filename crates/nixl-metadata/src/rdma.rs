@@ -12,7 +12,7 @@ use crate::{
     TensorDescription, TraceContext, dynamo, embed, native, share,
 };
 
-/// An offer: memory that the peer may read or write, how to reach its owner, and the key that says it is done.
+/// An offer: memory that the peer may read or write, how to reach its owner, and the key of its completion.
 ///
 /// Its holder has that access. Clones share the lists, so cloning takes less than a microsecond. `Debug` shows no address, key or agent
 /// metadata.
@@ -188,7 +188,7 @@ impl RdmaMetadata {
         self.total_bytes
     }
 
-    /// What the owner's engine says about itself.
+    /// The metadata of the owner's engine.
     #[must_use]
     pub const fn agent_metadata(&self) -> &AgentMetadata {
         &self.agent_metadata

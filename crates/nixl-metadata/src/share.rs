@@ -138,7 +138,7 @@ pub(crate) fn check_count(shares: usize, descriptors: usize) -> Result<(), Metad
 }
 
 impl ShareKind {
-    /// The number of bytes of the memory, as the owner says.
+    /// The number of bytes of the memory, as the owner states it.
     #[must_use]
     pub fn length(&self) -> u64 {
         match self {

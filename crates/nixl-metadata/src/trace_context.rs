@@ -87,7 +87,7 @@ impl fmt::Debug for TraceContext {
 }
 
 /// A text is no `traceparent`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a traceparent: W3C has `00-`, 32 digits of the trace id, `-`, 16 of the parent id, `-`, 2 of the flags; lower-case hexadecimal, and no id all zero"
 )]

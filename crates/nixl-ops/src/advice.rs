@@ -143,6 +143,7 @@ mod tests {
     use Advice::{AskAgain, GiveUp, Retry};
     use nixl_descriptor::layout::{BlockGrantError, BlockLeaseError};
     use nixl_descriptor::{DependencyError, LeaseError, RegionError};
+    use nixl_device::SharedError;
     use nixl_metadata::OperationKind;
     use rustix::io::Errno;
 
@@ -175,7 +176,7 @@ mod tests {
         use TransportError as E;
         let (name, reason) = (String::new, String::new);
         vec![
-            (E::BadMetadata { reason: reason() }, AskAgain),
+            (E::BadMetadata { reason: SharedError::text("") }, AskAgain),
             (E::OwnIdentity { name: name() }, GiveUp),
             (E::IdentityConflict { name: name() }, GiveUp),
             (E::OutdatedMetadata { name: name() }, AskAgain),
@@ -185,7 +186,7 @@ mod tests {
             (E::NotRegistered { name: name(), index: 0, len: 1 }, AskAgain),
             (E::MemoryNotReady { error: DependencyError::new("") }, GiveUp),
             (E::NotificationFailed { reason: "".into() }, AskAgain),
-            (E::Engine { engine: "nixl", call: "post", reason: "".into() }, AskAgain),
+            (E::Engine { engine: "nixl", call: "post", reason: SharedError::text("") }, AskAgain),
             (E::NoPath { rejected: vec![] }, GiveUp),
             (E::OfferEnded { why: EndedOffer::Used }, AskAgain),
             (E::Stale, AskAgain),

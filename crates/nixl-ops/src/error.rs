@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use nixl_descriptor::DependencyError;
+use nixl_device::SharedError;
 use thiserror::Error;
 
 use crate::Rejected;
@@ -16,7 +17,8 @@ pub enum TransportError {
     #[error("the peer's metadata is unusable: {reason}; ask the peer for fresh metadata")]
     BadMetadata {
         /// The fault.
-        reason: String,
+        #[source]
+        reason: SharedError,
     },
     /// The metadata names this very agent.
     #[error(
@@ -96,8 +98,9 @@ pub enum TransportError {
         engine: &'static str,
         /// The call.
         call: &'static str,
-        /// The engine's text.
-        reason: Cow<'static, str>,
+        /// The engine's error, or its text.
+        #[source]
+        reason: SharedError,
     },
     /// The policy allows no available path.
     #[error("the policy allows no available path: {}", list(.rejected))]

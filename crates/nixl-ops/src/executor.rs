@@ -112,7 +112,7 @@ pub trait OfferRegistry {
     /// Adds this side's facts for peers.
     fn describe(&self, info: PeerInfo) -> PeerInfo;
 
-    /// How processes of this machine reach the memory without the engine; goes into what they are told of an offer.
+    /// The shares by which processes of this host reach the memory without the engine; part of an offer's metadata.
     fn shares(&self, local: &DescriptorList) -> Vec<Share>;
 }
 
@@ -226,7 +226,7 @@ pub trait BlockingThread: Send + Sync + fmt::Debug {
     /// Queues a job.
     fn run(&self, job: Box<dyn FnOnce() + Send>);
 
-    /// Queues a job that a peer's message asks for: one of those that this process asks for goes first. Returns false, and drops it,
+    /// Queues a job that a peer's message requests, after the jobs of this process. Returns false, and drops it,
     /// if too many of these wait.
     fn run_for_peer(&self, job: Box<dyn FnOnce() + Send>) -> bool {
         self.run(job);
@@ -257,7 +257,7 @@ pub enum Received {
     Ignored,
     /// For a running operation.
     Taken,
-    /// It asks for something that the driver is to carry out from now on. It has no waiter here; it must end by itself, soon
+    /// It requests an execution by the driver from now on. It has no waiter here; it must end by itself, soon
     /// after [`abandon`](Execution::abandon) at the latest.
     Serve(Box<dyn Execution>),
 }
@@ -457,7 +457,7 @@ impl<'a> TransferRequest<'a> {
         self.remote
     }
 
-    /// The peer and the engine that reaches it; `None` if [`ConnectionExecutor::is_local`] said so.
+    /// The peer and the engine that reaches it; `None` if [`ConnectionExecutor::is_local`] returned true.
     #[must_use]
     pub fn route(&self) -> Option<&Route<'a>> {
         self.route.as_ref()

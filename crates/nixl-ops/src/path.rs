@@ -303,7 +303,7 @@ impl PathReport {
         self.descriptors
     }
 
-    /// Whether the engine was told positions in lists that it had prepared, and not the ranges one by one.
+    /// Whether the engine got positions in lists that it had prepared, and not the ranges one by one.
     #[must_use]
     pub fn uses_prepared_lists(&self) -> bool {
         self.is_listed

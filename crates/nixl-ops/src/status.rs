@@ -11,7 +11,7 @@ use thiserror::Error;
 pub enum OperationStatus {
     /// Not yet valid: memory is being leased or registered.
     Uninitialized = 0,
-    /// Ready; no byte has moved, as far as this side knows.
+    /// Ready; this side has seen no byte move.
     Initialized = 1,
     /// Posted to an engine.
     InProgress = 2,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nixl_descriptor::{Descriptor, LeaseMode, Leased, Registrar, Registration};
+use nixl_device::SharedError;
 use nixl_metadata::{OperationKind, SerializedDescriptor};
 
 use crate::{EngineLists, EngineSetting, Listed, ListsSpec, TransportError};
@@ -120,8 +121,8 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
     /// engine's own failure. A peer that was connected before stays usable after an error.
     fn connect(&self, metadata: &[u8]) -> Result<Connected, TransportError>;
 
-    /// *Blocking.* As [`connect`](Self::connect), of what `spec` needs only: an engine that has to be told of memory is told of no
-    /// other, and an export that is older than what it knows changes nothing. By default it is the same as `connect`.
+    /// *Blocking.* As [`connect`](Self::connect), of what `spec` needs only: an engine that loads memory loads no
+    /// other, and an export that is older than the loaded one changes nothing. By default it is the same as `connect`.
     ///
     /// # Errors
     ///
@@ -130,7 +131,7 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
         self.connect(spec.metadata)
     }
 
-    /// As [`connect_for`](Self::connect_for), if the engine need not be told of anything. `None`, as by default: `connect_for`
+    /// As [`connect_for`](Self::connect_for), if the engine has nothing to load. `None`, as by default: `connect_for`
     /// must be called.
     fn connect_known(&self, spec: &ConnectSpec<'_>) -> Option<Connected> {
         let _ = spec;
@@ -162,7 +163,7 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
     /// [`PeerBusy`](TransportError::PeerBusy) while transfers with it are in flight.
     fn disconnect(&self, peer: &PeerId) -> Result<(), TransportError>;
 
-    /// *Blocking.* Forgets a peer whose process has ended, or that says that it leaves: now, or when the last transfer with it has
+    /// *Blocking.* Forgets a peer whose process has ended, or that has announced its end: now, or when the last transfer with it has
     /// failed. By default it is [disconnected](Self::disconnect).
     fn peer_ended(&self, peer: &PeerId) {
         if let Err(error) = self.disconnect(peer) {
@@ -274,7 +275,7 @@ impl<'a> ConnectSpec<'a> {
         match self.introduced_by {
             Some(sender) if sender != name => {
                 let reason = format!("it is that of {name}, and was sent by {sender}");
-                Err(TransportError::BadMetadata { reason })
+                Err(TransportError::BadMetadata { reason: SharedError::text(reason) })
             }
             _ => Ok(()),
         }
@@ -579,7 +580,7 @@ pub unsafe trait Transfer: Send {
     /// Descriptor pairs handed to the engine, after neighbours were merged.
     fn descriptors(&self) -> usize;
 
-    /// Whether the engine is told positions in [prepared lists](TransferSpec::listed), not the ranges. By default it is not.
+    /// Whether the engine gets positions in [prepared lists](TransferSpec::listed), not the ranges. By default it is not.
     fn is_listed(&self) -> bool {
         false
     }

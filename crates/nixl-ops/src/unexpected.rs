@@ -50,7 +50,7 @@ impl Unexpected {
 }
 
 /// The interval of receipt on an idle driver, since engines queue notifications without a bound. It begins with the driver: a
-/// stranger that knows the port sends without having been met.
+/// stranger that has the port sends without a connection.
 #[derive(Debug)]
 pub(crate) struct IdleLooks {
     every: Duration,

@@ -69,7 +69,7 @@ impl Python {
         crc32_of(&self.ask(json!({ "do": "transfer", "metadata": metadata, "seed": seed })))
     }
 
-    /// As [`transfer`](Self::transfer), and does not let go of the operation, nor of the peer.
+    /// As [`transfer`](Self::transfer), and keeps the operation and the peer.
     pub(crate) fn transfer_and_keep(&mut self, metadata: &str, seed: u64) -> String {
         let command = json!({ "do": "transfer", "metadata": metadata, "seed": seed, "keep": true });
         crc32_of(&self.ask(command))

@@ -64,7 +64,7 @@ pub(crate) fn python_version() -> Result<String> {
         .context("python3 is missing: install it (apt install python3 python3-pip)")
 }
 
-/// Makes pip take the wheel that runs here whatever Python runs pip: of such wheels we use the
+/// Has pip take the wheel that runs here, with any Python: of such wheels we use the
 /// native libraries only.
 pub(super) fn any_python() -> Result<Vec<String>> {
     ensure!(

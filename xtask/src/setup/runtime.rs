@@ -22,7 +22,7 @@ pub(super) fn provide(store: &Store) -> Result<String> {
     Ok(dir.join("lib").join(locate::LIBRARY).display().to_string())
 }
 
-/// The folder with the wheel's libraries, whatever else is installed.
+/// The folder with the wheel's libraries, also beside other installations.
 pub(super) fn provide_wheel(store: &Store) -> Result<PathBuf> {
     let requirement = format!("{PACKAGE}=={VERSION}");
     let component = Component {

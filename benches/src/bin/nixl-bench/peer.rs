@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error as ThisError;
 
-/// The child process, which answers requests `Q` by `R`. It ends with this value, whatever happens: it sees its channel
+/// The child process, which answers requests `Q` by `R`. It ends with this value, in any case: it sees its channel
 /// close, and is killed here.
 #[derive(Debug)]
 pub(crate) struct Peer<Q, R> {

@@ -17,7 +17,7 @@ pub(crate) enum Transport {
     Tcp,
     /// Shared memory and CUDA IPC, sockets for messages
     Shm,
-    /// Whatever UCX finds
+    /// The devices that UCX finds
     Auto,
 }
 

@@ -1,6 +1,7 @@
 //! The checksum of leased host memory, computed in turns.
 
 use nixl_descriptor::{DescriptorList, LeaseUse, Leased, copy_range_to_slice};
+use nixl_device::SharedError;
 use nixl_metadata::Checksum;
 use nixl_ops::TransportError;
 use xxhash_rust::xxh3::Xxh3;
@@ -27,7 +28,7 @@ impl Sum {
 
     /// The sum of leased host memory that no other part of the operation uses.
     pub(super) fn new(list: DescriptorList, leased: &Leased) -> Result<Self, TransportError> {
-        let held = leased.begin_use().map_err(|error| failed(error.to_string()))?;
+        let held = leased.begin_use().map_err(failed)?;
         let most = usize::try_from(list.total_bytes()).unwrap_or(usize::MAX);
         let piece = vec![0; most.min(Self::PIECE)];
         Ok(Self { list, held, hasher: Xxh3::new(), piece, index: 0, offset: 0 })
@@ -46,8 +47,7 @@ impl Sum {
             };
             let len = self.piece.len().min(descriptor.len() - self.offset);
             let Some(piece) = self.piece.get_mut(..len) else { break };
-            copy_range_to_slice(descriptor, self.offset, piece, &[&self.held])
-                .map_err(|error| failed(error.to_string()))?;
+            copy_range_to_slice(descriptor, self.offset, piece, &[&self.held]).map_err(failed)?;
             self.hasher.update(piece);
             self.offset += len;
             if self.offset == descriptor.len() {
@@ -67,8 +67,8 @@ impl Sum {
     }
 }
 
-fn failed(reason: String) -> TransportError {
-    TransportError::Engine { engine: "checksum", call: "read memory", reason: reason.into() }
+fn failed(error: impl Into<SharedError>) -> TransportError {
+    TransportError::Engine { engine: "checksum", call: "read memory", reason: error.into() }
 }
 
 #[cfg(test)]

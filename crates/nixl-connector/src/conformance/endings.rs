@@ -21,7 +21,7 @@ pub(super) async fn passive_completion(pair: &Pair) -> Result<(), Failure> {
     let there = offer.wait_for_completion().await?;
     ensure(offer.status() == OperationStatus::Complete, "its end shows")?;
     ensure(there.path().is_none(), "the target does not know the path")?;
-    // The bytes are in place when the target is notified, also before the initiator knows.
+    // The bytes are in place when the target is notified, also before the initiator sees the end.
     ensure(offer.reclaim().await.memory.is_some(), "the target's memory comes back")?;
     write.wait_for_completion().await?;
     scene.check()?;

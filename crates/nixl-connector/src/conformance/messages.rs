@@ -40,7 +40,7 @@ struct Probing(Arc<Probe>);
 
 impl Executor for Probing {
     fn connect(&self, link: ConnectionContext) -> Arc<dyn ConnectionExecutor> {
-        // A connection asks for it once.
+        // A connection requests it once.
         let _ = self.0.link.set(link);
         Arc::new(Connected(Arc::clone(&self.0)))
     }

@@ -166,7 +166,7 @@ pub(super) async fn play_through(
     };
     ensure(here.bytes() == scene.bytes(), "the initiator counts the bytes that were moved")?;
     ensure(there.bytes() == scene.bytes(), "the target counts the bytes that were moved")?;
-    ensure(here.path().is_some(), "the initiator knows the path")?;
+    ensure(here.path().is_some(), "the initiator reports the path")?;
     scene.check()
 }
 

@@ -121,7 +121,7 @@ impl Connector {
         Ok(Verification::after(OfferUse::of(execution, slot, used), verification))
     }
 
-    /// Prepares a read of a peer's memory, of which the peer is not told, and says which peer it is: `known` if that was met and
+    /// Prepares a read of a peer's memory, of which the peer gets no notice, and returns the peer: `known` if that was met and
     /// all of the memory was reached then. The pairs may be `listed` by the engine.
     pub(crate) async fn prepare_silently(
         &self,

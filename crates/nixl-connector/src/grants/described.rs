@@ -49,7 +49,7 @@ pub(super) fn tensors(
     Ok(described)
 }
 
-/// What peers are told of a layout of this process.
+/// The description of a layout of this process for peers.
 pub(super) fn describe(name: &str, layout: &Layout) -> Result<ExportedLayout, ExportedLayoutError> {
     let description = LayoutDescription::from(layout);
     let dimensions = Dimensions::from(description.geometry);
@@ -62,7 +62,7 @@ pub(super) fn describe(name: &str, layout: &Layout) -> Result<ExportedLayout, Ex
         Inner::Heads { heads, head_size } => {
             ExportedInner::Heads { heads: heads as u64, head_size: head_size as u64 }
         }
-        // Of another kind nothing but the number of elements is said.
+        // Of another kind only the number of elements is described.
         _ => {
             let token = dimensions.page_size * dimensions.element_width;
             ExportedInner::Elements((description.geometry.chunk_len() / token) as u64)

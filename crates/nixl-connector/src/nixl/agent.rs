@@ -143,9 +143,10 @@ fn create_backends(
     let create = |(backend, mut params): (NixlBackend, Params), handed: &str| {
         let failed = |e: NixlError| {
             let files = files::explanation();
-            NixlUnavailable::Start {
+            NixlUnavailable::Engine {
                 what: "backend",
                 reason: format!("{}: {e}{files}", backend.name()),
+                error: e.into(),
             }
         };
         let mut handed =
@@ -190,7 +191,10 @@ pub(super) fn register_apart(
     memory: &impl NixlDescriptor,
     options: &NixlOptions,
 ) -> Result<(), NixlUnavailable> {
-    let failed = |e: NixlError| NixlUnavailable::Start { what: "agent", reason: e.to_string() };
+    let failed = |e: NixlError| {
+        let reason = e.to_string();
+        NixlUnavailable::Engine { what: "agent", reason, error: e.into() }
+    };
     threads::check()?;
     let _busy = exit::enter().ok_or_else(exiting)?;
     let _building = building()?;
@@ -261,7 +265,7 @@ impl Agent {
         let failed = |what| {
             move |e: NixlError| {
                 let files = files::explanation();
-                NixlUnavailable::Start { what, reason: format!("{e}{files}") }
+                NixlUnavailable::Engine { what, reason: format!("{e}{files}"), error: e.into() }
             }
         };
         let config = AgentConfig {
@@ -279,7 +283,7 @@ impl Agent {
             let read = configuration.map(|file| format!(" (it reads {})", file.display()));
             let files = files::explanation();
             let reason = format!("{e}{}{}{files}", read.unwrap_or_default(), set_variables());
-            NixlUnavailable::Start { what: "agent", reason }
+            NixlUnavailable::Engine { what: "agent", reason, error: e.into() }
         })?;
         configuration::was_read();
         let plugins = load_plugins(&agent, &options)?;

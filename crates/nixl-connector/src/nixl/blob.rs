@@ -262,7 +262,7 @@ impl<'a> Reader<'a> {
             .map(u32::from_le_bytes)
             .map_err(|_| self.fault("the kind of memory is not 4 bytes"))?;
         if kind >= NIXL_MEMORY_KINDS {
-            return Err(self.fault(&format!("NIXL knows no memory of kind {kind}")));
+            return Err(self.fault(&format!("NIXL has no memory of kind {kind}")));
         }
         let count = self.number("n")?;
         for _ in 0..count {

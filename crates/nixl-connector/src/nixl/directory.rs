@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nixl_descriptor::Span;
+use nixl_device::SharedError;
 use nixl_ops::{ConnectSpec, Connected, Idle, PeerId, TransportError};
 use nixl_sys::NixlError;
 
@@ -85,7 +86,8 @@ impl Directory {
         self: &Arc<Self>,
         spec: &ConnectSpec<'_>,
     ) -> Result<Connected, TransportError> {
-        let bad = |reason: String| TransportError::BadMetadata { reason };
+        let bad =
+            |reason: String| TransportError::BadMetadata { reason: SharedError::text(reason) };
         let mut blob = Blob::parse(spec.metadata()).map_err(bad)?;
         spec.check_name(blob.name)?;
         if spec.introducer().is_some() && blob.memories.len() > Self::INTRODUCED {
@@ -325,7 +327,7 @@ impl Directory {
         inside
             .agent
             .invalidate_remote_md(peer.id.as_str())
-            .map_err(|e| failed("invalidate_remote_md", &e))
+            .map_err(|e| failed("invalidate_remote_md", e))
     }
 
     /// Loads a peer that NIXL does not know, unless that failed not long ago.
@@ -392,11 +394,14 @@ impl Directory {
                 files::error().unwrap_or(gone)
             }
             NixlError::InvalidParam | NixlError::NotFound => TransportError::BadMetadata {
-                reason: format!(
-                    "NIXL does not accept it ({error}); the peer may have ended an earlier connection"
+                reason: SharedError::with_source(
+                    format!(
+                        "NIXL does not accept it ({error}); the peer may have ended an earlier connection"
+                    ),
+                    error,
                 ),
             },
-            error => failed(call, &error),
+            error => failed(call, error),
         };
         let mut entered = self.agent.enter();
         let inside = entered.inside().ok_or(TransportError::Closed)?;
@@ -422,8 +427,8 @@ pub(super) fn covers(known: &Memories, span: &Span) -> bool {
     known.covers(wire_kind(kind), device, span.address, span.len)
 }
 
-pub(super) fn failed(call: &'static str, error: &NixlError) -> TransportError {
-    TransportError::Engine { engine: "nixl", call, reason: error.to_string().into() }
+pub(super) fn failed(call: &'static str, error: NixlError) -> TransportError {
+    TransportError::Engine { engine: "nixl", call, reason: error.into() }
 }
 
 #[cfg(test)]

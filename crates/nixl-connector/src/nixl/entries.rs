@@ -179,7 +179,7 @@ impl<L> Entries<L> {
         }
     }
 
-    /// A hash under a key that no peer knows.
+    /// A hash under a secret key.
     fn id(&self, details: &[(&str, &[u8])]) -> LostId {
         LostId(self.hasher.hash_one(details))
     }

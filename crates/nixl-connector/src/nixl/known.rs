@@ -1,4 +1,4 @@
-//! The memories that NIXL knows of one peer and keeps in one list, and what others change.
+//! The memories of one peer that NIXL keeps in one list, and their changes by others.
 
 use std::collections::{BTreeMap, HashSet};
 use std::num::NonZeroU64;
@@ -100,7 +100,7 @@ impl Known {
         let withdrawn = self.places.iter().filter(|(at, place)| is_withdrawn(at, place));
         let withdrawn =
             withdrawn.map(|((start, len), place)| (*start..start + len, Some(&*place.key)));
-        // Under one key that says nothing of memory, either will do.
+        // Under one key without a memory of its own, either will do.
         let new = new.iter().map(|m| (m.range(), m.has_empty_key().then_some(m.key)));
         overlap(withdrawn, new)
     }

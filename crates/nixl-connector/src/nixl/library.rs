@@ -225,15 +225,28 @@ pub enum NixlUnavailable {
         /// The folder that the variable `NIXL_PLUGIN_DIR` names.
         folder: Option<PathBuf>,
     },
-    /// NIXL refused to start.
+    /// This process cannot start NIXL.
     #[error(
         "NIXL could not start its {what}: {reason}; run `cargo xtask doctor` in this project's repository for details"
     )]
     Start {
         /// The part that did not start.
         what: &'static str,
-        /// NIXL's text.
+        /// The reason, and the remedy.
         reason: String,
+    },
+    /// NIXL refused a call of its start.
+    #[error(
+        "NIXL could not start its {what}: {reason}; run `cargo xtask doctor` in this project's repository for details"
+    )]
+    Engine {
+        /// The part that did not start.
+        what: &'static str,
+        /// NIXL's text, with what is known of the cause.
+        reason: String,
+        /// NIXL's error.
+        #[source]
+        error: SharedError,
     },
 }
 
@@ -255,7 +268,8 @@ impl NixlUnavailable {
             | Self::SettingInForce { .. }
             | Self::NoBackend
             | Self::NoPlugin { .. }
-            | Self::Start { .. } => Advice::GiveUp,
+            | Self::Start { .. }
+            | Self::Engine { .. } => Advice::GiveUp,
         }
     }
 }

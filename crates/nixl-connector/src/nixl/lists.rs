@@ -19,7 +19,7 @@ const INITIATOR: &str = "";
 
 /// Both lists, which NIXL has for the agent.
 ///
-/// They point to what NIXL knows of the registrations, and look at it only for the ranges that a request names: of these, the
+/// They point to NIXL's records of the registrations, and look at it only for the ranges that a request names: of these, the
 /// caller holds the local registrations, and the peer is loaded as it was.
 pub(super) struct NixlLists {
     directory: Arc<Directory>,
@@ -49,7 +49,7 @@ impl NixlLists {
         }
         let place = inside
             .prepare_lists((INITIATOR, &list(&local)?), (peer.id.as_str(), &list(&remote)?))
-            .map_err(|error| failed("prep_xfer_dlist", &error))?;
+            .map_err(|error| failed("prep_xfer_dlist", error))?;
         Ok(Some(Self { directory: Arc::clone(directory), peer, place }))
     }
 
@@ -122,7 +122,7 @@ fn is_of_one_kind(ranges: &[Span]) -> bool {
 }
 
 fn list<'a>(ranges: &[Span]) -> Result<XferDescList<'a>, TransportError> {
-    let made = |error: NixlError| failed("create_xfer_dlist", &error);
+    let made = |error: NixlError| failed("create_xfer_dlist", error);
     let device = ranges.first().map_or(nixl_device::Device::HOST, |range| range.device);
     let mut list = XferDescList::new(memory_kind(device).0).map_err(made)?;
     for range in ranges {

@@ -8,21 +8,21 @@
 //! |---|---|
 //! | any call aborts if the library or a symbol is missing | `library` opens and checks it first |
 //! | a request released in flight is written later | `transfer` never releases one that is not terminal |
-//! | a post that fails at one descriptor says nothing of those before it, which may be in flight | `transfer` waits for the end of a request after it |
+//! | a post that fails at one descriptor reports nothing of those before it, which may be in flight | `transfer` waits for the end of a request after it |
 //! | calls block while memory is registered | `agent`: callers only ever *try* its gate |
 //! | a request, list or notification map used with the wrong agent or after it | `agent` owns the agent; no part of it leaves this module |
 //! | a blob with a bad name panics, a forged one evicts a healthy peer, a changed one wedges it | `blob` parses every blob strictly, `peers` compares it with what is loaded |
-//! | memory of a kind that NIXL does not know is written beyond the end of a table | `blob` refuses it |
-//! | memory that a backend refuses makes it forget all that it knew of the peer of that name | `blob` leaves out what no transfer reaches, and refuses two keys for one memory |
+//! | memory of a kind that NIXL does not have is written beyond the end of a table | `blob` refuses it |
+//! | memory that a backend refuses makes it drop the peer of that name | `blob` leaves out what no transfer reaches, and refuses two keys for one memory |
 //! | a damaged worker address ends the process | `worker_address` reads all of it before UCX does |
-//! | a peer that died keeps its endpoints, attempts to reach it leak files | `directory` has NIXL forget it; `lost` does not let it be tried often; `endpoints` asks whether it listens before |
-//! | memory that comes and goes makes it forget and load the peer, which leaks sockets on both sides | `peers` loads keys that say nothing of their memory once, over all addresses |
-//! | its listening socket is closed for good after one refused `accept` | `listener` notices, and the connector's health says so |
+//! | a peer that died keeps its endpoints, attempts to reach it leak files | `directory` has NIXL forget it; `lost` does not let it be tried often; `endpoints` checks first that it listens |
+//! | memory that comes and goes makes it forget and load the peer, which leaks sockets on both sides | `peers` loads keys without a memory of their own once, over all addresses |
+//! | its listening socket is closed for good after one refused `accept` | `listener` notices, and the connector's health reports it |
 //! | its one error code also means that no file can be opened | `files` looks |
 //! | a peer that does not answer blocks everything for minutes | `agent` has UCX connect without waiting |
 //! | GPU memory is taken for the host's where no context is current | `gpu` makes it current around calls |
-//! | and where UCX did not see its allocation | `ucx/settings` has it ask the driver |
-//! | settings with commas, and those of the process, cannot be given, and wrong ones are ignored | `ucx` asks and tells UCX itself |
+//! | and where UCX did not see its allocation | `ucx/settings` has it query the driver |
+//! | settings with commas, and those of the process, cannot be given, and wrong ones are ignored | `ucx` reads and writes UCX's own configuration |
 //! | more network interfaces than UCX takes end its start, and more than 64 names in a list the process | `ucx/choice` names some; `ucx/settings` counts |
 //! | UCX's module for EFA loads a second libnl, whose destructors crash at exit | `ucx/settings` excludes it without such a device |
 //! | UCX ends the owner's process if a reader over TCP dies before its reply | `ucx/replies` replaces the responsible functions |

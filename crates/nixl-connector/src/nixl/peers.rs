@@ -49,7 +49,7 @@ pub(super) struct Loaded {
     memories: RwLock<Memories>,
 }
 
-/// The memories of a peer that NIXL knows.
+/// The loaded memories of a peer.
 #[derive(Debug, Default)]
 pub(super) struct Memories {
     groups: BTreeMap<Group, Known>,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nixl_descriptor::{
     Access, RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Retired,
 };
-use nixl_device::{DeviceKind, PerProcess};
+use nixl_device::{DeviceKind, PerProcess, SharedError};
 use nixl_sys::{MemType, MemoryRegion, NixlDescriptor, OptArgs};
 
 use super::agent::{self, Agent, Entered};
@@ -69,7 +69,7 @@ impl NixlRegistrar {
                     None => "see the engine's log for the cause".to_owned(),
                 },
             },
-            _ => RegisterError::Engine { engine: "nixl".to_owned(), message: e.to_string() },
+            _ => RegisterError::Engine { engine: "nixl", error: e.into() },
         };
         let mut options = OptArgs::new().map_err(failed)?;
         for backend in &inside.backends {
@@ -149,7 +149,7 @@ fn takes_gpu(span: &RegionSpan, options: &NixlOptions) -> bool {
 }
 
 fn closed() -> RegisterError {
-    RegisterError::Engine { engine: "nixl".to_owned(), message: "the agent is closed".to_owned() }
+    RegisterError::Engine { engine: "nixl", error: SharedError::text("the agent is closed") }
 }
 
 /// Adapter of a span for nixl-sys.
@@ -200,10 +200,9 @@ unsafe impl Registered for Handle {
         let mut entered = self.agent.enter();
         let inside = entered.inside().ok_or_else(closed)?;
         let Some(mut handle) = inside.registered.try_remove(handle) else { return Err(closed()) };
-        let result = handle.deregister().map_err(|e| RegisterError::Engine {
-            engine: "nixl".to_owned(),
-            message: e.to_string(),
-        });
+        let result = handle
+            .deregister()
+            .map_err(|e| RegisterError::Engine { engine: "nixl", error: e.into() });
         drop(handle);
         drop(entered);
         result

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nixl_descriptor::{Leased, Registration, Span};
-use nixl_device::Device;
+use nixl_device::{Device, SharedError};
 use nixl_metadata::OperationKind;
 use nixl_ops::{Transfer, TransportError};
 use nixl_sys::{MemType, NixlError, OptArgs, XferDescList, XferOp, XferRequest, XferStatus};
@@ -120,7 +120,7 @@ impl NixlTransfer {
         }
         let request = match kept.map_or_else(|| self.create(inside), Ok) {
             Ok(request) => request,
-            Err(error) => return self.end(Err(failed("create_xfer_req", &error))),
+            Err(error) => return self.end(Err(failed("create_xfer_req", error))),
         };
         // A failed post may have begun.
         self.was_posted = true;
@@ -137,7 +137,7 @@ impl NixlTransfer {
             }
             Err(error) => {
                 drop(request);
-                self.post_failed(inside, &error)
+                self.post_failed(inside, error)
             }
         }
     }
@@ -151,7 +151,7 @@ impl NixlTransfer {
     fn post_failed(
         &mut self,
         inside: &Inside,
-        error: &NixlError,
+        error: NixlError,
     ) -> Poll<Result<(), TransportError>> {
         if !self.is_loaded(inside) {
             let error = self.gone();
@@ -190,7 +190,7 @@ impl NixlTransfer {
             true => files::error().unwrap_or_else(|| TransportError::Engine {
                 engine: "nixl",
                 call: "post_xfer_req",
-                reason: "the backend refused a part of the transfer".into(),
+                reason: SharedError::text("the backend refused a part of the transfer"),
             }),
             false => self.gone(),
         };
@@ -293,7 +293,7 @@ impl NixlTransfer {
         Poll::Ready(result)
     }
 
-    /// NIXL tells only that the backend failed. Everything else that could be wrong on this side was checked before.
+    /// NIXL reports only that the backend failed. Everything else that could be wrong on this side was checked before.
     fn gone(&self) -> TransportError {
         self.peer.failed(files::error())
     }

@@ -10,6 +10,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use nixl_descriptor::{Registrar, Registration, Span, coalesce_pairs};
+use nixl_device::SharedError;
 use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{
     ConnectSpec, Connected, EngineLists, EngineSetting, Idle, ListsSpec, PeerId, Transfer,
@@ -121,7 +122,7 @@ unsafe impl Transport for NixlTransport {
     fn local_metadata(&self) -> Result<Bytes, TransportError> {
         let mut entered = self.agent.enter();
         let inside = entered.inside().ok_or(TransportError::Closed)?;
-        inside.agent.get_local_md().map(Bytes::from).map_err(|e| failed("get_local_md", &e))
+        inside.agent.get_local_md().map(Bytes::from).map_err(|e| failed("get_local_md", e))
     }
 
     fn metadata_of(&self, memories: &[Registration]) -> Option<Bytes> {
@@ -196,7 +197,7 @@ unsafe impl Transport for NixlTransport {
         let pairs = match &listed {
             Some(_) => spec.local().iter().map(Span::from).zip(remote).collect(),
             None => coalesce_pairs(spec.local(), remote, union_is_covered)
-                .map_err(|e| TransportError::BadMetadata { reason: e.to_string() })?,
+                .map_err(|e| TransportError::BadMetadata { reason: e.into() })?,
         };
         one_kind(&pairs)?;
         let (kind, leased, is_repeated) = (spec.kind(), spec.leased().clone(), spec.is_repeated());
@@ -241,7 +242,7 @@ unsafe impl Transport for NixlTransport {
             let missed = notifications::hand_out(arrived, || self.directory.names(), sink);
             self.note_missed(missed);
         }
-        result.map_err(|error| failed("get_notifs", &error))
+        result.map_err(|error| failed("get_notifs", error))
     }
 
     fn unreadable_notifications(&self) -> u64 {
@@ -271,7 +272,9 @@ fn one_kind(pairs: &[(Span, Span)]) -> Result<(), TransportError> {
         return Err(TransportError::Engine {
             engine: "nixl",
             call: "create_xfer_req",
-            reason: "one operation cannot mix host and GPU memory on one side: split it into one operation for each".into(),
+            reason: SharedError::text(
+                "one operation cannot mix host and GPU memory on one side: split it into one operation for each",
+            ),
         });
     }
     Ok(())

@@ -43,7 +43,7 @@ impl Entry {
     }
 }
 
-/// What an agent says about itself.
+/// An agent's metadata.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Blob {
     pub(super) agent: Arc<str>,

@@ -46,13 +46,13 @@ pub enum Fault {
     },
     /// A transfer that wakes does not.
     WakeLost,
-    /// The peer is never told.
+    /// The peer is never notified.
     NotificationLost,
     /// The peer is notified at the post, before the bytes have arrived.
     NotificationEarly,
     /// The peer is notified twice.
     NotificationTwice,
-    /// The bytes are there, but the engine says that the peer cannot be told.
+    /// The bytes are there, but the engine reports that the peer cannot be notified.
     NotificationFails,
 }
 

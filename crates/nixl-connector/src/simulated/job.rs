@@ -120,7 +120,7 @@ impl Job {
         !self.strikes.has(&Fault::WakeLost)
     }
 
-    /// Keeps the local memory leased until the process ends, since no notification says when this transfer ends.
+    /// Keeps the local memory leased until the process ends, since no notification marks the end of this transfer.
     pub(super) fn leak(&self) {
         self.request.leased.clone().leak();
     }
@@ -275,7 +275,7 @@ impl Job {
         Ok(())
     }
 
-    /// All bytes are in place: tells the peer.
+    /// Notifies the peer: all bytes are in place.
     fn tell(&self, state: &mut State) -> Result<(), TransportError> {
         if self.strikes.posted_pieces().is_some() {
             return Err(failed("post", "a fault was ordered"));

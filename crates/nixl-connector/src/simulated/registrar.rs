@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_descriptor::{RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Retired};
-use nixl_device::Device;
+use nixl_device::{Device, SharedError};
 
 use super::fabric::Network;
 
@@ -54,8 +54,8 @@ unsafe impl Registrar for SimulatedRegistrar {
         let number = state.registrations;
         let Some(agent) = state.living(&self.agent) else {
             return Err(RegisterError::Engine {
-                engine: "simulated".to_owned(),
-                message: "the agent is gone".to_owned(),
+                engine: "simulated",
+                error: SharedError::text("the agent is gone"),
             });
         };
         agent.register(number, span.clone());

@@ -68,7 +68,7 @@ impl SteppedJob {
         *self.agent == *agent
     }
 
-    /// Keeps the local memory leased until the process ends, since no notification says when this transfer ends.
+    /// Keeps the local memory leased until the process ends, since no notification marks the end of this transfer.
     pub(super) fn leak(&self) {
         if let State::Moving(moving) = &*self.lock() {
             moving.job.leak();

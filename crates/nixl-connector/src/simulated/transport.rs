@@ -11,6 +11,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use nixl_descriptor::{Registrar, Span, coalesce_pairs};
+use nixl_device::SharedError;
 use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{
     CompletionMode, ConnectSpec, Connected, EngineLists, Idle, ListsSpec, PeerId, Transfer,
@@ -284,7 +285,8 @@ impl fmt::Debug for SimulatedTransport {
 }
 
 fn decode(metadata: &[u8]) -> Result<Blob, TransportError> {
-    Blob::decode(metadata).map_err(|reason| TransportError::BadMetadata { reason })
+    Blob::decode(metadata)
+        .map_err(|reason| TransportError::BadMetadata { reason: SharedError::text(reason) })
 }
 
 fn span(descriptor: &SerializedDescriptor) -> Span {
@@ -292,5 +294,5 @@ fn span(descriptor: &SerializedDescriptor) -> Span {
 }
 
 pub(super) fn failed(call: &'static str, reason: impl Into<Cow<'static, str>>) -> TransportError {
-    TransportError::Engine { engine: "simulated", call, reason: reason.into() }
+    TransportError::Engine { engine: "simulated", call, reason: SharedError::text(reason) }
 }

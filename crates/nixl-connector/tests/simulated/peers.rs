@@ -168,7 +168,7 @@ proptest! {
         prop_assert_eq!(local.to_vec().unwrap(), expected);
     }
 
-    /// Whatever part of a genuine blob is changed, connecting is decided and nothing breaks.
+    /// For any changed part of a genuine blob, connecting is decided and nothing breaks.
     #[test]
     fn altered_metadata_breaks_nothing(at: prop::sample::Index, to: u8) {
         let world = World::new();

@@ -145,7 +145,7 @@ impl Layout {
     ///
     /// For transfers between processes: one side offers these blocks, the other reads or writes its own, and the two
     /// lists pair however each side arranges its chunks, since the chunks of equal geometries are equally long. A
-    /// [`RemoteLayout`](super::RemoteLayout) tells whether the geometries are. Neighbours are not merged here; a caller that
+    /// [`RemoteLayout`](super::RemoteLayout) checks the geometries. Neighbours are not merged here; a caller that
     /// carries them does that. Panics: never.
     ///
     /// # Errors

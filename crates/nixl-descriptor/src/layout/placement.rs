@@ -104,7 +104,7 @@ pub enum LayoutError {
         /// The other.
         second: usize,
     },
-    /// There are more blocks than can be told apart.
+    /// There are more blocks than ids.
     #[error("the layout has {blocks} blocks: at most 2^32 are possible")]
     TooManyBlocks {
         /// Number of blocks.

@@ -113,7 +113,7 @@ impl Block {
         let base = NonNull::new((slab.region.address() + extent.start as u64) as *mut u8);
         let base = base.ok_or(RegionError::Empty)?;
         // SAFETY: the block keeps the mapping, wherever it is moved. Its pages are in no other region, and in this process
-        // only the region below reaches the bytes, by address; those of other processes are told of the memory's use as
+        // only the region below reaches the bytes, by address; those of other processes learn of the memory's use as
         // peers are.
         let pinned = unsafe { HostRegistration::from_raw_parts(context, base, len, self) };
         let pinned = pinned.map_err(|error| RegionError::OutOfMemory {

@@ -16,7 +16,7 @@ impl Region {
     ///
     /// # Safety
     ///
-    /// What `look_up` returns is what the driver says of the memory at the region's address: peers get its handle to open the memory
+    /// `look_up` returns the driver's attributes of the memory at the region's address: peers get its handle to open the memory
     /// by.
     pub unsafe fn allocation_or_look_up(
         &self,

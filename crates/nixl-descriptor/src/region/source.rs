@@ -34,7 +34,7 @@ pub enum RegionError {
     OutOfMemory {
         /// Bytes asked for.
         len: usize,
-        /// What the system or the driver said, and what helps.
+        /// The error of the system or of the driver, and the remedy.
         message: String,
         /// The error of the system or of the driver, if that refused.
         source: Option<SharedError>,
@@ -150,7 +150,7 @@ impl TryFrom<Box<[u8]>> for Region {
 
 /// Read-only, because clones of the `Bytes` may be elsewhere. Comes back from [`Region::try_into_inner`].
 ///
-/// An engine that knows no read-only memory lets a peer that misuses its offer change the bytes all the same, and does not
+/// An engine without read-only memory lets a peer that misuses its offer change the bytes all the same, and does not
 /// register constants (`Bytes::from_static`) at all: see [what a region exposes](crate#what-a-registered-region-exposes).
 impl TryFrom<Bytes> for Region {
     type Error = RegionError;
@@ -182,7 +182,7 @@ impl TryFrom<MmapMut> for Region {
     }
 }
 
-/// Read-only. Comes back from [`Region::try_into_inner`]. An engine that knows no read-only memory does not register it:
+/// Read-only. Comes back from [`Region::try_into_inner`]. An engine without read-only memory does not register it:
 /// a peer's write would end the process.
 impl TryFrom<Mmap> for Region {
     type Error = RegionError;

@@ -90,7 +90,7 @@ impl Link {
         Err(LinkError::Lost)
     }
 
-    /// Whether the process has the file. Reads what it has said meanwhile: about a microsecond.
+    /// Whether the process has the file. Reads its messages that have arrived: about a microsecond.
     pub(crate) fn has(&self, name: &Name) -> bool {
         self.look();
         self.is_live() && self.lock().get(name) == Some(&true)

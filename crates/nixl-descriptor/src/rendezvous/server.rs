@@ -13,7 +13,7 @@ use super::RendezvousError;
 use super::wire::{self, Incoming, Kind, Name};
 use crate::shared::own_file;
 
-/// Gives files of this process to peers. Stops when it is [told](Self::stop).
+/// Gives files of this process to peers. Stops at [`stop`](Self::stop).
 #[derive(Debug)]
 pub(super) struct Server {
     shared: Arc<Shared>,
@@ -78,7 +78,7 @@ impl Server {
         }
     }
 
-    /// This process has the file no more: those that got it are told at once, before anything becomes of its pages.
+    /// This process withdraws the file: a message goes at once to those that got it, before its pages are freed.
     pub(super) fn released(&self, name: &Name) {
         for client in self.shared.lock().iter_mut() {
             if client.given.remove(name)

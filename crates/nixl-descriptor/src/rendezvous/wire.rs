@@ -11,7 +11,7 @@
 //! | kind | from | descriptor | meaning |
 //! |---|---|---|---|
 //! | 1, `Hello` | both, first | of the sender's process (`pidfd`) | |
-//! | 2, `Open` | the client | | asks for the file |
+//! | 2, `Open` | the client | | requests the file |
 //! | 3, `File` | the server | the file | answers `Open` |
 //! | 4, `Absent` | the server | | answers `Open`: it has no such file |
 //! | 5, `Released` | the server, at any time | | it has the file no more |

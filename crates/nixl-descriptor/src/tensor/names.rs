@@ -86,7 +86,7 @@ impl fmt::Display for DType {
 }
 
 /// A text names no element type.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, thiserror::Error)]
 #[error(
     "not the name of an element type: write one of safetensors, such as BF16, or one of NumPy, such as bfloat16"
 )]

@@ -4,7 +4,7 @@
 //! of the file (`Region::try_from` a `memmap2::Mmap`; engines without read-only memory do not register it), or the destination of
 //! a transfer of the whole file. Only the header is parsed, on the host.
 //!
-//! The header comes from strangers. It is at most [`SafetensorsHeader::MAX_BYTES`] long, as the format says, and parsed in memory
+//! The header comes from strangers. It is at most [`SafetensorsHeader::MAX_BYTES`] long, as in the format, and parsed in memory
 //! proportional to its length. The format's own crate flattens the header through serde's buffer, which takes 16 times its
 //! length, and parses it from the bytes of the whole file in one slice, which a region does not lend; so the parser is this
 //! crate's own. Refused are duplicate names, which the format forbids, and tensors that overlap, leave gaps, or do not end with

@@ -1,5 +1,5 @@
 //! Copies move the right bytes, heed leases, and threads do not see each other's half done.
-#![allow(unsafe_code, reason = "engines copy between registrations whatever is leased")]
+#![allow(unsafe_code, reason = "engines copy between registrations regardless of leases")]
 
 use std::sync::Arc;
 use std::thread;

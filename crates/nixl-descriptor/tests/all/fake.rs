@@ -10,6 +10,7 @@ use bytes::Bytes;
 use nixl_descriptor::{
     Region, RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Retired,
 };
+use nixl_device::SharedError;
 
 /// What happened, and to the memory at which address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -125,7 +126,7 @@ impl Engine {
 }
 
 pub(crate) fn refusal() -> RegisterError {
-    RegisterError::Engine { engine: "fake".into(), message: "refused".into() }
+    RegisterError::Engine { engine: "fake", error: SharedError::text("refused") }
 }
 
 // SAFETY: there is no engine behind it, so nothing touches the memory.

@@ -1,4 +1,4 @@
-//! The attributes of an allocation that the driver tells by an address in it.
+//! Attributes of an allocation, queried from the driver by an address in it.
 
 use std::ffi::c_void;
 
@@ -6,7 +6,7 @@ use super::api::Address;
 use super::context::Context;
 use super::error::{CudaError, NOT_SUPPORTED};
 
-/// What the driver says of the memory at an address of a device.
+/// The driver's attributes of the memory at an address of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryAttributes {
     base: u64,
@@ -75,7 +75,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// What the driver says, which may be too old to know some of the attributes.
+    /// The driver's error, which may be too old to know some of the attributes.
     pub fn memory_attributes(
         &self,
         address: Address,

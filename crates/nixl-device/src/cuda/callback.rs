@@ -80,7 +80,7 @@ pub(super) fn fail_all(context: Context, error: CudaError) {
         .map(|(_, pending)| pending.callback)
         .collect();
     if !callbacks.is_empty() {
-        // Not here: the caller may hold locks that a callback wants.
+        // Not here: the caller may hold locks that a callback takes.
         reaper::run(Box::new(move || {
             for callback in callbacks {
                 catch(move || callback(Err(error)));

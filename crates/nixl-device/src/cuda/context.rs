@@ -181,7 +181,7 @@ impl Context {
             });
         }
         if self.is_inherited() {
-            // What the driver says, which does not work in a fork's child.
+            // The driver's error, which does not work in a fork's child.
             let name = Some("CUDA_ERROR_NOT_INITIALIZED");
             return Err(CudaError { code: NOT_INITIALIZED, name, call });
         }
@@ -287,7 +287,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// What the driver says.
+    /// The driver's error.
     pub fn memory_info(&self) -> Result<MemoryInfo, CudaError> {
         let (mut free, mut total) = (0, 0);
         // SAFETY: the pointers are to live variables, written during the call only.
@@ -305,7 +305,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// What the driver says, and what went wrong on the device meanwhile.
+    /// The driver's error, also of earlier work on the device.
     pub fn synchronize(&self) -> Result<(), CudaError> {
         // SAFETY: takes nothing.
         self.call("cuCtxSynchronize", |api| unsafe { (api.ctx_synchronize)() })
@@ -315,7 +315,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// What the driver says.
+    /// The driver's error.
     pub fn stream_priorities(&self) -> Result<RangeInclusive<i32>, CudaError> {
         let (mut least, mut greatest) = (0, 0);
         // SAFETY: the pointers are to live variables, written during the call only.
@@ -348,7 +348,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// `CUDA_ERROR_PEER_ACCESS_UNSUPPORTED` if there is no direct way between the devices; else what the driver says.
+    /// `CUDA_ERROR_PEER_ACCESS_UNSUPPORTED` if there is no direct way between the devices; else the driver's error.
     pub fn enable_peer_access(&self, peer: &Self) -> Result<(), CudaError> {
         if self.state.ordinal == peer.state.ordinal {
             return Ok(());

@@ -55,7 +55,7 @@ impl CudaDevice {
         self.pci
     }
 
-    /// The NUMA node it is attached to. `None` if neither the kernel nor the driver tells.
+    /// The NUMA node it is attached to. `None` if neither the kernel nor the driver reports it.
     #[must_use]
     pub fn numa_node(&self) -> Option<u32> {
         self.numa_node
@@ -101,7 +101,7 @@ impl CudaDevice {
 
 /// All devices of this process, by ordinal.
 ///
-/// Reads files and asks the driver, which takes milliseconds after the probe. Makes no context.
+/// Reads files and queries the driver, which takes milliseconds after the probe. Makes no context.
 ///
 /// # Errors
 ///
@@ -188,7 +188,7 @@ fn total_memory(driver: &Driver, device: DeviceNumber) -> Result<u64, CudaError>
     Ok(bytes as u64)
 }
 
-/// Where a device is. `None` if what the driver says is no address.
+/// A device's PCI address. `None` if the driver's text is none.
 pub(super) fn pci_address(
     driver: &Driver,
     device: DeviceNumber,

@@ -25,7 +25,7 @@ impl DeviceMemory {
     ///
     /// # Errors
     ///
-    /// [`MemoryError`]: no bytes asked for, too little memory, or what the driver says.
+    /// [`MemoryError`]: no bytes asked for, too little memory, or the driver's error.
     pub fn new(context: &Context, len: usize) -> Result<Self, MemoryError> {
         Ok(Self::from_block(PooledBlock::owned(DeviceBlock::new(context, len)?), len))
     }
@@ -62,7 +62,7 @@ impl DeviceMemory {
     ///
     /// # Errors
     ///
-    /// What the driver says. Some virtual machines and containers do not support it.
+    /// The driver's error. Some virtual machines and containers do not support it.
     pub fn export(&self) -> Result<IpcMemoryHandle, CudaError> {
         let mut bytes = IpcBytes([0; 64]);
         // SAFETY: the memory is alive; the pointer is to a live variable, written during the call only.

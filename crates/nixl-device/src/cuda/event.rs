@@ -20,7 +20,7 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// What the driver says.
+    /// The driver's error.
     pub fn new(context: &Context) -> Result<Self, CudaError> {
         Self::create(context, DISABLE_TIMING)
     }
@@ -29,7 +29,7 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// What the driver says.
+    /// The driver's error.
     pub fn blocking(context: &Context) -> Result<Self, CudaError> {
         Self::create(context, BLOCKING_SYNC | DISABLE_TIMING)
     }
@@ -38,7 +38,7 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// What the driver says.
+    /// The driver's error.
     pub fn interprocess(context: &Context) -> Result<Self, CudaError> {
         Self::create(context, INTERPROCESS | DISABLE_TIMING)
     }
@@ -67,7 +67,7 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// What the driver says.
+    /// The driver's error.
     pub fn record(&self, stream: &Stream) -> Result<(), CudaError> {
         // SAFETY: both are alive; the driver checks that they belong together.
         self.context
@@ -78,7 +78,7 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// What the driver says, and what went wrong on the device meanwhile.
+    /// The driver's error, also of earlier work on the device.
     pub fn query(&self) -> Result<bool, CudaError> {
         // SAFETY: the event is alive.
         self.context.query("cuEventQuery", |api| unsafe { (api.event_query)(self.raw) })
@@ -88,7 +88,7 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// What the driver says, and what went wrong on the device meanwhile.
+    /// The driver's error, also of earlier work on the device.
     pub fn synchronize(&self) -> Result<(), CudaError> {
         // SAFETY: the event is alive.
         self.context.call("cuEventSynchronize", |api| unsafe { (api.event_synchronize)(self.raw) })
@@ -99,7 +99,7 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// What the driver says. Only events made by [`interprocess`](Self::interprocess) can be exported.
+    /// The driver's error. Only events made by [`interprocess`](Self::interprocess) can be exported.
     pub fn export(&self) -> Result<IpcEventHandle, CudaError> {
         let mut bytes = IpcBytes([0; 64]);
         // SAFETY: the event is alive; the pointer is to a live variable, written during the call only.
@@ -113,7 +113,7 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// What the driver says, for example for a handle that this process made itself or that is no handle.
+    /// The driver's error, for example for a handle that this process made itself or that is no handle.
     pub fn import(context: &Context, handle: &IpcEventHandle) -> Result<Self, CudaError> {
         let mut raw = 0;
         // SAFETY: the handle is plain bytes that the driver checks; the pointer is to a live variable, written during

@@ -1,6 +1,7 @@
 //! A fake driver for tests: it records its calls and reports misuse.
 //!
-//! Work that is queued stays queued until [`Fake::finish`]. Each [`Fake`] is a world of its own; handles lead to it.
+//! Queued work stays queued until [`Fake::finish`]. Each [`Fake`] has contexts, streams and memory of its own, to which its
+//! handles belong.
 //!
 //! Beside each of them a framework captures a CUDA graph on a thread of its own, in the mode "global". When the [`Fake`] is
 //! dropped, a call that broke the capture, or was made in another capture mode than "relaxed", fails the test.

@@ -11,7 +11,7 @@ use crate::system::node::NodeAccess;
 use crate::system::pci::Distance;
 use crate::system::{DmaBufSupport, RdmaNic};
 
-/// What the driver says that a device can do for GPU Direct. `None` where it does not know the attribute.
+/// A device's attributes for GPU Direct, by the driver. `None` where the driver has no such attribute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GpuDirectAttributes {
     rdma: Option<bool>,

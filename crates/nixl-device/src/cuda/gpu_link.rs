@@ -59,7 +59,7 @@ impl GpuLink {
     }
 }
 
-/// What connects two devices.
+/// The type of link between two devices.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -68,11 +68,11 @@ pub enum Interconnect {
     NvLink,
     /// PCI Express, peer to peer.
     Pcie,
-    /// Nothing that they can use without the host.
+    /// No link without the host.
     None,
-    /// It cannot be told.
+    /// The type of link is unknown.
     Unknown {
-        /// Why not.
+        /// The reason.
         reason: String,
     },
 }

@@ -27,7 +27,7 @@ impl IpcMemoryHandle {
     ///
     /// # Errors
     ///
-    /// What the driver says: the address is no device memory, or of an allocator whose memory cannot be named so
+    /// The driver's error: the address is no device memory, or of an allocator whose memory cannot be named so
     /// (`cuMemCreate`, `cuMemAllocAsync`).
     pub fn around(context: &Context, address: Address) -> Result<(Self, u64), CudaError> {
         let (mut base, mut size) = (0, 0);
@@ -43,7 +43,7 @@ impl IpcMemoryHandle {
         Ok((Self::new(bytes.0, size as u64), address.saturating_sub(base)))
     }
 
-    /// Number of bytes of the memory, as the exporter says.
+    /// Number of bytes of the memory, as the exporter states it.
     #[must_use]
     #[allow(clippy::len_without_is_empty)] // a claim of a peer, checked when opened
     pub const fn len(&self) -> u64 {
@@ -90,7 +90,7 @@ impl ImportedMemory {
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Empty`], [`MemoryError::HandleTooLong`], or what the driver says, for example for a handle that
+    /// [`MemoryError::Empty`], [`MemoryError::HandleTooLong`], or the driver's error, for example for a handle that
     /// this process made itself.
     pub fn open(context: &Context, handle: &IpcMemoryHandle) -> Result<Self, MemoryError> {
         if handle.len == 0 {

@@ -23,7 +23,7 @@ pub enum MemoryError {
         ordinal: u32,
         /// Bytes asked for.
         len: usize,
-        /// What the driver said.
+        /// The driver's error.
         #[source]
         error: CudaError,
     },
@@ -48,7 +48,7 @@ pub enum MemoryError {
         /// Bytes allowed.
         limit: usize,
     },
-    /// Memory of another process is smaller than its handle says.
+    /// Memory of another process is smaller than its handle claims.
     #[error(
         "the memory behind the handle has {actual} bytes, not the {claimed} that the handle claims"
     )]

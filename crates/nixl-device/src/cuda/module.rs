@@ -35,10 +35,10 @@ pub enum ModuleError {
     /// The driver did not take the PTX.
     #[error("{error}: {log}")]
     Rejected {
-        /// What the driver says.
+        /// The driver's error.
         #[source]
         error: CudaError,
-        /// What its compiler says; may be empty.
+        /// The log of its compiler; may be empty.
         log: String,
     },
     /// There is no kernel of this name.
@@ -46,7 +46,7 @@ pub enum ModuleError {
     NoSuchFunction {
         /// The name.
         name: String,
-        /// What the driver says.
+        /// The driver's error.
         #[source]
         error: CudaError,
     },
@@ -129,7 +129,7 @@ impl Function {
     ///
     /// # Errors
     ///
-    /// What the driver says, for example for a block that is too large.
+    /// The driver's error, for example for a block that is too large.
     ///
     /// # Safety
     ///

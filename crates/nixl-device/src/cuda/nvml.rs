@@ -81,7 +81,7 @@ impl Nvml {
         (code == 0).then_some(handle)
     }
 
-    /// How two devices are linked; `None` if that cannot be told.
+    /// The type of link between two devices; `None` if it is unknown.
     pub(super) fn link(&self, a: PciAddress, b: PciAddress) -> Option<LinkKind> {
         const NVLINK: i32 = 2;
         const PCI: i32 = 4;

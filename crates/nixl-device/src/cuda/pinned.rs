@@ -55,14 +55,14 @@ pub enum HostAccessError {
 }
 
 impl PinnedMemory {
-    /// Allocates `len` bytes on the NUMA node next to the context's device, as far as the system tells which that is.
+    /// Allocates `len` bytes on the NUMA node next to the context's device, if the system reports which that is.
     ///
     /// Blocks: below 16 MiB the driver takes about 0.4 ms for each MiB. From there on several threads prepare the
     /// memory, at about 40 ms for each GiB.
     ///
     /// # Errors
     ///
-    /// [`MemoryError`]: no bytes asked for, too little memory or too low a limit, or what the driver says.
+    /// [`MemoryError`]: no bytes asked for, too little memory or too low a limit, or the driver's error.
     pub fn new(context: &Context, len: usize) -> Result<Self, MemoryError> {
         Ok(Self::from_block(PooledBlock::owned(PinnedBlock::new(context, len)?), len))
     }

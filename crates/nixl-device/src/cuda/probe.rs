@@ -38,13 +38,13 @@ impl CudaDriver {
 /// the same result at no cost. It does not create a context and leaves the calling thread's context alone.
 ///
 /// The result is final for the process: a driver that appears later is not noticed, nor are changes of
-/// `CUDA_VISIBLE_DEVICES`. The child of a process that has loaded the driver cannot use CUDA, and is told so
+/// `CUDA_VISIBLE_DEVICES`. The child of a process that has loaded the driver cannot use CUDA, and gets an error that states it
 /// ([`CudaUnavailable::Forked`]); one that was forked before that can, unless a thread was loading a library at the fork
 /// ([`CudaUnavailable::ForkedAmidWork`]).
 ///
 /// # Errors
 ///
-/// [`CudaUnavailable`] says which step failed. Never panics.
+/// [`CudaUnavailable`], by the step that failed. Never panics.
 pub fn probe() -> &'static Result<CudaDriver, CudaUnavailable> {
     static RESULT: PerProcess<Result<CudaDriver, CudaUnavailable>> =
         PerProcess::new(|| loaded().map(Driver::facts));

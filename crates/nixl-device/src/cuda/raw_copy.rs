@@ -8,12 +8,12 @@ use super::error::{CudaError, INVALID_VALUE, NOT_SUPPORTED};
 use super::stream::Stream;
 
 impl Stream {
-    /// Queues a copy of `len` bytes between any two addresses that CUDA knows: of devices, of pinned or registered
+    /// Queues a copy of `len` bytes between any two addresses of CUDA: of devices, of pinned or registered
     /// host memory, or of pageable host memory. The driver may copy from pageable memory before it returns.
     ///
     /// # Errors
     ///
-    /// What the driver says. The copy may be queued even then, if the error is of earlier work.
+    /// The driver's error. The copy may be queued even then, if the error is of earlier work.
     ///
     /// # Safety
     ///

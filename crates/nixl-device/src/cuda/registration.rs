@@ -44,7 +44,7 @@ impl<T: Any + Send + Sync> HostRegistration<T> {
     ///
     /// # Errors
     ///
-    /// [`MemoryError`]: no bytes, too low a limit, or what the driver says, for example for memory that is pinned
+    /// [`MemoryError`]: no bytes, too low a limit, or the driver's error, for example for memory that is pinned
     /// already; `owner` is dropped.
     ///
     /// # Safety
@@ -91,7 +91,7 @@ impl<T: Any + Send + Sync> HostRegistration<T> {
     ///
     /// # Errors
     ///
-    /// What the driver says; then the owner is leaked, because a device may still reach the memory.
+    /// The driver's error; then the owner is leaked, because a device may still reach the memory.
     pub fn into_owner(self) -> Result<T, CudaError> {
         let mut this = ManuallyDrop::new(self);
         let address = this.address;

@@ -43,7 +43,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// What the driver says.
+    /// The driver's error.
     pub fn new(context: &Context) -> Result<Self, CudaError> {
         Self::with_priority(context, 0)
     }
@@ -52,7 +52,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// What the driver says.
+    /// The driver's error.
     pub fn with_priority(context: &Context, priority: i32) -> Result<Self, CudaError> {
         const NON_BLOCKING: u32 = 1;
         let mut raw = 0;
@@ -80,7 +80,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// What the driver says, and what went wrong on the device meanwhile.
+    /// The driver's error, also of earlier work on the device.
     pub fn query(&self) -> Result<bool, CudaError> {
         // SAFETY: the stream is alive.
         let done =
@@ -93,7 +93,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// What the driver says, and what went wrong on the device meanwhile.
+    /// The driver's error, also of earlier work on the device.
     pub fn synchronize(&self) -> Result<(), CudaError> {
         let done = self.wait_until_done();
         self.reclaim();
@@ -110,7 +110,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// What the driver says.
+    /// The driver's error.
     pub fn wait(&self, event: &Event) -> Result<(), CudaError> {
         // SAFETY: both are alive, and the driver keeps what the wait needs.
         self.context.call("cuStreamWaitEvent", |api| unsafe {
@@ -121,14 +121,14 @@ impl Stream {
     /// Runs a function on a thread of the driver when everything queued before it is done, with `Ok`; or when the
     /// context breaks, with the error. What is queued later waits for the function, so keep it short: wake a task.
     ///
-    /// The way takes about 15 µs; who polls an [`Event`] instead knows 2 µs after the device has passed.
+    /// The call arrives about 15 µs after the device has passed; polls of an [`Event`] notice it after 2 µs.
     ///
     /// It runs exactly once, and a panic in it goes no further. Calls of CUDA in it fail with
     /// `CUDA_ERROR_NOT_PERMITTED`; memory, streams and events may be dropped there.
     ///
     /// # Errors
     ///
-    /// What the driver says; then the function is dropped and never runs.
+    /// The driver's error; then the function is dropped and never runs.
     pub fn host_callback(&self, callback: HostCallback) -> Result<(), CudaError> {
         callback::add(self.context, self.raw, callback)
     }
@@ -183,7 +183,7 @@ impl Stream {
                     passed.push(value);
                 }
                 HoldState::Unknown(error) if error.is_sticky() => hold.leak(),
-                // Not told on the driver's own threads, for example.
+                // Unknown on the driver's own threads, for example.
                 HoldState::Pending | HoldState::Unknown(_) => {
                     queue.holds.push_front(hold);
                     break;

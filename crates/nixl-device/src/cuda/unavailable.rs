@@ -18,7 +18,7 @@ pub enum CudaUnavailable {
     LibraryNotFound {
         /// The name that was looked for.
         tried: String,
-        /// What the loader said.
+        /// The loader's error.
         message: String,
     },
     /// The library lacks a function that every version of it since CUDA 11 has.

@@ -82,7 +82,7 @@ pub enum NvidiaDriverFlavor {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ModuleVersion {
-    /// As the module says.
+    /// As the module states it.
     Known(String),
     /// It does not say.
     Unknown,
@@ -180,7 +180,7 @@ fn module(tree: &Tree, folder: &str) -> Option<ModuleVersion> {
     })
 }
 
-/// The first line says `NVIDIA UNIX Open Kernel Module for x86_64` or `NVIDIA UNIX x86_64 Kernel Module`.
+/// The first line is `NVIDIA UNIX Open Kernel Module for x86_64` or `NVIDIA UNIX x86_64 Kernel Module`.
 fn parse_flavor(text: &str) -> Option<NvidiaDriverFlavor> {
     let line = text.lines().find(|line| line.starts_with("NVRM version:"))?;
     Some(if line.contains("Open Kernel Module") {

@@ -147,7 +147,7 @@ pub enum LinkLayer {
     Unspecified,
 }
 
-/// Whether a NIC can register memory exported as a DMA-BUF, as far as the file system tells.
+/// Whether a NIC can register memory exported as a DMA-BUF, as far as the file system shows.
 ///
 /// Certainty takes a call: `ibv_reg_dmabuf_mr` with the file descriptor -1 fails with `EBADF` on a NIC that can, with
 /// `EOPNOTSUPP` on one that cannot. So discovery rules support out, or leaves it open.
@@ -184,7 +184,7 @@ pub(crate) fn read_nics(tree: &Tree, kernel: Option<&str>, only_node: Option<u32
         .collect()
 }
 
-/// The verbs devices that the kernel or `/dev` knows, with the NIC of each.
+/// The verbs devices that the kernel or `/dev` lists, with the NIC of each.
 fn read_verbs(tree: &Tree) -> Vec<(Option<String>, VerbsDevice)> {
     const NODES: &str = "dev/infiniband";
     let is_verbs = |name: &String| {

@@ -324,7 +324,7 @@ impl PcieLink {
     }
 }
 
-/// Parses `32.0 GT/s PCIe` into MT/s; `Some(None)` where the kernel says that it does not know.
+/// Parses `32.0 GT/s PCIe` into MT/s; `Some(None)` where the kernel reports an unknown speed.
 fn parse_speed(text: &str) -> Option<Option<u32>> {
     if text.starts_with("Unknown") {
         return Some(None);

@@ -100,7 +100,7 @@ impl Tree {
         (!text.is_empty()).then(|| text.to_owned())
     }
 
-    /// The parsed text of a file; a text that does not parse becomes a note that says what was `expected`.
+    /// The parsed text of a file; a text that does not parse becomes a note with the `expected` form.
     pub(crate) fn value<T>(
         &self,
         path: &str,

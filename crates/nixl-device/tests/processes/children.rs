@@ -27,7 +27,7 @@ fn child() {
 
 fn next_word() -> String {
     let mut line = String::new();
-    // The parent lets go of its end at the latest when it ends.
+    // The parent closes its end at the latest when it ends.
     if std::io::stdin().read_line(&mut line).unwrap() == 0 {
         std::process::exit(0);
     }

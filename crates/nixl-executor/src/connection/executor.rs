@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nixl_descriptor::DescriptorList;
-use nixl_device::Device;
+use nixl_device::{Device, SharedError};
 use nixl_metadata::{NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
     ConnectionExecutor, Execution, Offer, OfferRegistry, PeerId, PeerService, Prefault,
@@ -23,7 +23,7 @@ impl ConnectionExecutor for PathConnection {
         if devices.any(|device| Some(device) != first) {
             let reason = "the local memory is of several devices; use one operation for each";
             let (engine, call) = ("executor", "begin");
-            return Err(TransportError::Engine { engine, call, reason: reason.into() });
+            return Err(TransportError::Engine { engine, call, reason: SharedError::text(reason) });
         }
         let info = request.remote().peer();
         let peer = self.peer(route.peer().as_str(), info);

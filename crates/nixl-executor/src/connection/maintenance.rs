@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Calls a function about a second after [use](Self::note_use) began, then once a second while it goes on, and again
 /// after the last. Otherwise its thread, which the first use starts, sleeps. The thread ends when this is dropped, or when
-/// the function says so.
+/// the function returns so.
 pub(super) struct Maintenance {
     shared: Arc<Shared>,
     look: Arc<dyn Fn() -> Next + Send + Sync>,

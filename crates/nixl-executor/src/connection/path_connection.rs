@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Weak};
 
+use nixl_device::SharedError;
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::{
     ConnectionContext, DirectTransfer, EngineSetting, Execution, PathKind, SettingSource,
@@ -143,7 +144,8 @@ impl PathConnection {
                 Ok(gate(Box::new(DirectTransfer::prepare(kind, request)?)))
             }
             other => {
-                let reason = format!("{other} is no path between these memories").into();
+                let reason =
+                    SharedError::text(format!("{other} is no path between these memories"));
                 Err(TransportError::Engine { engine: "executor", call: "begin", reason })
             }
         }

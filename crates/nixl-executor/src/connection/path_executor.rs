@@ -26,13 +26,13 @@ use crate::planner::PathCosts;
 use crate::remote_memory::ImportLimits;
 use crate::sessions::StagingStats;
 
-/// Takes the best path that the two sides of an operation really have, at the speed of that path, and says which it was.
+/// Takes the best path that the two sides of an operation really have, at the speed of that path, and reports it.
 ///
 /// In order of preference, as far as the hardware and the [policy](nixl_ops::PathPolicy) allow: a copy inside the process;
 /// GPU memory, or host memory made by [`Region::shared`](nixl_descriptor::Region::shared), that a process of the same
 /// machine shares; chunks through slots on a GPU, between GPU memories that no process can share; a NIC that reaches GPU memory;
 /// the engine from host memory to host memory; chunks through pinned memory on the sides that have GPU memory; and at last the
-/// engine's own way with GPU memory. A path that fails before the target was told is followed by the next one.
+/// engine's own way with GPU memory. A path that fails before the target is notified is followed by the next one.
 ///
 /// Give it to [`ConnectorBuilder::executor`](nixl_connector::ConnectorBuilder::executor), or begin with
 /// [`connector`](crate::connector), which does. One may serve any number of connectors of
@@ -95,7 +95,7 @@ impl PathExecutor {
         Ok(Self { shared: LeakInChild::new(Arc::new(shared)), connections })
     }
 
-    /// With slots like these for staging; by default as [`StagingConfig`] says. For connections that are made afterwards.
+    /// With slots like these for staging; by default those of [`StagingConfig`]. For connections that are made afterwards.
     #[must_use]
     pub fn staging(self, config: StagingConfig) -> Self {
         self.configured(|settings| settings.staging = config)
@@ -118,7 +118,7 @@ impl PathExecutor {
         self.configured(|settings| settings.path_costs = costs)
     }
 
-    /// With these bounds on the peers' memory that each connection keeps open; by default as [`ImportLimits`] says. For
+    /// With these bounds on the peers' memory that each connection keeps open; by default those of [`ImportLimits`]. For
     /// connections that are made afterwards.
     #[must_use]
     pub fn imports(self, limits: ImportLimits) -> Self {

@@ -41,7 +41,7 @@ pub(super) struct PathTransfer {
     steps: u64,
     tries: u32,
     abandoned: bool,
-    /// Measures the current path, where that tells its speed.
+    /// Measures the current path, where the time shows its speed.
     underway: Option<Underway>,
 }
 
@@ -227,7 +227,7 @@ impl PathTransfer {
     }
 }
 
-/// Whether the time of an operation tells the speed of its path: it is long, in long pieces, waits for no work on its memory, and
+/// Whether the time of an operation shows the speed of its path: it is long, in long pieces, waits for no work on its memory, and
 /// another path could be taken.
 fn is_measured(plan: &PathPlan, local: &DescriptorList) -> bool {
     plan.available.len() > 1

@@ -9,7 +9,7 @@ use super::path_connection::PathConnection;
 use crate::peers::Peer;
 
 impl PathConnection {
-    /// What is known of the peer of this name, that says this of itself. The first time that it does, its process is watched
+    /// The state of the peer of this name, which describes itself so. The first time that it does, its process is watched
     /// if that is one of this PID namespace.
     pub(super) fn peer(&self, name: &str, info: Option<&PeerInfo>) -> Arc<Peer> {
         let peer = self.peers.of(name);
@@ -48,7 +48,7 @@ impl PathConnection {
         }));
     }
 
-    /// The peer says that it has ended. What is kept for it is of no use if that is true and is made again if not, but for sessions:
+    /// The peer announces its end. What is kept for it is of no use if that is true and is made again if not, but for sessions:
     /// those end by themselves or with its process.
     pub(super) fn leaves(&self, peer: &str) {
         if !self.services.sessions.has_peer(peer) {

@@ -28,7 +28,7 @@ impl PathConnection {
         foreign_process(self.facts.host.as_ref()?, info.host())
     }
 
-    /// What an operation asks; of the engine it says what is so for any peer.
+    /// The query of an operation, with the facts of the engine that hold for any peer.
     pub(super) fn query(
         &self,
         operation: OperationKind,

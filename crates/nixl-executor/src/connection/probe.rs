@@ -6,6 +6,7 @@
 
 use std::task::{Context, Poll};
 
+use nixl_device::SharedError;
 use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{
     CompletionMode, Execution, PathKind, PathReport, PeerMemory, Transfer, TransferRequest,
@@ -50,12 +51,12 @@ struct EngineProbe {
 fn first_of_engine(request: &TransferRequest<'_>) -> Result<Box<EngineProbe>, TransportError> {
     let Some(route) = request.route() else { return Err(TransportError::Closed) };
     let pair = request.local().as_slice().first().zip(request.remote().descriptors().first());
-    let bad = |reason: String| TransportError::BadMetadata { reason };
-    let (ours, theirs) = pair.ok_or_else(|| bad("it offers nothing".to_owned()))?;
+    let bad = |reason: SharedError| TransportError::BadMetadata { reason };
+    let (ours, theirs) = pair.ok_or_else(|| bad(SharedError::text("it offers nothing")))?;
     let len = ours.len().min(PROBE as usize);
-    let ours = ours.slice(..len).map_err(|e| bad(e.to_string()))?;
+    let ours = ours.slice(..len).map_err(|e| bad(e.into()))?;
     let theirs = SerializedDescriptor::new(theirs.device(), theirs.ptr(), len as u64)
-        .map_err(|e| bad(e.to_string()))?;
+        .map_err(|e| bad(e.into()))?;
     let transfer = route.transport().prepare(TransferSpec::new(
         request.kind(),
         route.peer(),

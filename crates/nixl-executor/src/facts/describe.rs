@@ -5,12 +5,12 @@ use nixl_ops::Medium;
 
 use super::LocalFacts;
 
-/// The version of staging messages that this release speaks. The form of version 3 is that of version 2; it says that chunks are staged
+/// The version of staging messages that this release speaks. The form of version 3 is that of version 2; it means that chunks are staged
 /// on a GPU, too.
 pub(crate) const STAGING: u16 = 3;
-/// From which version on chunks are staged on the source's GPU if the initiator asks for it.
+/// From which version on chunks are staged on the source's GPU if the initiator requests it.
 pub(crate) const STAGING_ON_GPU: u16 = 3;
-/// The version of the messages by which a peer's GPU is asked to copy. The form of version 3 is that of version 2; it says that
+/// The version of the messages that request a copy by a peer's GPU. The form of version 3 is that of version 2; it means that
 /// GPU memory is offered for such copies, too.
 pub(crate) const REMOTE_COPY: u16 = 3;
 /// The first version in which a peer's GPU copies to and from GPU memory of an offer.

@@ -20,7 +20,8 @@ pub enum GpuError {
         /// Its ordinal.
         ordinal: u32,
         /// Message of the driver or the system.
-        reason: String,
+        #[source]
+        reason: SharedError,
     },
     /// A pool's bound is reached, or memory ran out.
     #[error("out of {what} memory: {reason}")]
@@ -28,25 +29,29 @@ pub enum GpuError {
         /// The memory.
         what: &'static str,
         /// The exhausted resource.
-        reason: String,
+        #[source]
+        reason: SharedError,
     },
     /// A call is missing or rejects this.
     #[error("the driver cannot do this: {reason}")]
     Unsupported {
         /// The missing part.
-        reason: String,
+        #[source]
+        reason: SharedError,
     },
     /// The caller's stream captures a CUDA graph, so it has no work to wait for. The capture goes on.
     #[error("{reason}")]
     StreamCapturing {
         /// The stream, and the remedy.
-        reason: String,
+        #[source]
+        reason: SharedError,
     },
     /// The driver failed. A sticky failure ends every further use of that GPU in this process.
     #[error("{reason}")]
     Driver {
         /// Call, code and name.
-        reason: String,
+        #[source]
+        reason: SharedError,
         /// Whether no call on this GPU can succeed any more in this process.
         sticky: bool,
     },
@@ -132,7 +137,7 @@ mod tests {
 
     #[test]
     fn every_error_is_decided() {
-        let reason = String::new;
+        let reason = || SharedError::text("");
         let gpu = [
             (GpuError::OutOfMemory { what: "pinned", reason: reason() }, Retry),
             (GpuError::NoDevice { ordinal: 0, reason: reason() }, GiveUp),

@@ -103,7 +103,7 @@ impl Message {
     /// Magic, version, session (16 bytes), tag, and the fields in order. Big-endian; counts of grants in one byte, lengths of
     /// texts in one, of the initiator metadata in four. Senders cut off a text at its bound.
     ///
-    /// [Requests](request) are of the version that they are made for, all else is the same in both and says version 1.
+    /// [Requests](request) are of the version that they are made for, all else is the same in both and has version 1.
     pub(crate) fn encode(&self, session: SessionId) -> Bytes {
         let mut out = BytesMut::with_capacity(64);
         out.put_slice(wire::MAGIC);

@@ -1,4 +1,4 @@
-//! Messages between executors: what two sides of a transfer say to each other, and the queue by which one side sends.
+//! Messages between the two executors of a transfer, and the queue by which one side sends.
 //!
 //! What a peer sends is validated [here](message). Requests for an offer are [messages of their own](request), with the proof that the
 //! sender holds its metadata.

@@ -39,7 +39,7 @@ impl Outbox {
     /// Reconnects after which the peer counts as gone: the engine drops it each time.
     const CONNECTS: u32 = 4;
 
-    /// To a peer that the engine knows.
+    /// To a peer that the engine has loaded.
     pub(crate) fn to(
         session: SessionId,
         peer: PeerId,

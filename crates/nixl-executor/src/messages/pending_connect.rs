@@ -68,7 +68,7 @@ fn ask(link: &ConnectionContext, peer: &PeerId, metadata: &AgentMetadata) -> Arc
                 Ok(blob) => transport
                     .connect_for(&ConnectSpec::new(&blob).introduced_by(sender.as_str()))
                     .map(drop),
-                Err(error) => Err(TransportError::BadMetadata { reason: error.to_string() }),
+                Err(error) => Err(TransportError::BadMetadata { reason: error.into() }),
             };
         *reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected);
         waker.wake();

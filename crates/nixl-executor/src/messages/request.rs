@@ -10,7 +10,7 @@
 //! | open | 1, 8 | kind, bytes of a chunk |
 //! | | 4 + | initiator metadata |
 //! | | 2, 4, 4 | section 0, from version 3 of staging messages on: the initiator's process. The chunks are staged on a GPU |
-//! | copy request | 1, 4, 16 | kind, process (0: not told), UUID of the GPU |
+//! | copy request | 1, 4, 16 | kind, process (0: unknown), UUID of the GPU |
 //! | | 2 + | exported ranges: each 72 bytes of a handle, and 2 + 8 *n* of offsets |
 //! | | 4 + | initiator metadata |
 //! | copy cancellation | 4 +, 1 + | initiator metadata, reason |
@@ -47,7 +47,7 @@ pub(crate) enum Proof {
     Token(u64),
 }
 
-/// The initiator asks the target to take part.
+/// The initiator requests the target's part.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Open {
     pub(crate) offer: PresentedOffer,
@@ -59,12 +59,12 @@ pub(crate) struct Open {
     pub(crate) on_gpu_by: Option<NonZeroU32>,
 }
 
-/// The initiator asks the target to copy, to or from GPU memory that the initiator exports.
+/// The initiator requests a copy by the target, to or from GPU memory that the initiator exports.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct RemoteCopyRequest {
     pub(crate) offer: PresentedOffer,
     pub(crate) kind: OperationKind,
-    /// The initiator's process, told from version 2 on: the memory is closed when it ends.
+    /// The initiator's process, from version 2 on: the memory is closed when it ends.
     pub(crate) process: Option<u32>,
     /// The UUID of the GPU whose memory it is, zeros if that is not known.
     pub(crate) gpu: [u8; 16],
@@ -90,13 +90,13 @@ pub(crate) struct ExportedRange {
     pub(crate) offsets: Vec<u64>,
 }
 
-/// The section of `Open` that says that the chunks are staged on a GPU. As the first number, so that it is in front of those of later
+/// The section of `Open` for chunks that are staged on a GPU. As the first number, so that it is in front of those of later
 /// releases.
 const ON_GPU: u16 = 0;
 pub(super) const OPEN: u8 = 0;
 pub(super) const REMOTE_COPY: u8 = 10;
 pub(super) const CANCEL_COPY: u8 = 11;
-/// A `RemoteCopyRequest` of version 1 that tells the initiator's process.
+/// A `RemoteCopyRequest` of version 1 with the initiator's process.
 pub(super) const REMOTE_COPY_OF_PROCESS: u8 = 13;
 
 impl PresentedOffer {
@@ -311,7 +311,7 @@ impl CancelCopy {
     }
 }
 
-/// Skips the sections to the end of a message of which this release knows none.
+/// Skips the sections to the end of a message of which this release has none.
 fn skip_sections(rest: &mut Reader<'_>) -> Result<(), MessageError> {
     read_sections(rest, |_, _| Ok(()))
 }

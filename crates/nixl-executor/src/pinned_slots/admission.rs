@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 ///
 /// A session may hold at most its share, the slots divided by the sessions that want some, and one at least. One that
 /// holds none comes before those that hold some, and among those the one that has waited longest. A session that can take a
-/// slot never waits for one that will not: a session that wants no more must [settle](Self::settle).
+/// slot never waits for one that will not: a session that needs no more must [settle](Self::settle).
 #[derive(Debug)]
 pub(super) struct Admission {
     free: Vec<u16>,
@@ -21,7 +21,7 @@ pub(super) struct Admission {
 #[derive(Debug, Default)]
 struct MemberState {
     held: usize,
-    /// Since when it wants a slot.
+    /// The time of its request for a slot.
     waiting: Option<u64>,
 }
 
@@ -80,7 +80,7 @@ impl Admission {
         Ok(taken)
     }
 
-    /// This member wants no more for now.
+    /// This member needs no more for now.
     pub(super) fn settle(&mut self, member: u64) {
         if let Some(me) = self.members.get_mut(&member) {
             me.waiting = None;

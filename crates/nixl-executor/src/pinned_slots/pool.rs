@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nixl_descriptor::{Descriptor, Region, Registration, RegistrationCache};
+use nixl_device::SharedError;
 use nixl_ops::{GaugeShare, TransportError};
 
 use super::admission::Admission;
@@ -326,7 +327,7 @@ impl Member {
         }))
     }
 
-    /// Wants no more for now. Without this word, others are kept waiting.
+    /// Withdraws the request for further slots, which would keep other members waiting.
     pub(crate) fn settle(&self) {
         self.pool.lock().settle(self.id);
     }
@@ -414,7 +415,7 @@ impl Slot {
             .region
             .descriptor(whole)
             .and_then(|slot| slot.slice(range(offset)..range(offset.saturating_add(len))))
-            .map_err(|e| failed(e.to_string()))
+            .map_err(failed_by)
     }
 }
 
@@ -440,7 +441,11 @@ impl fmt::Debug for Slot {
 }
 
 pub(super) fn failed(reason: impl Into<Cow<'static, str>>) -> TransportError {
-    TransportError::Engine { engine: "staging", call: "prepare", reason: reason.into() }
+    failed_by(SharedError::text(reason))
+}
+
+fn failed_by(error: impl Into<SharedError>) -> TransportError {
+    TransportError::Engine { engine: "staging", call: "prepare", reason: error.into() }
 }
 
 #[cfg(test)]

@@ -308,10 +308,10 @@ impl Check<'_> {
                 Some(PeerGpu { gpu_direct: true, .. }) => {}
                 Some(_) => {
                     return Err(missing(format!(
-                        "the peer says that no NIC of its reaches its {remote}"
+                        "the peer reports no NIC that reaches its {remote}"
                     )));
                 }
-                None => return Err(missing(format!("the peer says nothing of its {remote}"))),
+                None => return Err(missing(format!("the peer does not describe its {remote}"))),
             }
         }
         available(Some(Medium::Rdma), self.costs.gpu_direct, "NICs reach the memory on both sides")
@@ -404,7 +404,7 @@ impl Check<'_> {
             && locality.ipc_namespace == Some(true)
     }
 
-    /// Whether the peer says that it shares GPU memory and has no handle for this: an allocation of a pool or of the VMM API,
+    /// Whether the peer shares GPU memory, by its own report, and has no handle for this: an allocation of a pool or of the VMM API,
     /// which UCX copies through the host.
     fn is_unexported(&self) -> bool {
         self.peer.native && self.peer.ipc && self.query.offered.share != Some(ShareForm::CudaIpc)
@@ -458,7 +458,7 @@ impl Check<'_> {
         }
         match self.peer.media {
             Some(media) if media.rdma => Ok(()),
-            Some(_) => Err(missing("the peer says that it has no RDMA NIC")),
+            Some(_) => Err(missing("the peer reports no RDMA NIC")),
             None => Err(missing("the peer does not say that it has an RDMA NIC")),
         }
     }

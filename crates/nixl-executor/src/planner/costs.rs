@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::local::{Cost, CostsError};
 
 /// What each kind of path costs, as far as its cost differs: from begin to awaited completion. The defaults were measured
-/// on two H200s of one host (NVLink, PCIe 5 x16, no RDMA NIC) unless a comment says otherwise.
+/// on two H200s of one host (NVLink, PCIe 5 x16, no RDMA NIC) unless a comment has another.
 ///
 /// A file of them, as [`to_json`](Self::to_json) writes, has one entry for each field of the source: the fixed part and that
 /// of each further chunk in microseconds, and the rate in 1e9 bytes a second. Entries that are missing have their defaults.

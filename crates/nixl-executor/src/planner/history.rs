@@ -22,13 +22,13 @@ impl PathHistory {
     /// The path of the last operation is left only for one that is better by so much.
     pub const HYSTERESIS: f64 = 1.3;
 
-    /// Nothing speaks against any.
+    /// A history without failures: no path is excluded.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether nothing speaks against any.
+    /// Whether no path is excluded.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.in_cooldown.is_empty() && self.tried.is_empty() && self.slow.is_empty()

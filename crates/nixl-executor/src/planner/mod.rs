@@ -2,10 +2,10 @@
 //!
 //! Data and pure functions of facts: no locks, no environment, no driver, no metrics.
 //!
-//! - [`PathPlan`] says of every kind of path whether it is there for a [`PathQuery`], and at what [cost](PathCosts), or
+//! - [`PathPlan`] has for every kind of path whether it is available for a [`PathQuery`], and at what [cost](PathCosts), or
 //!   what is missing: the [checks](check). It depends neither on the size nor on what happened before.
 //! - [`PathPlan::choose`] picks the fastest for a size and one operation's [`PathHistory`], [`PathPlan::rank`] shows the order.
-//! - [`may_retry`] says whether another path may be tried.
+//! - [`may_retry`] decides whether another path may be tried.
 
 mod check;
 mod costs;

@@ -47,7 +47,7 @@ pub struct PathPlan {
     pub(crate) available: Vec<AvailablePath>,
     /// The others, in the same order.
     pub(crate) refused: Vec<UnavailablePath>,
-    /// What an operation says of the others, if only one path is there.
+    /// The reason against the others if only one path is available.
     only: Option<Arc<[Rejected]>>,
 }
 

@@ -51,7 +51,7 @@ impl PathQuery {
     }
 }
 
-/// Memory of the two sides, as far as it decides what a path between them can do: what happened between one pair says nothing of
+/// Memory of the two sides, as far as it decides what a path between them can do: a result between one pair does not apply to
 /// another.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct MemoryPair {

@@ -8,10 +8,10 @@ pub const MAX_ATTEMPTS: u32 = 3;
 /// Whether an operation that failed may be tried again, on another path. `target_told`: the target may have learned that
 /// the operation is complete.
 ///
-/// - Before any byte moved, yes: the target cannot have been told.
+/// - Before any byte moved, yes: the target cannot have been notified.
 /// - After that a read, yes: its bytes lie in memory that the operation still owns, and are written over.
-/// - After that a write, too, unless the target may have been told: until then it does not look at its memory.
-/// - Once it may have been told, never: its memory may be in another use.
+/// - After that a write, too, unless the target may have been notified: until then it does not look at its memory.
+/// - Once it may have been notified, never: its memory may be in another use.
 /// - Never if the error is one of the operation, its metadata or its offer: another path fails the same way, or accesses the memory that is
 ///   at the offer's address by now.
 ///
@@ -30,7 +30,7 @@ fn is_of_the_path(error: &TransportError) -> bool {
         | TransportError::PeerGone { .. }
         | TransportError::PeerBusy { .. }
         | TransportError::UnknownPeer { .. } => true,
-        // What the metadata says is wrong on every path.
+        // Wrong metadata is wrong on every path.
         TransportError::BadMetadata { .. }
         | TransportError::OutdatedMetadata { .. }
         | TransportError::OwnIdentity { .. }
@@ -51,26 +51,26 @@ fn is_of_the_path(error: &TransportError) -> bool {
 mod tests {
     use std::borrow::Cow;
 
+    use nixl_device::SharedError;
     use nixl_ops::EndedOffer;
 
     use super::*;
 
     fn errors() -> Vec<(TransportError, bool)> {
         let name = || "peer".to_owned();
-        let reason = || "because".to_owned();
         vec![
             (
                 TransportError::Engine {
                     engine: "nixl",
                     call: "post",
-                    reason: Cow::Borrowed("why"),
+                    reason: SharedError::text("why"),
                 },
                 true,
             ),
             (TransportError::PeerGone { name: name() }, true),
             (TransportError::PeerBusy { name: name() }, true),
             (TransportError::UnknownPeer { name: name() }, true),
-            (TransportError::BadMetadata { reason: reason() }, false),
+            (TransportError::BadMetadata { reason: SharedError::text("why") }, false),
             (TransportError::OutdatedMetadata { name: name() }, false),
             (TransportError::OwnIdentity { name: name() }, false),
             (TransportError::IdentityConflict { name: name() }, false),

@@ -226,7 +226,7 @@ impl ImportCache {
         };
         let watch = ProcessExits::global().watch(pid, None, close);
         let watch = watch.inspect_err(|error| {
-            // What it has is found by the sweeps.
+            // Sweeps close its memory.
             if !matches!(error, ProcessError::NotThere { .. }) {
                 tracing::warn!(%error, "the end of a peer's process will be noticed late");
             }
@@ -328,7 +328,7 @@ impl ImportCache {
         drop(closed);
     }
 
-    /// Whether the peer has it, too, as far as this process may know. Of a GPU's memory only the end of the process tells.
+    /// Whether the peer has it, too, as far as this process may know. Of a GPU's memory only the end of the process shows it.
     fn look(&self, owner: &Owner) -> bool {
         self.looks.fetch_add(1, Ordering::Relaxed);
         match owner.memory_key.name() {

@@ -24,7 +24,7 @@ impl ImportLimits {
         self
     }
 
-    /// Bytes of peers' host memory that are pinned for GPUs. Default: 4 GiB. A peer says how long its memory is, and pinning takes
+    /// Bytes of peers' host memory that are pinned for GPUs. Default: 4 GiB. A peer states the length of its memory, and pinning takes
     /// every page of it, and 0.1 s for each GiB. Memory beyond the bound is copied through pinned slots.
     #[must_use]
     pub const fn with_pinned_bytes(mut self, bytes: usize) -> Self {

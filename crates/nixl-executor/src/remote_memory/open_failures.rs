@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// What could not be opened, why, and when it may be tried again. That one piece of memory cannot be opened says nothing of
+/// Memory that could not be opened, with the reason and the time of the next attempt. A failure of one piece of memory does not apply to
 /// the others of the same peer.
 pub(crate) struct OpenFailures<T> {
     known: Mutex<HashMap<T, Failure>>,

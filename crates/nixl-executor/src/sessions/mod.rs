@@ -14,7 +14,7 @@ mod stats;
 mod stopped;
 mod table;
 
-pub(crate) use error::{failed, gone, violated};
+pub(crate) use error::{failed, failed_by, gone, unwatched, violated};
 pub(crate) use quarantine::{Quarantine, SlotsInUse};
 pub(crate) use refusal::RefusalReply;
 pub(crate) use service::{Sessions, claim};

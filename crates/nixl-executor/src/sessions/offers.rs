@@ -12,8 +12,8 @@ use crate::messages::{PresentedOffer, Proof};
 #[derive(Debug, Default)]
 pub(super) struct Offers {
     live: HashMap<NotificationKey, Offer>,
-    /// The tokens of the latest that have ended, 0 for those without: who was given one of these asks in good faith, and is
-    /// told that it has ended.
+    /// The tokens of the offers that ended last, 0 for those without. A request for one of these gets the answer that the offer has
+    /// ended.
     ended: HashMap<NotificationKey, Ended>,
     /// In the order in which they ended.
     order: VecDeque<NotificationKey>,

@@ -1,4 +1,4 @@
-//! The proof that a peer writes to nothing that it was granted, for peers that do not say so themselves.
+//! The proof that a peer writes to nothing that it was granted, for peers that do not report it.
 
 use std::time::Duration;
 

@@ -23,7 +23,7 @@ enum UseByPeer {
     /// Its engine may write to the slots.
     #[default]
     Writes,
-    /// Its GPU may read them, as long as this process lives. Nothing that is known of its engine says more.
+    /// Its GPU may read them, as long as this process lives. No fact about its engine proves more.
     Reads(ProcessWatch),
 }
 

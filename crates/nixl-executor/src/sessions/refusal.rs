@@ -51,7 +51,7 @@ impl Execution for RefusalReply {
             if !inbox.messages.is_empty() && self.outbox.is_empty() {
                 self.outbox.push(word);
             }
-            // If it cannot be said now, then when it is asked for again.
+            // Dropped on failure; the peer repeats its request.
             if self.outbox.flush(link, now).is_err() {
                 self.outbox.clear();
             }

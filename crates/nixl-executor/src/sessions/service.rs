@@ -215,7 +215,7 @@ impl Sessions {
         has_stopped
     }
 
-    /// A session that a peer asks for, and the way to answer it. Only a holder of an offer comes so far: the engine is
+    /// A session that a peer requests, and the way to answer it. Only a holder of an offer comes so far: the engine is
     /// connected to it, if it is not yet.
     pub(crate) fn admit(
         &self,

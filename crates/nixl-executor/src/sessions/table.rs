@@ -73,7 +73,7 @@ pub(crate) struct Inbox {
     pub(crate) peer_quiet: bool,
     /// The offer has ended.
     pub(crate) withdrawn: bool,
-    /// The peer says that the operation is complete, by other means.
+    /// The peer reports the operation complete, by other means.
     pub(crate) superseded: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Copies to or from memory that a peer shares.
 #![allow(
     unsafe_code,
-    reason = "says that a copy has ended; tests look into memory that stands for a GPU's"
+    reason = "asserts that a copy has ended; tests look into memory that stands for a GPU's"
 )]
 
 use std::borrow::Cow;
@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use nixl_descriptor::{Descriptor, DescriptorList, Leased, Region};
-use nixl_device::Device;
+use nixl_device::{Device, SharedError};
 use nixl_metadata::{OperationKind, RdmaMetadata};
 use nixl_ops::{
     CompletionNotifier, EndedOffer, Execution, PathKind, PathReport, PeerMemory, TransferRequest,
@@ -200,8 +200,10 @@ impl PeerCopy {
             }
         };
         let ops = (ops, &boundaries);
-        let copy = ListCopy::new(ops, kinds, &policy, by, request.local().pending(), context)
-            .map_err(|e| failed(path, "plan", e.to_string()))?;
+        let copy =
+            ListCopy::new(ops, kinds, &policy, by, request.local().pending(), context).map_err(
+                |e| TransportError::Engine { engine: path.class(), call: "plan", reason: e.into() },
+            )?;
         Ok(Self {
             path,
             stage: Stage::Copying,
@@ -216,7 +218,7 @@ impl PeerCopy {
 
 const NOT_OPEN: &str = "open";
 
-/// Whether an error is that this very memory of the peer is not open, which says nothing of the path to other memory.
+/// Whether an error is that this very memory of the peer is not open, which does not apply to the path to other memory.
 pub(crate) fn is_not_open(error: &TransportError) -> bool {
     matches!(error, TransportError::Engine { call: NOT_OPEN, .. })
 }
@@ -297,7 +299,7 @@ fn failed(
     call: &'static str,
     reason: impl Into<Cow<'static, str>>,
 ) -> TransportError {
-    TransportError::Engine { engine: path.class(), call, reason: reason.into() }
+    TransportError::Engine { engine: path.class(), call, reason: SharedError::text(reason) }
 }
 
 #[cfg(test)]

@@ -95,7 +95,7 @@ pub enum ChannelError {
         /// What has no room.
         what: String,
     },
-    /// The server or the worker said no.
+    /// The server or the worker refused.
     #[error("refused: {reason}")]
     Refused {
         /// Its reason, cut short and escaped.
@@ -228,7 +228,7 @@ impl Fault {
                 call: "request",
                 within: Duration::from_millis(within_ms),
             },
-            Self::Malformed => ChannelError::Malformed { what: "the call, says the server," },
+            Self::Malformed => ChannelError::Malformed { what: "the call, by the server's reply," },
         }
     }
 }

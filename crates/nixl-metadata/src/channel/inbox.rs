@@ -61,7 +61,7 @@ struct Answer {
 }
 
 impl Request {
-    /// The name that the sender gives itself. Only a seal says that it is one of those who may ask.
+    /// The name that the sender gives itself. Only a seal proves that it is one of the admitted.
     #[must_use]
     pub const fn sender(&self) -> &WorkerName {
         &self.from

@@ -64,7 +64,7 @@ impl<C: Carrier> Remote<C> {
         }
     }
 
-    /// The next message of a stream, which says at least that it lives.
+    /// The next message of a stream, at least a sign that it lives.
     async fn next(&self, stream: &mut Box<dyn Messages>) -> Result<Answer, ChannelError> {
         let place = || self.carrier.place().to_owned();
         match timeout(SILENCE, stream.next()).await {

@@ -27,14 +27,14 @@ pub(crate) struct Service {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pending(Arc<Mutex<HashMap<u128, oneshot::Sender<Reply>>>>);
 
-/// How often a quiet stream says that it lives.
+/// The interval of a quiet stream's signs of life.
 pub(crate) const ALIVE: Duration = Duration::from_secs(1);
 
 /// How long a stream may say nothing before its client takes it for dead.
 pub(crate) const SILENCE: Duration = Duration::from_secs(5);
 
 impl Service {
-    /// Serves a hub, over what `exposure` says.
+    /// Serves a hub, over a network of this `exposure`.
     pub(crate) fn new(hub: Hub, options: ChannelOptions, exposure: &Exposure) -> Self {
         let sealed_only = options.allows(exposure).is_err();
         Self { hub, options: Arc::new(options), sealed_only, pending: Pending::default() }

@@ -47,7 +47,7 @@ impl States {
         self.sender.send_if_modified(|state| {
             let is_same = match (&state.entry, &entry) {
                 (Some(Ok(before)), Ok(entry)) => before == entry,
-                // A channel that lies says the same again and again.
+                // A channel that lies repeats the same again and again.
                 (Some(Err(before)), Err(error)) => before.to_string() == error.to_string(),
                 _ => false,
             };

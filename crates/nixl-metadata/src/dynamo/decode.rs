@@ -1,4 +1,4 @@
-//! Reads the JSON strictly and says which field is wrong.
+//! Strict decoder of the JSON, whose errors name the wrong field.
 //!
 //! serde drives the parse, but its errors are text. The visitors therefore leave the real error in the [`Reader`] and
 //! stop serde with an empty one.

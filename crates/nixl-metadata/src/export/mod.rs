@@ -53,7 +53,7 @@ impl ExportMetadata {
 
     /// Describes an export whose memory no other process can open yet, and which takes no claims in shared memory.
     ///
-    /// Checks what each number of a layout says by itself. Whether the numbers of a layout suit each other shows when they are
+    /// Checks each number of a layout by itself. Whether the numbers of a layout suit each other shows when they are
     /// made a layout.
     ///
     /// # Errors
@@ -153,7 +153,7 @@ impl ExportMetadata {
         self.export
     }
 
-    /// What the owner's engine says about itself.
+    /// The metadata of the owner's engine.
     #[must_use]
     pub const fn agent_metadata(&self) -> &AgentMetadata {
         &self.agent_metadata

@@ -184,7 +184,7 @@ impl DecodedMedia {
         self
     }
 
-    /// What the owner's engine says about itself.
+    /// The metadata of the owner's engine.
     #[must_use]
     pub const fn agent_metadata(&self) -> &AgentMetadata {
         &self.agent_metadata

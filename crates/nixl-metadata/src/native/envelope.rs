@@ -76,7 +76,7 @@ pub(super) fn seal(
     Ok(out)
 }
 
-/// Unwraps the payload and says which version's it is, as `version_of` reads the number.
+/// Unwraps the payload and returns its version, as `version_of` reads the number.
 pub(super) fn open<V>(
     message: Message,
     bytes: &[u8],

@@ -24,9 +24,9 @@ struct Layout<'a> {
     layers: u16,
     outer: u8,
     page_size: u64,
-    /// 0 if they are not told apart.
+    /// 0 if they are not distinguished.
     heads: u64,
-    /// Elements of a head, or of a token if heads are not told apart.
+    /// Elements of a head, or of a token if heads are not distinguished.
     inner: u64,
     element_width: u8,
     block_stride: u64,

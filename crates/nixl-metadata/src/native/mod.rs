@@ -1,4 +1,4 @@
-//! The native profile: an envelope around a payload, whose layout its version says.
+//! The native profile: an envelope around a payload, whose layout follows from its version.
 //!
 //! The parts of the payload (such as the offer, the peer, the shares) are structs as bincode writes them, apart
 //! from those that the program uses. bincode does not describe itself: no field, type or order of a part ever changes.

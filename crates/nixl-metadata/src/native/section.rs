@@ -14,7 +14,7 @@
 //! The content of an id never changes: not a field, not a byte more at its end. A release that has to say more adds a
 //! section with a new id, beside the old one while readers need that. Ids are never used again.
 //!
-//! Offers and exports draw on one list of ids, so an id means the same in both. Each knows only its own:
+//! Offers and exports draw on one list of ids, so an id means the same in both. Each has only its own:
 //!
 //! | id | section | in an offer | in an export |
 //! |---|---|---|---|

@@ -1,6 +1,6 @@
 //! Version 3: all parts in one struct.
 //!
-//! It says nothing of the versions of messages, which means the [default](crate::MessageVersions::default), and carries neither
+//! It has no versions of messages, which means the [default](crate::MessageVersions::default), and carries neither
 //! terms nor a checksum. Its doorbell means that protocol's version 1, which this release reads but does not write.
 
 use serde::{Deserialize, Serialize};

@@ -6,7 +6,7 @@
 //! | `v4.public` | origin, no secrecy | `k4.secret.…` of the worker, `k4.public.…` of the others |
 //!
 //! The claims are PASETO's: `aud` is the audience, `sub` the worker, `exp` the expiry, `iat` the time of sealing, `jti` the id of a
-//! request; `use` says whether it is an entry, a request or a reply, `inc` the incarnation, `data` the bytes in base64. The footer
+//! request; `use` is an entry, a request or a reply, `inc` the incarnation, `data` the bytes in base64. The footer
 //! has the key's PASERK id in `kid`, by which an opener chooses among its keys: a new key is given to openers first, then to
 //! sealers, then the old one is taken away.
 //!

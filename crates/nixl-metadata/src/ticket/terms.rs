@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::{Rights, digest};
 use crate::{ExportId, MetadataError};
 
-/// What a [`Ticket`](crate::Ticket) says besides its blocks. `Debug` does not show the token.
+/// The parts of a [`Ticket`](crate::Ticket) besides its blocks. `Debug` does not show the token.
 #[derive(Clone, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs, reason = "it is what peers send")]
 pub struct TicketTerms {

@@ -440,7 +440,7 @@ fn debug_output_and_errors_keep_secrets() {
     assert!(shown.contains("total_bytes: 4611686019501129729"), "{shown}");
     assert!(shown.contains("claims: SameHost"), "{shown}");
 
-    // Whatever is broken, the message does not quote what was sent.
+    // No message quotes the sent bytes.
     for bit in 0..DYNAMO_WRITE.len() * 8 {
         let mut bad = DYNAMO_WRITE.as_bytes().to_vec();
         bad[bit / 8] ^= 1 << (bit % 8);

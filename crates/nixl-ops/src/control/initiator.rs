@@ -29,7 +29,7 @@ struct Inner {
     in_flight: BoundedSet,
     /// Of writes whose requests have ended without success.
     write_ended: BoundedSet,
-    /// Of which this side has said that it is not writing, nor will.
+    /// Those that this side has declined to write.
     disowned: BoundedSet,
     /// Offers that were made earlier, in milliseconds since 1970, are claimed: one of them may have been disowned, and the set has
     /// lost its key since.
@@ -210,7 +210,7 @@ pub(crate) struct MessageClaim {
     stage: Stage,
     /// The execution was polled.
     begun: bool,
-    /// The owner knows this side and demands no claim.
+    /// The owner has this side's identity and demands no claim.
     is_known: bool,
 }
 
@@ -222,7 +222,7 @@ enum Stage {
     Ended,
 }
 
-/// Where a claim goes, and what it says of this side.
+/// The destination of a claim, and its identity of this side.
 pub(crate) struct ClaimRoute {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) peer: PeerId,
@@ -324,7 +324,7 @@ impl MessageClaim {
         }
         self.claims.lock().by_key.remove(&self.key);
         if !touched {
-            // If it cannot be sent now, the owner asks.
+            // If it cannot be sent now, the owner requests it.
             let _ = self.tell(ControlVerb::NotWriting);
         }
     }

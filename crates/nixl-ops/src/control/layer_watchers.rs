@@ -1,4 +1,4 @@
-//! The answers to readers that ask for the layers of a grant.
+//! The answers to readers that request the layers of a grant.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,16 +10,16 @@ use super::owner::Owner;
 use crate::grants::Watcher;
 use crate::{Mailboxes, PeerId};
 
-/// The latest number that one reader is told.
+/// The latest number for one reader.
 #[derive(Default)]
 struct Latest {
     layers: AtomicU64,
-    /// A message is queued that says it.
+    /// A message with it is queued.
     queued: AtomicBool,
 }
 
 impl Owner {
-    /// A watcher that tells an agent's reader, on the connection's blocking thread: by its mailbox, or through the engine if its
+    /// A watcher that notifies an agent's reader, on the connection's blocking thread: by its mailbox, or through the engine if its
     /// `metadata` came with the request. At most one message is queued at a time. `None` without a way to tell it.
     pub(crate) fn layer_watcher(
         &self,
@@ -50,7 +50,7 @@ impl Owner {
                 None => me.answer_with(peer.as_str(), &metadata, payload),
             };
             if !is_queued {
-                // The reader asks again.
+                // The reader repeats its request.
                 latest.queued.store(false, Ordering::SeqCst);
             }
         };

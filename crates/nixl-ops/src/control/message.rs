@@ -15,7 +15,7 @@ use crate::{EndedOffer, ExportNotification};
 const MAGIC: [u8; 4] = *b"\x89NXC";
 const VERSION: u8 = 1;
 
-/// What a message says about the offer of a key.
+/// The contents of a message about the offer of a key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum ControlVerb<'a> {
     Claim {
@@ -46,7 +46,7 @@ pub(crate) enum ControlVerb<'a> {
         /// At most [`ExportNotification::MAX_BYTES`].
         payload: &'a [u8],
     },
-    /// A reader asks to be told of the layers of a grant. The key is that of [`OfGrant`](Self::OfGrant), without a kind, and the
+    /// A reader requests notice of the layers of a grant. The key is that of [`OfGrant`](Self::OfGrant), without a kind, and the
     /// token 0. Owners of earlier releases ignore it.
     Watch {
         /// Of the reader's agent, compressed; empty if its mailbox takes the answer.
@@ -56,7 +56,7 @@ pub(crate) enum ControlVerb<'a> {
     LayersReady {
         layers: u64,
     },
-    /// A holder of an offer of an export's blocks asks for its time to live anew. Owners of earlier releases ignore it, and none
+    /// A holder of an offer of an export's blocks requests its time to live anew. Owners of earlier releases ignore it, and none
     /// answers.
     Renew,
 }

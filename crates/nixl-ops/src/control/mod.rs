@@ -11,7 +11,7 @@
 //! | renew | writer | a request to give an offer of an export's blocks its time to live anew |
 //! | grant done | reader | the reader's end of a grant, which replaces the offer |
 //! | notification | importer | a payload for the owner of an export, which replaces the offer |
-//! | watch | reader | a request to be told of the layers of a grant |
+//! | watch | reader | a request for notice of the layers of a grant |
 //! | layers ready | owner | how many layers of a grant are ready |
 //! | leaving | either | a hint at the end of a drained connector: its peers may drop their state of it |
 //!

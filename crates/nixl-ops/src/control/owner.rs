@@ -93,7 +93,7 @@ impl Owner {
         }
     }
 
-    /// Returns whether it will be answered. If not, the initiator asks again.
+    /// Returns whether it will be answered. If not, the initiator repeats it.
     fn answer(&self, to: &str, metadata: &[u8], answer: Vec<u8>) -> bool {
         self.answer_with(to, metadata, move || answer)
     }

@@ -1,4 +1,4 @@
-//! The owners that an initiator has sent claims to, and which of them know it.
+//! The owners that an initiator has sent claims to, and those that have its identity.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;

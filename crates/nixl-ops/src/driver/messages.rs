@@ -61,7 +61,7 @@ impl Shared {
         }
     }
 
-    /// A reader asks to be told of the layers of a grant.
+    /// A reader requests notice of the layers of a grant.
     fn receive_watch(&self, from: &str, message: &ControlMessage<'_>) -> bool {
         let Some(owner) = self.owner.get() else { return false };
         let mailboxes = self.mailboxes.get();

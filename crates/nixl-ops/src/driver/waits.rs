@@ -1,4 +1,4 @@
-//! Threads that block until a peer's word arrives.
+//! Threads that block until a peer's message arrives.
 
 use std::future::Future;
 use std::pin::{Pin, pin};

@@ -9,7 +9,7 @@
 //! | 12 | 8 | the generation |
 //! | 20 | 16 | the token of the ticket |
 //! | 36 | 16 | the reader, at random |
-//! | 52 | 0 or 1 | nothing: the reader is done; a byte 1: it asks for the time to live anew |
+//! | 52 | 0 or 1 | nothing: the reader is done; a byte 1: a request for the time to live anew |
 //!
 //! Integers are little-endian.
 
@@ -33,17 +33,17 @@ pub struct GrantMessage {
     token: [u8; 16],
     /// The reader's number, at random.
     reader: [u8; 16],
-    /// What the reader wants.
+    /// The reader's request.
     kind: GrantMessageKind,
 }
 
-/// What a reader wants of a grant.
+/// A reader's request to a grant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum GrantMessageKind {
     /// It is done with the grant.
     Done,
-    /// It asks for the grant's time to live anew. Owners of earlier releases ignore it, and none answers: the words of the grant
+    /// The grant's time to live begins anew. Owners of earlier releases ignore it, and none answers: the words of the grant
     /// [say](crate::WordCheck::renewed_until) whether it is so.
     Renew,
 }
@@ -82,7 +82,7 @@ impl GrantMessage {
             .concat()
     }
 
-    /// `None` if it is of another length, or says something else.
+    /// `None` if it is of another length or kind.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (export, rest) = bytes.split_first_chunk()?;
         let (slot, rest) = rest.split_first_chunk()?;
@@ -117,7 +117,7 @@ impl fmt::Debug for GrantMessage {
 }
 
 impl GrantTable {
-    /// Does what a reader's message asks for, of a grant of this table.
+    /// Carries out a reader's request to a grant of this table.
     ///
     /// # Errors
     ///

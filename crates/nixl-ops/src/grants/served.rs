@@ -84,7 +84,7 @@ impl ServedGrants {
         }
     }
 
-    /// A reader asks to be told of layers, by `tell`. Returns whether it is.
+    /// Registers a reader for notices of layers, by `tell`. Returns whether it is registered.
     pub(crate) fn watch(
         &self,
         message: &ControlMessage<'_>,
@@ -100,7 +100,7 @@ impl ServedGrants {
         match table.watch(&message, watcher) {
             Ok(is_told) => is_told,
             Err(error) => {
-                tracing::debug!(%error, "a reader is not told of layers");
+                tracing::debug!(%error, "a reader gets no notice of layers");
                 false
             }
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use nixl_descriptor::SharedName;
+use nixl_device::SharedError;
 
 use super::lane::Lane;
 use crate::slots::{MappedPage, OwnPage};
@@ -54,7 +55,7 @@ impl Mailbox {
             return Poll::Ready(Err(TransportError::Engine {
                 engine,
                 call,
-                reason: reason.into(),
+                reason: SharedError::text(reason),
             }));
         }
         let posted = self.with(|lane, memory| lane.post(memory, from, payload));

@@ -230,7 +230,7 @@ impl<M> Active<M> {
 impl Active<DescriptorList> {
     pub(super) async fn reclaim(&mut self) -> Reclaimed {
         let (outcome, memory) = self.settle().await;
-        Reclaimed::new(outcome, memory, &self.memory)
+        Reclaimed::of(outcome, memory, &self.memory)
     }
 }
 

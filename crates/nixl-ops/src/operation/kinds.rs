@@ -159,7 +159,7 @@ impl CopyOperation {
             Memory::Quiet => MemoryFate::Released,
             Memory::Engaged | Memory::Leaked => MemoryFate::Leaked,
         };
-        Settled { outcome, memory }
+        Settled::new(outcome, memory)
     }
 
     /// For an execution that waits for others, beyond the limit on operations.

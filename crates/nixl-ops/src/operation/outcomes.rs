@@ -41,7 +41,16 @@ pub struct Reclaimed {
 }
 
 impl Reclaimed {
-    pub(super) fn new(outcome: Outcome, memory: Memory, list: &DescriptorList) -> Self {
+    /// An outcome, and the memory that came back with it.
+    #[must_use]
+    pub fn new(
+        outcome: Result<Completion, OperationError>,
+        memory: Option<DescriptorList>,
+    ) -> Self {
+        Self { outcome, memory }
+    }
+
+    pub(super) fn of(outcome: Outcome, memory: Memory, list: &DescriptorList) -> Self {
         let memory = (memory == Memory::Quiet).then(|| list.clone());
         Self { outcome, memory }
     }
@@ -66,4 +75,12 @@ pub struct Settled {
     pub outcome: Result<Completion, OperationError>,
     /// The state of the memory.
     pub memory: MemoryFate,
+}
+
+impl Settled {
+    /// An outcome, and the state of its memory.
+    #[must_use]
+    pub fn new(outcome: Result<Completion, OperationError>, memory: MemoryFate) -> Self {
+        Self { outcome, memory }
+    }
 }

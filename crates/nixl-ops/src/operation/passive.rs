@@ -109,7 +109,7 @@ impl Passive {
             Ok(()) => self.entry.cell.poll_memory(cx.waker()),
             Err(_) => Poll::Ready(Memory::Leaked),
         });
-        Reclaimed::new(outcome, memory.await, &self.memory)
+        Reclaimed::of(outcome, memory.await, &self.memory)
     }
 }
 

@@ -82,7 +82,7 @@ pub(crate) struct PassiveTable {
     /// What of it has outlived the life time of its offer.
     late_reads: Arc<LateReads>,
     ended: Mutex<EndedKeys>,
-    /// The earliest moment at which an entry wants [`expire`](Self::expire), in nanoseconds.
+    /// The earliest moment at which an entry needs [`expire`](Self::expire), in nanoseconds.
     next_expiry: AtomicU64,
     proofs: OnceLock<Proofs>,
     announced: Mutex<Announced>,
@@ -174,7 +174,7 @@ impl PassiveTable {
         self.skew
     }
 
-    /// What proves that peers are quiet, and the thread that asks it. Only the first call counts.
+    /// Sets the proof that peers are quiet, and the thread that checks it. Only the first call counts.
     pub(crate) fn set_proofs(
         &self,
         quiet: Arc<dyn QuietProof>,
@@ -317,7 +317,7 @@ impl PassiveTable {
         lock(&self.announced).writers(begun, made_unix_millis)
     }
 
-    /// The entry of a key whose offer's token the sender knows.
+    /// The entry of a key whose offer has the sender's token.
     pub(crate) fn entry_with(
         &self,
         key: &[u8],
@@ -335,7 +335,7 @@ impl PassiveTable {
         }
     }
 
-    /// Renews an offer of an export's blocks, whose token the sender knows. Returns whether it has not ended.
+    /// Renews an offer of an export's blocks, which has the sender's token. Returns whether it has not ended.
     pub(crate) fn renew(&self, key: &[u8], token: u64) -> bool {
         // The entry of the earlier deadline leads to the later one.
         self.entry_with(key, token).is_ok_and(|entry| entry.renew(self.clock.now()))

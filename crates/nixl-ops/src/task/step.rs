@@ -293,7 +293,7 @@ enum Step {
     End(End),
 }
 
-/// A task that has ended, before its waiter knows.
+/// A task that has ended, before its waiter wakes.
 struct Ended {
     end: End,
     span: Span,

@@ -38,7 +38,7 @@ struct Round {
     taken: (String, String),
 }
 
-/// Between GPUs staged, whatever else there is; without a GPU the way that is there.
+/// Between GPUs always staged; without a GPU the way that is there.
 pub(crate) fn at_once(session: &mut Session, flow: Flow, findings: &mut Findings) -> Result<()> {
     let engine = match flow.src.kind().is_host() {
         true => Engine::Auto,

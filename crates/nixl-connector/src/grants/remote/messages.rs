@@ -1,4 +1,4 @@
-//! Messages about grants: the reader is done, or asks for more time.
+//! Messages about grants: the reader is done, or requests more time.
 
 use nixl_metadata::{Rights, Ticket};
 use nixl_ops::{GrantMessage, GrantMessageKind, Mailbox};

@@ -69,7 +69,7 @@ struct Imported {
     prefaulted: u64,
     /// The owner; `None` if that is this process.
     peer: Option<PeerId>,
-    /// By what the owner tells this import from other readers.
+    /// Identifies this import to the owner.
     reader: [u8; 16],
     /// The number of the last notification.
     notified: Mutex<u64>,
@@ -79,7 +79,7 @@ struct Imported {
     ready: ReadyLayers,
     /// The grants whose layers are waited for.
     watched: WatchedGrants,
-    /// Stands for that of an offer where executors want one. No owner knows it.
+    /// Stands for that of an offer where executors need one. No owner has it.
     key: NotificationKey,
 }
 

@@ -1,4 +1,4 @@
-//! The reads that wait for words, and who posts the next request.
+//! Queue of reads that wait for words; it selects the poster of the next request.
 
 use std::future::poll_fn;
 use std::mem;
@@ -14,7 +14,7 @@ use super::runs::Runs;
 /// What a request brings to one read.
 pub(super) type Answer = Result<[u64; 3], TransportError>;
 
-/// A read that has ended and wants the words of its grant.
+/// A read that has ended and needs the words of its grant.
 pub(super) struct Entry {
     slot: u32,
     stage: Mutex<Stage>,

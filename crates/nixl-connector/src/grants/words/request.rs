@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use nixl_descriptor::{Descriptor, LeaseUse, copy_range_to_slice};
-use nixl_device::Device;
+use nixl_device::{Device, SharedError};
 use nixl_metadata::{OperationKind, SerializedDescriptor, WordsLocation};
 use nixl_ops::{
     CompletionMode, Execution, GrantWords, PathKind, PathReport, PeerId, Transfer, TransferSpec,
@@ -80,7 +80,7 @@ impl WordRequest {
             let answer: Answer = match (asked, &held) {
                 (Err(error), _) => Err(error.clone()),
                 (Ok(()), Some(Ok(held))) => first_words(&self.whole, self.at + place, held),
-                (Ok(()), Some(Err(error))) => Err(failed(error)),
+                (Ok(()), Some(Err(error))) => Err(failed(error.clone())),
                 (Ok(()), None) => Err(TransportError::Closed),
             };
             entry.answer(answer);
@@ -134,9 +134,8 @@ fn first_words(room: &Descriptor, place: usize, held: &LeaseUse) -> Answer {
     Ok(words)
 }
 
-fn failed(reason: impl ToString) -> TransportError {
-    let reason = reason.to_string().into();
-    TransportError::Engine { engine: "grant", call: "read a word", reason }
+fn failed(error: impl Into<SharedError>) -> TransportError {
+    TransportError::Engine { engine: "grant", call: "read a word", reason: error.into() }
 }
 
 impl Execution for WordRequest {

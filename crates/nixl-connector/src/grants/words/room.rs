@@ -1,4 +1,4 @@
-//! Memory that words are brought to.
+//! Destination buffer of the reads of words.
 
 use std::sync::Arc;
 

@@ -1,14 +1,17 @@
 //! Peers whose name others use, with agents of NIXL's.
 
+use std::error::Error;
 use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nixl_ops::{ConnectSpec, PeerId, Transport, TransportError};
+use nixl_ops::{ConnectSpec, OperationError, PeerId, Transport, TransportError};
+use nixl_sys::NixlError;
 use uuid::Uuid;
 
 use super::super::blob::{Blob, Memory, UCX};
 use super::super::transport::NixlTransport;
+use super::failed;
 use crate::control::ControlThread;
 
 fn agent(name: &str) -> NixlTransport {
@@ -21,6 +24,12 @@ fn metadata(agent: &NixlTransport, name: &str, memories: &[Memory<'_>]) -> Vec<u
     let metadata = agent.local_metadata().unwrap();
     let blob = Blob::parse(&metadata).unwrap();
     Blob { name, memories: memories.to_vec(), connections: blob.connections }.encode()
+}
+
+#[test]
+fn errors_of_the_engine_are_sources() {
+    let error = OperationError::from(failed("get_local_md", NixlError::BackendError));
+    assert!(error.source().is_some_and(|source| source.is::<NixlError>()), "{error:?}");
 }
 
 /// Sends a message, which arrives.

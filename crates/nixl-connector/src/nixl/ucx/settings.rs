@@ -202,10 +202,11 @@ impl Plan {
         match made {
             Ok(made) => Ok((made, settings)),
             // NIXL reports only a failed backend.
-            Err(NixlUnavailable::Start { what, reason }) if !error.is_empty() => {
-                Err(NixlUnavailable::Start {
+            Err(NixlUnavailable::Engine { what, reason, error: cause }) if !error.is_empty() => {
+                Err(NixlUnavailable::Engine {
                     what,
-                    reason: format!("{reason}, after UCX said: {error}"),
+                    reason: format!("{reason}, after an error of UCX: {error}"),
+                    error: cause,
                 })
             }
             Err(other) => Err(other),

@@ -1,6 +1,8 @@
 //! Errors of safetensors files.
 
 use super::header::SafetensorsHeader;
+use nixl_device::SharedError;
+
 use crate::access::AccessError;
 use crate::region::RegionError;
 use crate::tensor::{DType, TensorError};
@@ -23,7 +25,7 @@ pub enum SafetensorsError {
     },
     /// The file claims a header that is longer than the format allows.
     #[error(
-        "the header is said to have {len} bytes, more than the {} that the format allows: the file is damaged, or not of safetensors",
+        "the header claims {len} bytes, more than the {} that the format allows: the file is damaged, or not of safetensors",
         SafetensorsHeader::MAX_BYTES
     )]
     HeaderTooLarge {
@@ -145,18 +147,19 @@ pub enum SafetensorsError {
     #[error(transparent)]
     Access(#[from] AccessError),
     /// The system cannot read the file.
-    #[error("cannot read the file: {reason}")]
+    #[error("cannot read the file: {error}")]
     Io {
         /// The kind of error.
         kind: std::io::ErrorKind,
-        /// Text of the operating system.
-        reason: String,
+        /// The error of the operating system.
+        #[source]
+        error: SharedError,
     },
 }
 
 impl From<std::io::Error> for SafetensorsError {
     fn from(error: std::io::Error) -> Self {
-        Self::Io { kind: error.kind(), reason: error.to_string() }
+        Self::Io { kind: error.kind(), error: error.into() }
     }
 }
 

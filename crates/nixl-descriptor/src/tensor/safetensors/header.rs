@@ -83,7 +83,7 @@ impl TensorEntry {
 }
 
 impl SafetensorsHeader {
-    /// The longest header, in bytes, as the format says.
+    /// The longest header, in bytes, by the format.
     pub const MAX_BYTES: u64 = 100_000_000;
 
     /// The length of the number before the header.

@@ -1,5 +1,6 @@
 //! Files of safetensors: those of the format's own crate, and hostile ones.
 
+use std::error::Error;
 use std::fs;
 use std::io::ErrorKind;
 
@@ -117,6 +118,7 @@ fn files_that_are_cut_short_or_absent() {
     let path = folder.path().join("model.safetensors");
     let error = SafetensorsFile::read(&path).unwrap_err();
     assert!(matches!(error, E::Io { kind: ErrorKind::NotFound, .. }), "{error:?}");
+    assert!(error.source().is_some_and(|source| source.is::<std::io::Error>()), "{error:?}");
     for len in [0, 5, 20, bytes.len() - 1] {
         fs::write(&path, &bytes[..len]).unwrap();
         let error = SafetensorsFile::read(&path).unwrap_err();

@@ -7,7 +7,7 @@ use rustix::fs::{CWD, Dir, Mode, OFlags, openat, readlinkat_raw};
 use rustix::io::{Errno, Result};
 
 /// Calls `see` with the number of each descriptor of the process (or thread) that `folder` is of, such as `/proc/1`, the
-/// first bytes of its link, and the folder in which the number is the name of that link. Ends early if `see` says `false`.
+/// first bytes of its link, and the folder in which the number is the name of that link. Ends early if `see` returns `false`.
 /// A file system is not asked, so one that hangs does not matter.
 pub(crate) fn each_descriptor(
     folder: &str,
@@ -36,7 +36,7 @@ pub(crate) fn each_descriptor(
     Ok(())
 }
 
-/// The number that `/proc` knows a socket by, if such a link leads to one.
+/// The number of a socket in `/proc`, if such a link leads to one.
 pub(crate) fn socket_inode(link: &[u8]) -> Option<u64> {
     let digits = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
     std::str::from_utf8(digits).ok()?.parse().ok()

@@ -79,7 +79,7 @@ impl ProcessExits {
     }
 
     /// Calls `on_exit` once, when the process of this number [has ended](ProcessWatch::has_ended), or soon if it has already.
-    /// `start_time` tells that process from others with its number (see [`ProcessWatch::is`]); without it, or where it cannot
+    /// `start_time` distinguishes that process from others with its number (see [`ProcessWatch::is`]); without it, or where it cannot
     /// be read, the process that has the number now is meant.
     ///
     /// `on_exit` runs on the one thread that serves all watches, so it must not block. If it panics, that is caught. Takes
@@ -148,7 +148,7 @@ impl ProcessExits {
                     let mut state = self.lock();
                     let is_this = |r: &mut Running| std::ptr::eq(&*r.epoll, epoll);
                     let ended = state.running.take_if(is_this);
-                    // Of those no end would be told.
+                    // Of those no end would be reported.
                     let forgotten = ended.is_some().then(|| mem::take(&mut state.watched));
                     drop(state);
                     drop(forgotten);

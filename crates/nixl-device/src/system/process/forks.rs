@@ -2,7 +2,7 @@
 //!
 //! The child of a fork has the memory of its parent and one of its threads. A lock that another thread held stays locked in it, a channel
 //! leads to no thread, and files, shared pages and epoll sets are the parent's too. So inherited values are neither used nor dropped in a
-//! child: [`ForkGeneration`] tells that a value is inherited, [`PerProcess`] gives each process a value of its own, and [`LeakInChild`]
+//! child: [`ForkGeneration`] shows that a value is inherited, [`PerProcess`] gives each process a value of its own, and [`LeakInChild`]
 //! is not dropped in a child.
 //!
 //! The generation is a word in a page that the kernel zeroes in the child of every fork (`MADV_WIPEONFORK`), also of one that does not
@@ -90,7 +90,7 @@ fn word() -> Option<&'static AtomicU64> {
 
 /// A zero word in a page that is zero again in children.
 fn wiped_page() -> Option<NonNull<AtomicU64>> {
-    // The interpreter knows no such advice.
+    // The interpreter has no such advice.
     if cfg!(miri) {
         return None;
     }
@@ -122,7 +122,7 @@ struct Made<T> {
 }
 
 impl<T> PerProcess<T> {
-    /// A value that `make` makes when a process first asks for it. Of two threads that ask at once, one drops what it has made.
+    /// A value that `make` makes at its first use in a process. Of two threads that use it first at once, one drops the value that it made.
     pub const fn new(make: fn() -> T) -> Self {
         Self { current: AtomicPtr::new(ptr::null_mut()), make }
     }

@@ -20,7 +20,7 @@ pub struct FileIdentity {
 }
 
 impl FileIdentity {
-    /// As `stat` says it: `st_dev`, and the number of the inode.
+    /// As `stat` reports it: `st_dev`, and the number of the inode.
     #[must_use]
     pub const fn new(device: u64, inode: u64) -> Self {
         Self { device, inode }
@@ -42,7 +42,7 @@ impl FileIdentity {
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// The system's error.
     pub fn of(file: impl AsFd) -> io::Result<Self> {
         let stat = fstat(file)?;
         Ok(Self::of_stat(&stat))
@@ -300,7 +300,7 @@ fn look_at_descriptors(
     }
 }
 
-/// Also says whether there are any mappings.
+/// Also returns whether there are any mappings.
 fn look_at_mappings(
     files: &HashSet<FileIdentity>,
     folder: &str,

@@ -1,4 +1,4 @@
-//! A process, told from others that have its number before or after it.
+//! The identity of a process, distinct from earlier and later processes with its number.
 
 use std::fs;
 
@@ -47,7 +47,7 @@ pub fn proc_is_of_this_namespace() -> bool {
     })
 }
 
-/// Some of what `/proc/PID/stat` says, which is open to all users unless `/proc` hides processes.
+/// Some fields of `/proc/PID/stat`, which is open to all users unless `/proc` hides processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stat {
     pub(super) is_zombie: bool,

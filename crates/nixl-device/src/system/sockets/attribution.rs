@@ -8,7 +8,7 @@ use super::tcp::{Row, SocketsError, TcpSocket};
 use super::{netlink, proc_net};
 use crate::system::process::{Holders, each_descriptor, holders_of_sockets, socket_inode};
 
-/// A socket leads to an address and a port. Which peer that is can be told only on this host, by the process that has the
+/// A socket leads to an address and a port. Which peer that is can be found only on this host, by the process that has the
 /// other end open, and only while that lives: remember it from then. Of a peer on another host, and of one in another
 /// network namespace, the address is all there is, and other peers may have the same.
 impl TcpSocket {

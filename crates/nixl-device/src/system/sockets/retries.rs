@@ -6,7 +6,7 @@ use std::time::Duration;
 /// How long after it was sent first the kernel sends data again at the latest, before it gives the connection up: what waits longer
 /// never arrives. Of this host's setting (`net.ipv4.tcp_retries2`, 15 unless it is changed), which hosts of one cluster usually share.
 ///
-/// 1,045 s by default: 924.6 s, as the kernel's documentation of the setting says, and one more interval of the longest, 120 s.
+/// 1,045 s by default: 924.6 s, by the kernel's documentation of the setting, and one more interval of the longest, 120 s.
 #[must_use]
 pub fn tcp_gives_up_after() -> Duration {
     let setting = fs::read_to_string("/proc/sys/net/ipv4/tcp_retries2");

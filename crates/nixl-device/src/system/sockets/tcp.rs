@@ -73,7 +73,7 @@ pub enum SocketsError {
     },
     /// The table of sockets cannot be read.
     #[error(
-        "the TCP sockets of this network namespace are not known: inet_diag says {netlink}, /proc/self/net/tcp {proc}. \
+        "the TCP sockets of this network namespace are not known: inet_diag fails with {netlink}, /proc/self/net/tcp with {proc}. \
          Allow netlink sockets, or mount /proc"
     )]
     Table {
@@ -139,7 +139,7 @@ impl TcpSocket {
     }
 
     /// The other side. `None` of a socket that listens, that was never connected, or whose connection has ended entirely:
-    /// then the kernel no longer tells where it led.
+    /// then the kernel no longer reports where it led.
     #[must_use]
     pub fn remote(&self) -> Option<SocketAddr> {
         self.remote
@@ -164,7 +164,7 @@ impl TcpSocket {
         self.unsent
     }
 
-    /// The number that `/proc` knows it by. 0 of a connection that waits to be accepted.
+    /// Its number in `/proc`. 0 of a connection that waits to be accepted.
     #[must_use]
     pub fn inode(&self) -> u64 {
         self.inode

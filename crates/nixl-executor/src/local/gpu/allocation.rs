@@ -1,5 +1,5 @@
 //! The look-up of the allocation under a region.
-#![allow(unsafe_code, reason = "says that a back end looks up what the driver says")]
+#![allow(unsafe_code, reason = "asserts that a back end looks up the driver's attributes")]
 
 use nixl_descriptor::{GpuAllocation, Region};
 use nixl_device::DeviceKind;
@@ -21,6 +21,6 @@ pub(crate) fn allocation_of<'a>(
             .inspect_err(|error| tracing::debug!(%error, ?region, "memory of an unknown kind"))
             .ok()
     };
-    // SAFETY: a back end vouches for what it says of the memory of a live region.
+    // SAFETY: a back end vouches for its attributes of the memory of a live region.
     unsafe { region.allocation_or_look_up(look_up) }
 }

@@ -16,7 +16,7 @@ use nixl_device::cuda::{
     HostRegistration, ImportedMemory, IpcMemoryHandle, MemoryError, Module, PinnedMemory,
     PinnedPool, PoolLimits, Stream, devices, gpu_links,
 };
-use nixl_device::{Device, DeviceKind};
+use nixl_device::{Device, DeviceKind, SharedError};
 
 use super::gpu_backend::{
     GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
@@ -85,13 +85,13 @@ impl CudaGpus {
     ///
     /// As [`new`](Self::new).
     pub fn with_limits(limits: GpuMemoryLimits) -> Result<Self, GpuError> {
-        let described = devices().map_err(|e| no_device(0, &e))?;
+        let described = devices().map_err(|e| no_device(0, e))?;
         let mut gpus = Vec::with_capacity(described.len());
         for device in &described {
             gpus.push(Arc::new(Gpu::new(device.ordinal(), device.multiprocessors(), limits)?));
         }
         let mut peers = Vec::new();
-        for link in gpu_links(&described).map_err(|e| no_device(0, &e))? {
+        for link in gpu_links(&described).map_err(|e| no_device(0, e))? {
             let (Some(from), Some(to)) =
                 (gpus.get(link.from() as usize), gpus.get(link.to() as usize))
             else {
@@ -117,14 +117,14 @@ impl CudaGpus {
     fn gpu(&self, ordinal: u32) -> Result<&Arc<Gpu>, GpuError> {
         self.gpus.get(ordinal as usize).ok_or_else(|| GpuError::NoDevice {
             ordinal,
-            reason: format!("{} are there", self.gpus.len()),
+            reason: SharedError::text(format!("{} are there", self.gpus.len())),
         })
     }
 }
 
 impl Gpu {
     fn new(ordinal: u32, multiprocessors: u32, limits: GpuMemoryLimits) -> Result<Self, GpuError> {
-        let context = Context::primary(ordinal).map_err(|e| no_device(ordinal, &e))?;
+        let context = Context::primary(ordinal).map_err(|e| no_device(ordinal, e))?;
         let entries = match Module::load_ptx(&context, KERNEL) {
             Ok(module) => ENTRIES
                 .iter()
@@ -195,8 +195,7 @@ unsafe impl GpuBackend for CudaGpus {
 
     fn pinned_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
         let pinned = self.gpu(gpu)?.pinned.allocate(len).map_err(memory("pinned"))?;
-        let refused =
-            |e: RegionError| GpuError::OutOfMemory { what: "pinned", reason: e.to_string() };
+        let refused = |e: RegionError| GpuError::OutOfMemory { what: "pinned", reason: e.into() };
         Region::try_from(pinned).map_err(refused)
     }
 
@@ -204,8 +203,7 @@ unsafe impl GpuBackend for CudaGpus {
         // Not of a pool, whose memory is used again while peers have it open.
         let allocated =
             DeviceMemory::new(&self.gpu(gpu)?.context, len).map_err(memory("device"))?;
-        let refused =
-            |e: RegionError| GpuError::OutOfMemory { what: "device", reason: e.to_string() };
+        let refused = |e: RegionError| GpuError::OutOfMemory { what: "device", reason: e.into() };
         Region::try_from(allocated).map_err(refused)
     }
 
@@ -248,8 +246,8 @@ unsafe impl GpuBackend for CudaGpus {
     unsafe fn pin(&self, region: &Region) -> Result<Box<dyn TransferBuffer>, GpuError> {
         let context = &self.gpu(0)?.context;
         let start = NonNull::new(region.address() as *mut u8);
-        let start =
-            start.ok_or_else(|| GpuError::Unsupported { reason: "no memory".to_owned() })?;
+        let start = start
+            .ok_or_else(|| GpuError::Unsupported { reason: SharedError::text("no memory") })?;
         // SAFETY: the region keeps its bytes where they are, and is kept until they are unpinned. They are copied by address
         // only.
         let pinned = unsafe {
@@ -327,7 +325,7 @@ struct CudaGpuStream {
 impl CudaGpuStream {
     fn own(&self) -> Result<&Stream, GpuError> {
         self.stream.as_ref().ok_or_else(|| GpuError::Unsupported {
-            reason: "the stream has been returned to the pool".to_owned(),
+            reason: SharedError::text("the stream has been returned to the pool"),
         })
     }
 }
@@ -357,7 +355,9 @@ unsafe impl GpuStream for CudaGpuStream {
         let width = width(copy);
         let entry = self.gpu.entries.iter().find(|(w, _)| *w == width);
         let Some((_, function)) = entry else {
-            return Err(GpuError::Unsupported { reason: "the kernel is not loaded".to_owned() });
+            return Err(GpuError::Unsupported {
+                reason: SharedError::text("the kernel is not loaded"),
+            });
         };
         let len = table_len(copy);
         // A dense copy has no table: no memory is allocated for it.
@@ -393,8 +393,9 @@ unsafe impl GpuStream for CudaGpuStream {
 
     fn wait_event(&mut self, event: &dyn GpuEvent) -> Result<(), GpuError> {
         let event = (event as &dyn Any).downcast_ref::<CudaGpuEvent>();
-        let others =
-            || GpuError::Unsupported { reason: "the event is of no CUDA stream".to_owned() };
+        let others = || GpuError::Unsupported {
+            reason: SharedError::text("the event is of no CUDA stream"),
+        };
         match &event.ok_or_else(others)?.event {
             Some(event) => self.own()?.wait(event).map_err(driver),
             None => Ok(()),
@@ -465,30 +466,28 @@ fn grid(host: bool, bytes: u64, multiprocessors: u32) -> u32 {
 
 fn driver(error: CudaError) -> GpuError {
     match error.is_not_supported() {
-        true => GpuError::Unsupported { reason: error.to_string() },
-        false => GpuError::Driver { reason: error.to_string(), sticky: error.is_sticky() },
+        true => GpuError::Unsupported { reason: error.into() },
+        false => GpuError::Driver { sticky: error.is_sticky(), reason: error.into() },
     }
 }
 
 fn foreign_stream(error: ForeignStreamError) -> GpuError {
     match error {
         ForeignStreamError::Cuda(error) => driver(error),
-        capturing => GpuError::StreamCapturing { reason: capturing.to_string() },
+        capturing => GpuError::StreamCapturing { reason: capturing.into() },
     }
 }
 
 fn memory(what: &'static str) -> impl Fn(MemoryError) -> GpuError {
     move |error| match error {
         MemoryError::Cuda(error) => driver(error),
-        error if error.is_out_of_memory() => {
-            GpuError::OutOfMemory { what, reason: error.to_string() }
-        }
-        error => GpuError::Unsupported { reason: error.to_string() },
+        error if error.is_out_of_memory() => GpuError::OutOfMemory { what, reason: error.into() },
+        error => GpuError::Unsupported { reason: error.into() },
     }
 }
 
-fn no_device(ordinal: u32, error: &DeviceError) -> GpuError {
-    GpuError::NoDevice { ordinal, reason: error.to_string() }
+fn no_device(ordinal: u32, error: DeviceError) -> GpuError {
+    GpuError::NoDevice { ordinal, reason: error.into() }
 }
 
 impl fmt::Debug for Gpu {
@@ -497,5 +496,36 @@ impl fmt::Debug for Gpu {
             .field("context", &self.context)
             .field("kernel", &!self.entries.is_empty())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+    use std::io;
+
+    use nixl_ops::OperationError;
+
+    use super::*;
+    use crate::sessions::failed_by;
+
+    #[test]
+    fn the_chain_of_sources_reaches_the_error_of_the_driver_or_the_system() {
+        let error = io::Error::from_raw_os_error(12).into();
+        let refused = memory("pinned")(MemoryError::OutOfPinnedMemory { len: 1, error });
+        let operation = OperationError::from(failed_by("copy", refused.clone()));
+        let cuda = BlockError::Gpu(refused);
+        for error in [&operation as &dyn Error, &cuda] {
+            let (mut chain, mut next) = (Vec::new(), Some(error));
+            while let Some(error) = next {
+                chain.push(error);
+                next = error.source();
+            }
+            assert!(chain.iter().any(|error| error.is::<MemoryError>()), "{chain:?}");
+            let system = chain.iter().find_map(|error| error.downcast_ref::<io::Error>());
+            assert_eq!(system.and_then(io::Error::raw_os_error), Some(12), "{chain:?}");
+        }
+        let none = no_device(7, DeviceError::NoSuchDevice { ordinal: 7, count: 0 });
+        assert!(none.source().is_some_and(|error| error.is::<DeviceError>()), "{none:?}");
     }
 }

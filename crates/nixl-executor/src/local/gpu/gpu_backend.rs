@@ -6,7 +6,7 @@ use std::fmt;
 use std::task::Waker;
 
 use nixl_descriptor::{GpuAllocation, QueuedFunction, Region};
-use nixl_device::Device;
+use nixl_device::{Device, SharedError};
 
 use crate::local::plan::block_copy::{BlockCopy, CopyOp};
 use crate::local::plan::strategy::GpuCapabilities;
@@ -31,7 +31,7 @@ use crate::local::{GpuError, MemoryKind};
 /// * [`pin`](Self::pin): the buffer's address is the region's, and all of the region is pinned until the buffer is dropped.
 /// * [`allocation`](Self::allocation), for an address inside a live region of `gpu`: the allocation that the region lies in, which has
 ///   its base and its handle for as long as the region lives.
-/// * [`open`](Self::open): as many bytes as the handle says in its last eight (little endian), which `gpu` can read and
+/// * [`open`](Self::open): as many bytes as the handle has in its last eight (little endian), which `gpu` can read and
 ///   write at the buffer's address until the buffer is dropped, even if the other process has ended.
 /// * [`create_stream`](Self::create_stream), [`record_event_on`](Self::record_event_on) and all buffers keep the contracts of their traits.
 ///   The event of a stream is complete no sooner than the work that the stream had queued.
@@ -85,7 +85,7 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
     /// [`GpuError`] if the GPU has no more.
     fn shareable_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
         let _ = (gpu, len);
-        Err(GpuError::Unsupported { reason: "these GPUs do not share memory".to_owned() })
+        Err(GpuError::Unsupported { reason: SharedError::text("these GPUs do not share memory") })
     }
 
     /// Memory of a GPU, from a pool; it returns when dropped.
@@ -102,7 +102,7 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
     /// [`GpuError`] if nothing is known of such memory. Then no other process can open it.
     fn allocation(&self, gpu: u32, address: u64) -> Result<GpuAllocation, GpuError> {
         let _ = (gpu, address);
-        Err(GpuError::Unsupported { reason: "these GPUs do not share memory".to_owned() })
+        Err(GpuError::Unsupported { reason: SharedError::text("these GPUs do not share memory") })
     }
 
     /// Whether every GPU with access to the region's GPU reaches this memory, and not only the GPU of its allocation. `false`
@@ -124,7 +124,7 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
     /// [`memory_kind`](Self::memory_kind) reports a pinned region as such.
     unsafe fn pin(&self, region: &Region) -> Result<Box<dyn TransferBuffer>, GpuError> {
         let _ = region;
-        Err(GpuError::Unsupported { reason: "these GPUs do not pin memory".to_owned() })
+        Err(GpuError::Unsupported { reason: SharedError::text("these GPUs do not pin memory") })
     }
 
     /// Records an event after all work that a caller's stream has queued so far.
@@ -138,7 +138,9 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
         stream: StreamHandle,
     ) -> Result<Box<dyn GpuEvent>, GpuError> {
         let _ = (gpu, stream);
-        Err(GpuError::Unsupported { reason: "these GPUs accept no streams of callers".to_owned() })
+        Err(GpuError::Unsupported {
+            reason: SharedError::text("these GPUs accept no streams of callers"),
+        })
     }
 
     /// Calls a function in the order of a caller's stream: after all work queued so far, and before later work begins. The
@@ -154,7 +156,9 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
         function: QueuedFunction,
     ) -> Result<(), GpuError> {
         let _ = (gpu, stream, function);
-        Err(GpuError::Unsupported { reason: "these GPUs accept no streams of callers".to_owned() })
+        Err(GpuError::Unsupported {
+            reason: SharedError::text("these GPUs accept no streams of callers"),
+        })
     }
 
     /// Opens another process's shared allocation for `gpu`, until the drop.
@@ -164,7 +168,7 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
     /// [`GpuError`] if the handle is unknown, or this GPU cannot reach the memory.
     fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
         let _ = (gpu, handle);
-        Err(GpuError::Unsupported { reason: "these GPUs do not share memory".to_owned() })
+        Err(GpuError::Unsupported { reason: SharedError::text("these GPUs do not share memory") })
     }
 }
 

@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "implements a trait that is trusted with memory")]
 
 use nixl_descriptor::Region;
-use nixl_device::Device;
+use nixl_device::{Device, SharedError};
 
 use super::gpu_backend::{GpuBackend, GpuStream, TransferBuffer};
 use crate::local::plan::strategy::GpuCapabilities;
@@ -14,7 +14,7 @@ pub(crate) struct NoGpus(GpuCapabilities);
 
 impl NoGpus {
     fn none<T>(ordinal: u32) -> Result<T, GpuError> {
-        Err(GpuError::NoDevice { ordinal, reason: "this process has no GPU".to_owned() })
+        Err(GpuError::NoDevice { ordinal, reason: SharedError::text("this process has no GPU") })
     }
 }
 

@@ -13,7 +13,7 @@ use nixl_descriptor::{
     AllocationKind, DependencyError, GpuAllocation, QueuedFunction, Region, RegionError,
     SharedMemory, SharedName,
 };
-use nixl_device::{Device, DeviceKind};
+use nixl_device::{Device, DeviceKind, SharedError};
 
 use super::gpu_backend::{
     GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
@@ -168,20 +168,21 @@ impl SimulatedGpus {
         if gpu < self.shared.capabilities.gpus {
             return Ok(());
         }
-        let reason = format!("{} are simulated", self.shared.capabilities.gpus);
+        let reason = SharedError::text(format!("{} are simulated", self.shared.capabilities.gpus));
         Err(GpuError::NoDevice { ordinal: gpu, reason })
     }
 }
 
 fn gone() -> GpuError {
-    GpuError::Driver { reason: "the simulated GPUs have ended".to_owned(), sticky: true }
+    GpuError::Driver { reason: SharedError::text("the simulated GPUs have ended"), sticky: true }
 }
 
 fn healthy(shared: &Shared) -> Result<(), GpuError> {
     if shared.failed.load(Ordering::Acquire) {
         // The next copy sees the failure; the running copy still uses its memory.
         drop(lock(&shared.copying));
-        let reason = shared.fault.get().map_or("simulated failure", |fault| fault).to_owned();
+        let fault = shared.fault.get().map_or("simulated failure", |fault| fault);
+        let reason = SharedError::text(fault.to_owned());
         return Err(GpuError::Driver { reason, sticky: true });
     }
     Ok(())
@@ -211,7 +212,7 @@ unsafe impl GpuBackend for SimulatedGpus {
 
     unsafe fn pin(&self, region: &Region) -> Result<Box<dyn TransferBuffer>, GpuError> {
         healthy(&self.shared)?;
-        let refused = |e: RegionError| GpuError::Unsupported { reason: e.to_string() };
+        let refused = |e: RegionError| GpuError::Unsupported { reason: e.into() };
         let memories = &self.shared.memories;
         let pinned = memories.list(region.clone(), Device::HOST, Place::Pinned).map_err(refused)?;
         Ok(Box::new(pinned))
@@ -247,22 +248,19 @@ unsafe impl GpuBackend for SimulatedGpus {
 
     fn pinned_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
         self.check(gpu)?;
-        let refused =
-            |e: RegionError| GpuError::OutOfMemory { what: "pinned", reason: e.to_string() };
+        let refused = |e: RegionError| GpuError::OutOfMemory { what: "pinned", reason: e.into() };
         self.region(MemoryKind::Pinned, len).map_err(refused)
     }
 
     fn shareable_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
         self.check(gpu)?;
-        let refused =
-            |e: RegionError| GpuError::OutOfMemory { what: "device", reason: e.to_string() };
+        let refused = |e: RegionError| GpuError::OutOfMemory { what: "device", reason: e.into() };
         self.region(MemoryKind::Gpu(gpu), len).map_err(refused)
     }
 
     fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
         self.check(gpu)?;
-        let refused =
-            |e: RegionError| GpuError::OutOfMemory { what: "device", reason: e.to_string() };
+        let refused = |e: RegionError| GpuError::OutOfMemory { what: "device", reason: e.into() };
         Ok(Box::new(self.region(MemoryKind::Gpu(gpu), len).map_err(refused)?))
     }
 
@@ -271,7 +269,7 @@ unsafe impl GpuBackend for SimulatedGpus {
         let found = self.shared.memories.find(address);
         let found = found.filter(|(_, place)| matches!(place, Place::Gpu(_)));
         let (bytes, _) = found.ok_or_else(|| GpuError::Unsupported {
-            reason: "no memory of a simulated GPU is there".to_owned(),
+            reason: SharedError::text("no memory of a simulated GPU is there"),
         })?;
         let allocation = |kind| GpuAllocation::new(kind, bytes.address(), bytes.len() as u64);
         let Some(name) = bytes.shared_name() else {
@@ -295,7 +293,9 @@ unsafe impl GpuBackend for SimulatedGpus {
             name: std::array::from_fn(|i| head[8 + i]),
             len: u64::from_le_bytes(std::array::from_fn(|i| len[i])),
         };
-        let refused = |e: &dyn fmt::Display| GpuError::Unsupported { reason: e.to_string() };
+        let refused = |e: &dyn fmt::Display| GpuError::Unsupported {
+            reason: SharedError::text(e.to_string()),
+        };
         let memory = SharedMemory::open(&name).map_err(|e| refused(&e))?;
         let opened = Region::try_from(memory).map_err(|e| refused(&e))?;
         let (device, place) = (Device::cuda(gpu), Place::Opened(gpu));
@@ -381,7 +381,7 @@ impl SimulatedStream {
         let one_less = |left: usize| left.checked_sub(1);
         let refusals = &self.shared.refusals;
         match refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) {
-            Ok(_) => Err(GpuError::Unsupported { reason: "simulated refusal".to_owned() }),
+            Ok(_) => Err(GpuError::Unsupported { reason: SharedError::text("simulated refusal") }),
             Err(_) => Ok(()),
         }
     }
@@ -401,14 +401,17 @@ impl SimulatedStream {
                 Err(why @ Unreachable::Pageable) => {
                     let reason =
                         format!("{call} would wait for {} bytes at {address:#x}: {why}", op.len);
-                    return Err(GpuError::Unsupported { reason });
+                    return Err(GpuError::Unsupported { reason: SharedError::text(reason) });
                 }
                 Err(why) => {
                     let reason = format!(
                         "{call}: CUDA_ERROR_INVALID_VALUE (1): {} bytes at {address:#x}: {why}",
                         op.len
                     );
-                    return Err(GpuError::Driver { reason, sticky: false });
+                    return Err(GpuError::Driver {
+                        reason: SharedError::text(reason),
+                        sticky: false,
+                    });
                 }
             }
         }
@@ -452,7 +455,9 @@ unsafe impl GpuStream for SimulatedStream {
         // Earlier work is done before this.
         match (event as &dyn Any).is::<SimulatedEvent>() {
             true => healthy(&self.shared),
-            false => Err(GpuError::Unsupported { reason: "the event is of other GPUs".to_owned() }),
+            false => Err(GpuError::Unsupported {
+                reason: SharedError::text("the event is of other GPUs"),
+            }),
         }
     }
 

@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use nixl_descriptor::Leased;
+use nixl_device::SharedError;
 use nixl_metadata::OperationKind;
 use nixl_ops::{Claim, Execution, PathReport, TransferRequest, TransportError};
 
@@ -60,14 +61,18 @@ impl OfferCopy {
         };
         let (ops, policy) = ((&*ops, &boundaries), StrategyPolicy::Auto);
         let copy = ListCopy::new(ops, kinds, &policy, None, request.local().pending(), context)
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(failed_by)?;
         let leased = request.leased().clone();
         Ok(Self { copy, claim: Some(claim), leased, ended: false })
     }
 }
 
 fn failed(reason: impl Into<Cow<'static, str>>) -> TransportError {
-    TransportError::Engine { engine: "local", call: "plan", reason: reason.into() }
+    failed_by(SharedError::text(reason))
+}
+
+fn failed_by(error: impl Into<SharedError>) -> TransportError {
+    TransportError::Engine { engine: "local", call: "plan", reason: error.into() }
 }
 
 impl Execution for OfferCopy {

@@ -3,6 +3,7 @@
 use std::task::{Context, Poll};
 
 use nixl_descriptor::{AccessError, DescriptorList, LeaseUse, copy_range};
+use nixl_device::SharedError;
 use nixl_metadata::OperationKind;
 use nixl_ops::{Claim, Execution, PathKind, PathReport, TransferRequest, TransportError};
 
@@ -25,7 +26,7 @@ impl Memcpy {
     /// The request's list and the offer's are paired: equal counts, equal lengths.
     pub(crate) fn new(request: &TransferRequest<'_>, claim: Claim) -> Result<Self, TransportError> {
         let (here, there) = (request.leased().begin_use(), claim.leased().begin_use());
-        let in_use = |error: nixl_descriptor::LeaseError| failed(error.to_string());
+        let in_use = |error: nixl_descriptor::LeaseError| failed(error);
         let offer = Some((there.map_err(in_use)?, claim));
         let (kind, local) = (request.kind(), request.local().clone());
         Ok(Self { kind, local, here: here.map_err(in_use)?, offer, index: 0, offset: 0 })
@@ -70,7 +71,7 @@ impl Execution for Memcpy {
                 }
                 Poll::Ready(Ok(()))
             }
-            Err(error) => Poll::Ready(Err(failed(error.to_string()))),
+            Err(error) => Poll::Ready(Err(failed(error))),
         }
     }
 
@@ -85,6 +86,6 @@ impl Execution for Memcpy {
     }
 }
 
-fn failed(reason: String) -> TransportError {
-    TransportError::Engine { engine: "memcpy", call: "copy", reason: reason.into() }
+fn failed(error: impl Into<SharedError>) -> TransportError {
+    TransportError::Engine { engine: "memcpy", call: "copy", reason: error.into() }
 }

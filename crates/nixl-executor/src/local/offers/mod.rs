@@ -8,7 +8,7 @@ mod memcpy;
 mod table;
 
 use nixl_descriptor::DescriptorList;
-use nixl_device::{Device, DeviceKind};
+use nixl_device::{Device, DeviceKind, SharedError};
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::{
     ConnectionExecutor, EndedOffer, Execution, Offer, PathKind, Rejected, TransferRequest,
@@ -88,7 +88,8 @@ fn agree(offer: &Offer, remote: &RdmaMetadata) -> Result<(), TransportError> {
         return Ok(());
     }
     Err(TransportError::BadMetadata {
-        reason: "it has the key of an operation of this process, but describes other memory"
-            .to_owned(),
+        reason: SharedError::text(
+            "it has the key of an operation of this process, but describes other memory",
+        ),
     })
 }

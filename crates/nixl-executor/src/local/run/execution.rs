@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use nixl_descriptor::Dependency;
+use nixl_device::SharedError;
 use nixl_ops::{Clock, Execution, PathKind, PathReport, Rejected, TransportError, WaitFor};
 
 use super::packed;
@@ -201,7 +202,7 @@ impl PlanExecution {
             // Strategies that reach this were checked to involve a GPU.
             (_, src, dst) => {
                 let reason = format!("{src} to {dst} does not involve a GPU");
-                return Err(GpuError::Unsupported { reason });
+                return Err(GpuError::Unsupported { reason: SharedError::text(reason) });
             }
         };
         let plan = &self.plan;
@@ -321,7 +322,7 @@ impl Execution for PlanExecution {
         self.advance().map_err(|error| TransportError::Engine {
             engine: "local",
             call: self.plan.strategy.name(),
-            reason: error.to_string().into(),
+            reason: error.into(),
         })
     }
 

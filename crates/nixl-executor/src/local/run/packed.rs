@@ -82,6 +82,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use nixl_device::SharedError;
+
     use crate::local::gpu::gpu_backend::{GpuEvent, StreamHandle};
     use crate::local::plan::block_copy::CopyOp;
     use crate::local::plan::block_copy::tests::{copies, cut, places};
@@ -118,7 +120,7 @@ mod tests {
     }
 
     fn not_here<T>() -> Result<T, GpuError> {
-        Err(GpuError::Unsupported { reason: "it only takes notes".to_owned() })
+        Err(GpuError::Unsupported { reason: SharedError::text("it only takes notes") })
     }
 
     // SAFETY: it copies nothing and makes no events.

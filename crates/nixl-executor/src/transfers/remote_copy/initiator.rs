@@ -1,5 +1,5 @@
 //! The initiator of a remote copy: it exports its GPU memory to the target, whose GPU copies, and waits.
-#![allow(unsafe_code, reason = "says that the peer's own state counts")]
+#![allow(unsafe_code, reason = "asserts that the peer's own state counts")]
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -13,8 +13,8 @@ use nixl_ops::{Execution, PathReport, PeerMemory, TransportError};
 use crate::messages::{CancelCopy, Message, Outbox, RemoteCopyRequest};
 use crate::sessions::{Membership, Sessions, failed, violated};
 
-/// From the request to the peer's last message. After any failure here, the peer may use the memory until it has said
-/// that it is quiet, or its process has ended; an engine that lost the peer says nothing of the peer's GPU.
+/// From the request to the peer's last message. After any failure here, the peer may use the memory until it has reported
+/// that it is quiet, or its process has ended; an engine that lost the peer proves nothing of the peer's GPU.
 pub(super) struct RemoteCopyInitiator {
     sessions: Arc<Sessions>,
     session: Membership,
@@ -27,7 +27,7 @@ pub(super) struct RemoteCopyInitiator {
     cancel: CancelCopy,
     /// The engine took the request: from then on the peer may use the memory.
     asked: bool,
-    /// The peer said that it has not completed the operation.
+    /// The peer reported that it has not completed the operation.
     refused: bool,
     /// The first thing that went wrong.
     failure: Option<TransportError>,
@@ -125,7 +125,7 @@ impl RemoteCopyInitiator {
                     self.refused = true;
                     failed("peer", format!("the peer gave up: {reason}"))
                 }
-                Message::NotFound => failed("peer", "the peer knows nothing of the transfer"),
+                Message::NotFound => failed("peer", "the peer has no such transfer"),
                 other => {
                     let name = other.name();
                     self.fail(violated(format!("{name} to the initiator of a remote copy")));
@@ -164,7 +164,7 @@ impl RemoteCopyInitiator {
             self.outbox.clear();
             self.outbox.push(&Message::CancelCopy(CancelCopy { reason, ..self.cancel.clone() }));
         }
-        // What cannot be said now is said again later.
+        // A message that cannot be sent now is sent later.
         if self.outbox.flush(self.sessions.link(), now).is_err() {
             self.outbox.clear();
         }
@@ -219,7 +219,7 @@ impl Execution for RemoteCopyInitiator {
         true
     }
 
-    /// The target copies, and its own state says when its memory is quiet.
+    /// The target copies; its own state shows when its memory is quiet.
     fn peer_memory(&self) -> PeerMemory {
         match self.asked {
             // SAFETY: this side accesses no memory of the peer; the peer's copies are its own, and end before it gives its

@@ -16,7 +16,7 @@ use crate::messages::{
     self, CancelCopy, ExportedRange, Message, Outbox, PresentedOffer, RemoteCopyRequest, SessionId,
 };
 use crate::remote_memory::shares;
-use crate::sessions::{RefusalReply, Sessions, claim, failed};
+use crate::sessions::{RefusalReply, Sessions, claim, failed, unwatched};
 use crate::transfers::location::MemoryLocation;
 
 /// Remote copies of one connection: those that this side begins, and those that it serves.
@@ -62,10 +62,9 @@ impl RemoteCopies {
             ranges,
             initiator_metadata,
         };
-        // Nothing else tells for sure that a peer that fell silent uses the memory no more.
+        // The end of its process is the only proof that a silent peer no longer uses the memory.
         let process = remote.peer().map_or(0, |peer| peer.host().pid());
-        let process = ProcessWatch::open(process)
-            .map_err(|e| failed("begin", format!("the peer's process cannot be watched: {e}")))?;
+        let process = ProcessWatch::open(process).map_err(|error| unwatched("begin", error))?;
         let (bytes, count) = (local.total_bytes(), local.len());
         let report = PathReport::new(PathKind::CudaIpc, "cuda-ipc", bytes, count);
         let (me, copy_request) =

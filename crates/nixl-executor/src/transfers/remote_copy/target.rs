@@ -16,7 +16,7 @@ use crate::local::{
 };
 use crate::messages::{ExportedRange, Message, Outbox, RemoteCopyRequest};
 use crate::remote_memory::RemoteMemoryKey;
-use crate::sessions::{Membership, Sessions, failed, violated};
+use crate::sessions::{Membership, Sessions, failed, failed_by, violated};
 use crate::transfers::opening::Opening;
 
 /// From the request to the last message: connects to the peer, opens its memory, copies, and confirms. Ends by itself, since nothing
@@ -31,10 +31,10 @@ pub(super) struct RemoteCopyTarget {
     claim: Option<Claim>,
     /// The first thing that went wrong.
     failure: Option<TransportError>,
-    /// The operation has completed by other means, as the peer's message says.
+    /// The operation has completed by other means, by the peer's message.
     superseded: bool,
     sent_end: bool,
-    /// Nothing can be told it any more.
+    /// No message reaches it any more.
     peer_gone: bool,
     ended_at: Duration,
     steps: u64,
@@ -42,7 +42,7 @@ pub(super) struct RemoteCopyTarget {
 }
 
 enum Stage {
-    /// Nothing begins before the peer can be told of its end.
+    /// Nothing begins before a message of its end can reach the peer.
     Connecting(RemoteCopyRanges),
     Opening(Opening, RemoteCopyRanges),
     Copying {
@@ -126,7 +126,7 @@ impl RemoteCopyRanges {
         let bases = memory.iter().map(|memory| memory.address());
         let boundaries = AllocationBoundaries::of(starts(&self.list).chain(bases));
         ListCopy::new((&ops, &boundaries), kinds, &policy, Some(self.gpu), &[], &context.context)
-            .map_err(|e| failed("plan", e.to_string()))
+            .map_err(|e| failed_by("plan", e))
     }
 
     fn ops(&self, memory: &[Arc<dyn TransferBuffer>]) -> Vec<CopyOp> {

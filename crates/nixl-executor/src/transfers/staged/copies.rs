@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use nixl_descriptor::DescriptorList;
+use nixl_device::SharedError;
 use nixl_ops::TransportError;
 
 use super::chunking::Chunking;
@@ -13,7 +14,7 @@ use crate::local::{
     AllocationBoundaries, BlockCopy, CopyOp, Costs, GpuBackend, GpuCapabilities, GpuError,
     GpuEvent, GpuStream, MemoryKind, Plan, Strategy, StrategyPolicy, starts,
 };
-use crate::sessions::failed;
+use crate::sessions::failed_by;
 
 /// A queue of copies between the GPU memory of one operation and slots.
 ///
@@ -88,11 +89,12 @@ impl Copier {
         (slot, slot_len): (u64, u64),
         towards: CopyDirection,
     ) -> Result<Copying, GpuError> {
-        let lost = || GpuError::Unsupported { reason: "the lane has been given back".to_owned() };
+        let lost =
+            || GpuError::Unsupported { reason: SharedError::text("the lane has been given back") };
         let gpu_stream = self.gpu_stream.as_mut().ok_or_else(lost)?;
         if chunking.len(chunk) > slot_len {
             let reason = format!("{} bytes do not fit a slot of {slot_len}", chunking.len(chunk));
-            return Err(GpuError::Unsupported { reason });
+            return Err(GpuError::Unsupported { reason: SharedError::text(reason) });
         }
         let ops = ops((&self.list, &self.boundaries), chunking, chunk, slot, towards);
         // SAFETY (of all calls): the copies stay inside the list, which the operation leases until all of them are
@@ -208,7 +210,7 @@ impl Chooser {
         let plan = |group: &[CopyOp]| {
             let blocks = BlockCopy::of_ops(group, boundaries);
             Plan::of(blocks, kinds, &self.can, &self.costs, &StrategyPolicy::Auto)
-                .map_err(|e| GpuError::Unsupported { reason: e.to_string() })
+                .map_err(|e| GpuError::Unsupported { reason: e.into() })
         };
         groups.map(plan).collect()
     }
@@ -216,7 +218,7 @@ impl Chooser {
 
 /// A GPU failed.
 pub(super) fn engine_failed(call: &'static str, error: &GpuError) -> TransportError {
-    failed(call, error.to_string())
+    failed_by(call, error.clone())
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ impl GpuSink {
         Ok(())
     }
 
-    /// Moves the chunks on as far as they go now, and says which slots it needs no more. Returns whether anything happened.
+    /// Moves the chunks on as far as they go now, and releases the slots that it no longer needs. Returns whether anything happened.
     ///
     /// # Errors
     ///
@@ -138,7 +138,7 @@ impl GpuSink {
             copied.map_err(|e| engine_failed("copy", &e))?;
             self.lent.remove(&slot);
             self.landed += 1;
-            // The last message says it of all.
+            // The last message releases all.
             if !self.is_complete() && !self.stopped {
                 say(Message::Taken { slot, round });
             }

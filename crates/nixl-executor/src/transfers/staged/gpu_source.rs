@@ -65,7 +65,7 @@ impl GpuSource {
         &self.chunking
     }
 
-    /// Moves the chunks on as far as they go now, and, if it may, says which are in their slots. Returns whether anything happened.
+    /// Moves the chunks on as far as they go now, and, if it may, reports those in their slots. Returns whether anything happened.
     ///
     /// # Errors
     ///
@@ -182,7 +182,7 @@ impl GpuSource {
         self.filling.is_empty() && self.copier.is_quiet()
     }
 
-    /// Whether the peer was told of every chunk.
+    /// Whether every chunk was reported to the peer.
     pub(super) fn all_started(&self) -> bool {
         self.next == self.chunking.count() && self.filling.is_empty() && self.filled.is_empty()
     }

@@ -26,12 +26,12 @@
 //!
 //! Between two GPUs of one host, of whose memory no other process can open either side's, the chunks bounce once: through slots on the
 //! source's GPU, which the sink's GPU opens by CUDA IPC. The session begins and ends as above, and the engine carries no chunk:
-//! the source's GPU copies a chunk to a slot and says `Ready`, the sink's GPU copies it from there into place and says `Taken`, or
-//! `Done` for all. The initiator's `Open` says so, to peers that speak version 3 of the messages. A source that initiates says
+//! the source's GPU copies a chunk to a slot and sends `Ready`, the sink's GPU copies it from there into place and sends `Taken`, or
+//! `Done` for all. The initiator's `Open` requests it, of peers with version 3 of the messages. A source that initiates sends
 //! `Ready` before the target's `Accept` only where a mailbox keeps the order of the two.
 //!
 //! No side touches the other's memory but slots, and a sink reads them only. A slot that is lent comes back by the sink's `Taken`,
-//! `Stop` or `Done`, of which the last two are said when its GPU is quiet, or with the end of the sink's process: the loss of the
+//! `Stop` or `Done`, of which the last two are sent when its GPU is quiet, or with the end of the sink's process: the loss of the
 //! connection proves nothing about the peer's GPU, which would complete the transfer with another transfer's bytes.
 //!
 //! # Why nothing waits in a circle

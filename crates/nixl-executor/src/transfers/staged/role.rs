@@ -19,7 +19,7 @@ pub(super) enum Role {
     GpuSink(GpuSink),
 }
 
-/// What a message of the peer says.
+/// The contents of a peer's message.
 pub(super) enum Heard {
     /// Something of a chunk or slot.
     Progress,

@@ -70,7 +70,7 @@ impl Sink {
         &self.chunking
     }
 
-    /// Moves chunks on to the GPU, and, if it may, says what it grants. Returns whether anything happened.
+    /// Moves chunks on to the GPU, and, if it may, grants slots. Returns whether anything happened.
     ///
     /// # Errors
     ///

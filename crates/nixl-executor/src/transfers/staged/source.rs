@@ -13,7 +13,7 @@ use super::hop_timer::HopTimer;
 use super::targets::{Grants, Target, Targets};
 use crate::messages::{Message, SessionId};
 use crate::pinned_slots::{Member, Slot};
-use crate::sessions::{failed, violated};
+use crate::sessions::{failed, failed_by, violated};
 
 /// Where the bytes come from.
 pub(super) enum SourceMemory {
@@ -295,7 +295,7 @@ impl Source {
 
 /// The lease of a slot's parts for one transfer.
 pub(super) fn lease(parts: &[Descriptor], mode: LeaseMode) -> Result<Leased, TransportError> {
-    Leases::acquire(parts, mode).map(Leased::from).map_err(|e| failed("lease", e.to_string()))
+    Leases::acquire(parts, mode).map(Leased::from).map_err(|e| failed_by("lease", e))
 }
 
 /// `len` bytes of a list's descriptor, from `offset` on.
@@ -310,5 +310,5 @@ pub(super) fn part(
         list.as_slice().get(index).ok_or_else(|| failed("cut", "a piece outside the list"))?;
     descriptor
         .slice(range(offset)..range(offset.saturating_add(len)))
-        .map_err(|e| failed("cut", e.to_string()))
+        .map_err(|e| failed_by("cut", e))
 }

@@ -26,7 +26,7 @@ use crate::local::{Costs, GpuBackend, allocation_of};
 use crate::messages::{Message, Open, Outbox, PresentedOffer, SessionId};
 use crate::pinned_slots::{GpuSlotPool, GpuSlots, RegisteredSlots, SlotPools};
 use crate::remote_memory::ImportCache;
-use crate::sessions::{RefusalReply, Sessions, claim, failed};
+use crate::sessions::{RefusalReply, Sessions, claim, failed, unwatched};
 use crate::transfers::location::MemoryLocation;
 use crate::transfers::remote_copy::RemoteCopyContext;
 
@@ -336,9 +336,8 @@ impl Staging {
         }
         let slots = self.on_gpus.on(gpu);
         does_fit(chunking, slots.slot_bytes())?;
-        // Nothing else tells for sure that the peer's GPU reads a slot no more, if the peer says nothing.
-        let process = ProcessWatch::open(process)
-            .map_err(|e| failed("begin", format!("the peer's process cannot be watched: {e}")))?;
+        // The end of its process is the only proof that a silent peer's GPU no longer reads a slot.
+        let process = ProcessWatch::open(process).map_err(|error| unwatched("begin", error))?;
         self.allocate(&slots);
         let (chunking, window) = (Arc::clone(chunking), self.sessions.config().gpu_window());
         Ok(Role::GpuSource(GpuSource::new(chunking, copier, slots.join(), process, window)))

@@ -1,5 +1,5 @@
 //! Two-sided staged transfers: both executors take part.
-#![allow(unsafe_code, reason = "says that nothing was begun")]
+#![allow(unsafe_code, reason = "asserts that nothing was begun")]
 
 use std::mem;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::sessions::{Membership, Sessions, failed, gone, violated};
 /// One side of a transfer, from its first message to its last.
 ///
 /// It ends only when its memory is no longer in use: by its own GPU and engine, and, where this side is the sink, by the
-/// source, which says so, or is proven quiet. That the source cannot be reached is no proof.
+/// source, which reports it, or is proven quiet. That the source cannot be reached is no proof.
 pub(super) struct TwoSided {
     sessions: Arc<Sessions>,
     session: Membership,
@@ -41,7 +41,7 @@ pub(super) struct TwoSided {
     peer_ended: bool,
     /// The peer stopped, so it has not completed the operation.
     refused: bool,
-    /// The operation has completed by other means, as the peer's message says.
+    /// The operation has completed by other means, by the peer's message.
     superseded: bool,
     /// No other path is taken instead.
     abandoned: bool,
@@ -197,7 +197,7 @@ impl TwoSided {
         }
     }
 
-    /// Gives up on a peer that says nothing.
+    /// Gives up on a silent peer.
     fn watch(&mut self, now: Duration) {
         let silence = self.sessions.config().silence;
         if self.failure.is_none() && now.saturating_sub(self.last_heard) >= silence {
@@ -233,7 +233,7 @@ impl TwoSided {
             self.sessions.reconnect(self.session.peer());
             self.failure = Some(error);
             self.failed_at = now;
-            // What was not said yet is void, but for the first word of a sink, whose slots it grants.
+            // Unsent messages are void, but for a sink's first, which grants its slots.
             if !matches!(self.begun, Begun::Asked { .. }) {
                 self.outbox.clear();
             }
@@ -269,7 +269,7 @@ impl TwoSided {
         }
     }
 
-    /// What is said when nothing else was for a while. A source that missed a `Stop` would wait for `Done`, and this side for
+    /// The message after a while of silence. A source that missed a `Stop` would wait for `Done`, and this side for
     /// `Stopped`, each of them content with the other's `Ping`.
     fn reminder(&self) -> Message {
         match &self.failure {

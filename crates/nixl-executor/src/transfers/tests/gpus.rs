@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
 use nixl_descriptor::{Access, AllocationKind, GpuAllocation, Region};
-use nixl_device::{Device, DeviceKind};
+use nixl_device::{Device, DeviceKind, SharedError};
 
 use crate::local::{
     BlockCopy, CopyOp, GpuBackend, GpuCapabilities, GpuError, GpuEvent, GpuStream, MemoryKind,
@@ -96,7 +96,7 @@ pub(super) fn overwrite(region: &Region, bytes: &[u8]) {
 
 fn lost(flag: &AtomicBool) -> Result<(), GpuError> {
     match flag.load(Ordering::Acquire) {
-        true => Err(GpuError::Driver { reason: "lost".to_owned(), sticky: true }),
+        true => Err(GpuError::Driver { reason: SharedError::text("lost"), sticky: true }),
         false => Ok(()),
     }
 }
@@ -122,7 +122,7 @@ unsafe impl GpuBackend for TestGpus {
     }
 
     fn pinned(&self, _: u32, _: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
-        Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
+        Err(GpuError::Unsupported { reason: SharedError::text("not needed here") })
     }
 
     fn pinned_region(&self, _: u32, len: usize) -> Result<Region, GpuError> {
@@ -133,7 +133,7 @@ unsafe impl GpuBackend for TestGpus {
         lost(&self.lost)?;
         match self.full.load(Ordering::Acquire) {
             true => {
-                let reason = "none is left".to_owned();
+                let reason = SharedError::text("none is left");
                 Err(GpuError::OutOfMemory { what: "device", reason })
             }
             false => Ok(region(Device::cuda(gpu), len)),
@@ -141,7 +141,7 @@ unsafe impl GpuBackend for TestGpus {
     }
 
     fn scratch(&self, _: u32, _: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
-        Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
+        Err(GpuError::Unsupported { reason: SharedError::text("not needed here") })
     }
 
     /// Of both sides, which are one process here: names the address itself.
@@ -189,11 +189,11 @@ unsafe impl GpuStream for TestLane {
     }
 
     unsafe fn launch_copy_kernel(&mut self, _: &BlockCopy) -> Result<(), GpuError> {
-        Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
+        Err(GpuError::Unsupported { reason: SharedError::text("not needed here") })
     }
 
     unsafe fn raw_stream(&self) -> Result<StreamHandle, GpuError> {
-        Err(GpuError::Unsupported { reason: "not needed here".to_owned() })
+        Err(GpuError::Unsupported { reason: SharedError::text("not needed here") })
     }
 
     fn wait_stream(&mut self, _: StreamHandle) -> Result<(), GpuError> {

@@ -87,7 +87,7 @@ pub(super) struct Line<T> {
     pub(super) result: Option<T>,
 }
 
-/// What a watch says.
+/// A message of a watch.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Watched {

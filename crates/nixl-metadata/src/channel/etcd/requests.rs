@@ -198,7 +198,7 @@ impl Etcd {
     }
 }
 
-/// Ends a lease, and what has it, when it is dropped.
+/// A lease that is revoked, with its keys, when this is dropped.
 struct EndLease {
     etcd: Etcd,
     lease: i64,

@@ -38,7 +38,7 @@ pub struct RouterOptions {
 }
 
 impl RouterOptions {
-    /// For a server whose connections are as `exposure` says: the router cannot see it. Over [`Exposure::Open`] it passes on sealed
+    /// For a server whose connections are of this `exposure`, which the router cannot see. Over [`Exposure::Open`] it passes on sealed
     /// entries and requests alone, unless the channel's options allow that host.
     #[must_use]
     pub const fn new(exposure: Exposure) -> Self {
@@ -89,7 +89,7 @@ async fn authorized(State(shared): State<Shared>, request: Request, next: Next) 
     if is_allowed { next.run(request).await } else { StatusCode::UNAUTHORIZED.into_response() }
 }
 
-/// Compares all bytes, so that the time says nothing about those that are right.
+/// Compares all bytes, so that the time does not depend on those that are right.
 fn has_token(headers: &HeaderMap, token: &str) -> bool {
     let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
     let Some(given) = given.and_then(|value| value.strip_prefix(b"Bearer ")) else { return false };

@@ -17,7 +17,7 @@ use crate::channel::medium::MAX_LISTED;
 use crate::channel::wire::{OVERHEAD, decode, encode};
 use crate::channel::{ChannelError, Entry, Incarnation, Listed, WorkerName};
 
-/// How often a followed key is read although nothing was said: an end by age is not announced.
+/// How often a followed key is read although no message came: an end by age is not announced.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a call may take before the watch is made anew.

@@ -101,7 +101,7 @@ impl Socket {
             .map_err(|error| ChannelError::down(&self.place, error))?;
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
         let stream = connector.connect(name, stream).await.map_err(|error| {
-            // What rustls itself says is of certificates and the like.
+            // rustls's own errors are of certificates and the like.
             match error.get_ref().is_some_and(|cause| cause.is::<rustls::Error>()) {
                 true => ChannelError::Unauthorized { place: self.place.clone() },
                 false => ChannelError::down(&self.place, error),

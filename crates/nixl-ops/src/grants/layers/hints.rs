@@ -34,7 +34,7 @@ pub struct LayerWatch {
 struct Watched {
     /// The number of messages.
     messages: u64,
-    /// The largest number of layers that they said.
+    /// The largest number of layers in them.
     layers: u64,
     /// When the owner was asked last.
     asked: Option<Duration>,
@@ -67,7 +67,7 @@ impl LayerHints {
 }
 
 impl LayerWatch {
-    /// Whether the owner is to be asked now: it was not within this time. The caller asks it.
+    /// Whether a request to the owner is due: none was made within this time. The caller makes it.
     pub fn is_to_be_asked(&self, now: Duration, every: Duration) -> bool {
         let mut state = lock(&self.state);
         let is_due = state.asked.is_none_or(|asked| now.saturating_sub(asked) >= every);

@@ -1,6 +1,6 @@
-//! Waits for layers: messages by which an owner tells readers how many layers of a grant are ready.
+//! Waits for layers: an owner's messages to readers with the number of ready layers of a grant.
 //!
-//! A reader that waits asks once for each grant. The owner then tells it the number of ready layers whenever that rises, and the
+//! A reader that waits sends one request for each grant. The owner then sends it the number of ready layers whenever that rises, and the
 //! grant's end: only the latest number, if several are on their way. The number is a hint to look at the words of the grant, which
 //! alone decide. Both messages may be lost, so a reader looks and asks again once a second while it waits.
 //!

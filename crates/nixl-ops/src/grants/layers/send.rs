@@ -65,7 +65,7 @@ impl GrantTable {
     }
 }
 
-/// A reader's request to be told of layers.
+/// A reader's request for notice of layers.
 pub(crate) struct WatchRequest {
     pub(crate) message: GrantMessage,
     /// Of its agent, as it travels; empty if its mailbox takes the answer.

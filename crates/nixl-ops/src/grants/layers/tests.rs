@@ -1,4 +1,4 @@
-//! Readers are told of layers, in the order in which they become ready.
+//! Tests of notices to readers: layers in the order in which they become ready.
 
 use std::pin::pin;
 use std::sync::Arc;

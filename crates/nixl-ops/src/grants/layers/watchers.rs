@@ -1,9 +1,9 @@
-//! The readers that an owner tells of the layers of one grant.
+//! The readers that an owner notifies of the layers of one grant.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A reader, and how it is told.
+/// A reader, and the way to notify it.
 pub(crate) struct Watcher {
     /// Its agent; empty if it is of this process.
     agent: Box<str>,
@@ -11,10 +11,10 @@ pub(crate) struct Watcher {
     tell: Box<dyn Fn(u64) + Send + Sync>,
 }
 
-/// What a reader is told, without a lock.
+/// A reader's notice, without a lock.
 pub(in crate::grants) type Told = (Arc<Watcher>, u64);
 
-/// The readers of one grant that are told.
+/// The notified readers of one grant.
 #[derive(Debug, Default)]
 pub(in crate::grants) struct Watchers {
     /// In the order in which they asked last.
@@ -45,7 +45,7 @@ impl fmt::Debug for Watcher {
 }
 
 impl Watchers {
-    /// Readers that are told, beyond those that the grant is for.
+    /// Notified readers beyond those of the grant.
     const SPARE: usize = 4;
     const MOST: usize = 4096;
 
@@ -67,7 +67,7 @@ impl Watchers {
         true
     }
 
-    /// What all are told.
+    /// The notice to all.
     pub(in crate::grants) fn told(&self, layers: u64) -> impl Iterator<Item = Told> {
         self.all.iter().map(move |watcher| (Arc::clone(watcher), layers))
     }

@@ -242,7 +242,7 @@ impl State {
             true => self.falls_silent(sender.clone()),
             false => self.turns.push_back(sender.clone()),
         }
-        Some(ExportNotification { sender, payload, lost })
+        Some(ExportNotification::new(sender, payload, lost))
     }
 
     /// Marks the sender as silent.

@@ -46,4 +46,10 @@ pub struct ExportNotification {
 impl ExportNotification {
     /// The longest payload, in bytes.
     pub const MAX_BYTES: usize = 4096;
+
+    /// A message as its receiver gets it, for instance for the tests of one.
+    #[must_use]
+    pub fn new(sender: NotificationSender, payload: Bytes, lost: u64) -> Self {
+        Self { sender, payload, lost }
+    }
 }

@@ -35,9 +35,9 @@ pub(in crate::passive) struct Watching {
 #[derive(Debug)]
 pub(super) struct Quarantine {
     peer: Claimant,
-    /// Agents whose word is wanted; the memory is free once all have said that they are not writing.
+    /// Agents whose answer is awaited; the memory is free once all have declined to write.
     asked: Vec<String>,
-    /// One of them has said that its request has ended without success.
+    /// One of them has reported the end of its request without success.
     has_ended_writes: bool,
     watch: Option<Box<dyn QuietWatch>>,
 }
@@ -103,7 +103,7 @@ impl PassiveEntry {
         lock(&self.state).hold.as_ref().is_some_and(|hold| hold.slot.is_some())
     }
 
-    /// Takes in what the slot says. Returns whether it says that the offer has ended.
+    /// Takes in the slot's state. Returns whether the offer has ended by it.
     pub(crate) fn look_at_slot(self: Arc<Self>) -> bool {
         let Some(event) = self.slot_event() else { return false };
         Arc::clone(&self).used(event);
@@ -259,7 +259,7 @@ impl PassiveEntry {
         }
     }
 
-    /// An agent says that it is not writing, nor will.
+    /// An agent declines to write.
     pub(crate) fn is_not_written_by(self: Arc<Self>, from: &str) {
         let (claimed, all) = {
             let mut state = lock(&self.state);
@@ -281,7 +281,7 @@ impl PassiveEntry {
         }
     }
 
-    /// An agent says that its request has ended without success. What it had posted may still be on its way: the memory comes
+    /// An agent reports that its request has ended without success. What it had posted may still be on its way: the memory comes
     /// back once that has arrived.
     pub(crate) fn write_of_agent_ended(&self, from: &str) {
         let mut state = lock(&self.state);
