@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nixl_connector::nixl::NixlLibrary;
 use nixl_descriptor::Region;
 use nixl_tests::{
     By, Peer, PeerError, alone, crc32, handlers_of_signals, install_handlers, pattern, skip,
@@ -359,6 +360,62 @@ fn settings_of_ucx_that_would_end_the_process() {
             };
             let said = start(&mut command).unwrap_err();
             assert!(said.contains("Nixl(Setting {") && said.contains("ucx.conf"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn settings_of_the_systems_file_of_ucx() {
+    const NAME: &str = "settings_of_the_systems_file_of_ucx";
+    let copy = tempfile::tempdir().unwrap();
+    let at = copy.path().display();
+    let setup = format!(
+        "mount -t tmpfs tmpfs {at}; cp -a /etc/. {at}; mkdir -p {at}/ucx; mount --bind {at} /etc
+        echo UCX_LOG_FILE_SIZE=100 > /etc/ucx/ucx.conf"
+    );
+    let Some(machine) = Machine::new(&["--mount"], &setup) else {
+        return skip("permission to mount", NAME);
+    };
+    let said = start(&mut machine.enter(&["--mount"])).unwrap_err();
+    assert!(said.contains("Nixl(Setting {") && said.contains("/etc/ucx/ucx.conf"), "{said}");
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("ucx.conf"), "UCX_LOG_FILE_SIZE=1M\n").unwrap();
+    start(machine.enter(&["--mount"]).env("HOME", home.path())).unwrap();
+}
+
+#[test]
+fn settings_of_the_file_beside_ucxs_library() {
+    const NAME: &str = "settings_of_the_file_beside_ucxs_library";
+    let nixl = NixlLibrary::open().unwrap().path().parent().unwrap();
+    let libraries = nixl.join("../nixl_cu12.libs");
+    if !libraries.is_dir() {
+        return skip("NIXL as its wheel installs it", NAME);
+    }
+    let prefix = tempfile::tempdir().unwrap();
+    link_files(nixl, &prefix.path().join(nixl.file_name().unwrap()));
+    link_files(&libraries, &prefix.path().join("nixl_cu12.libs"));
+    let with_prefix = || {
+        let mut command = Command::new(PEER);
+        command.env("NIXL_PREFIX", prefix.path());
+        start(&mut command)
+    };
+    let settings = prefix.path().join("etc/ucx");
+    fs::create_dir_all(&settings).unwrap();
+    fs::write(settings.join("ucx.conf"), "UCX_LOG_FILE_SIZE=100\n").unwrap();
+    let said = with_prefix().unwrap_err();
+    assert!(said.contains("Nixl(Setting {") && said.contains("etc/ucx/ucx.conf"), "{said}");
+    fs::write(settings.join("ucx.conf"), "UCX_LOG_FILE_SIZE=1M\n").unwrap();
+    with_prefix().unwrap();
+}
+
+/// The folder with a link for each of its files.
+fn link_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let at = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => link_files(&entry.path(), &at),
+            false => std::os::unix::fs::symlink(entry.path(), at).unwrap(),
         }
     }
 }

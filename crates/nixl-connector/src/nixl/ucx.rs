@@ -7,6 +7,7 @@ mod choice;
 mod configured;
 mod fatal;
 mod files;
+mod folders;
 mod library;
 mod lists;
 mod log;

@@ -20,9 +20,9 @@ const MOST: u64 = 16 << 20;
 pub(super) type Configured = BTreeMap<String, (String, PathBuf)>;
 
 /// Reads the files of these folders, the last of which overrides the others. A file that cannot be read is none for UCX, too.
-pub(super) fn read(folders: impl Iterator<Item = PathBuf>) -> Configured {
+pub(super) fn read(folders: &[PathBuf]) -> Configured {
     let mut configured = Configured::new();
-    for path in folders.map(|folder| folder.join(NAME)) {
+    for path in folders.iter().map(|folder| folder.join(NAME)) {
         for (name, value) in content(&path).map_or_else(Vec::new, |content| parse(&content)) {
             if let Some(name) = name.strip_prefix("UCX_") {
                 configured.insert(name.to_owned(), (value, path.clone()));
@@ -95,8 +95,8 @@ mod tests {
         let write = |at: usize, text| std::fs::write(folders[at].path().join(NAME), text).unwrap();
         write(0, "UCX_A=1\nUCX_B=2\nOTHER=3");
         write(2, "UCX_A=4");
-        let configured = read(folders.iter().map(|folder| folder.path().to_owned()));
         let path = |at: usize| folders[at].path().join(NAME);
+        let configured = read(&folders.each_ref().map(|folder| folder.path().to_owned()));
         let expected = [("A", "4", path(2)), ("B", "2", path(0))];
         let expected =
             expected.map(|(name, value, path)| (name.to_owned(), (value.to_owned(), path)));

@@ -12,17 +12,20 @@ use rustix::fs::{Access, OFlags, access};
 
 use super::configured::{self, NAME};
 use super::fatal;
+use super::folders::{folder_of_library, folders};
 use crate::nixl::NixlUnavailable;
 use crate::nixl::configuration::is_read_to_its_end;
 
 /// Refuses files and settings at which UCX would hang or end the process.
 pub(in crate::nixl) fn check() -> Result<(), NixlUnavailable> {
-    check_with(|name| env::var_os(name))
+    let variable = |name: &str| env::var_os(name);
+    check_with(variable, &folders(variable, folder_of_library().as_deref()))
 }
 
-fn check_with(variable: impl Fn(&str) -> Option<OsString>) -> Result<(), NixlUnavailable> {
-    let named = ["HOME", "UCX_CONFIG_DIR"].into_iter().filter_map(&variable);
-    let folders: Vec<_> = named.map(PathBuf::from).chain([PathBuf::from(".")]).collect();
+fn check_with(
+    variable: impl Fn(&str) -> Option<OsString>,
+    folders: &[PathBuf],
+) -> Result<(), NixlUnavailable> {
     let blocks = |path: &PathBuf| {
         fs::metadata(path).is_ok_and(|found| !found.is_dir() && !is_read_to_its_end(&found))
     };
@@ -31,7 +34,7 @@ fn check_with(variable: impl Fn(&str) -> Option<OsString>) -> Result<(), NixlUna
             format!("UCX reads its settings from {}, which is no regular file", path.display());
         return Err(NixlUnavailable::Start { what: "backend", reason });
     }
-    let configured = configured::read(folders.into_iter());
+    let configured = configured::read(folders);
     // The value in force, and the file that it is from.
     let in_force = |name: &str| match variable(&format!("UCX_{name}")) {
         Some(value) => Some((value, None)),
@@ -102,7 +105,8 @@ mod tests {
 
     fn refuses(name: &'static str, value: &Path) -> bool {
         let value = value.as_os_str().to_owned();
-        check_with(move |asked| (asked == name).then(|| value.clone())).is_err()
+        let variable = move |asked: &str| (asked == name).then(|| value.clone());
+        check_with(&variable, &folders(&variable, None)).is_err()
     }
 
     #[test]
@@ -168,11 +172,12 @@ mod tests {
         let check = |content: &str, size: Option<&'static str>| {
             fs::write(&file, content).unwrap();
             let of = folder.path().as_os_str().to_owned();
-            check_with(move |name| match name {
+            let variable = move |name: &str| match name {
                 "UCX_CONFIG_DIR" => Some(of.clone()),
                 "UCX_LOG_FILE_SIZE" => size.map(OsString::from),
                 _ => None,
-            })
+            };
+            check_with(&variable, &folders(&variable, None))
         };
         for line in [
             "UCX_LOG_FILE_SIZE=100",
@@ -188,5 +193,23 @@ mod tests {
         let error = check("UCX_LOG_BUFFER=2K", Some("1100")).unwrap_err();
         assert!(!error.to_string().contains("is set in"), "{error}");
         assert_eq!(check("UCX_TLS=tcp", None), Ok(()));
+    }
+
+    #[test]
+    fn a_file_beside_the_folder_of_ucxs_library_counts_before_those_of_the_user() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |folder: &str| root.path().join(folder);
+        for folder in ["lib", "etc/ucx", "home"] {
+            fs::create_dir_all(at(folder)).unwrap();
+        }
+        let check = || {
+            let variable = |name: &str| (name == "HOME").then(|| at("home").into_os_string());
+            check_with(variable, &folders(variable, Some(&at("lib"))))
+        };
+        fs::write(at("etc/ucx").join(NAME), "UCX_LOG_FILE_SIZE=100").unwrap();
+        let error = check().unwrap_err().to_string();
+        assert!(error.contains("lib/../etc/ucx/ucx.conf"), "{error}");
+        fs::write(at("home").join(NAME), "UCX_LOG_FILE_SIZE=1M").unwrap();
+        assert_eq!(check(), Ok(()));
     }
 }

@@ -204,7 +204,7 @@ impl Ucx {
 }
 
 /// The files of the loaded libraries, as the loader names them: `/proc` may be missing, or closed to a process that must not be traced.
-fn loaded_files() -> Vec<PathBuf> {
+pub(super) fn loaded_files() -> Vec<PathBuf> {
     unsafe extern "C" fn note(
         info: *mut libc::dl_phdr_info,
         _: usize,
