@@ -3,6 +3,7 @@
 
 mod conformance;
 mod nats;
+mod process;
 mod seals;
 mod secrets;
 mod servers;
