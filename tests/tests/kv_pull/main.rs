@@ -10,9 +10,9 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use nixl_tests::skip;
+use nixl_tests::{Program, skip};
 
-use crate::server::{Program, Server};
+use crate::server::Server;
 
 const EXAMPLE: &str = env!("CARGO_BIN_EXE_example-kv_pull");
 
@@ -24,7 +24,7 @@ const OUTAGE: Duration = Duration::from_secs(2);
 
 /// The side that owns the cache.
 fn prefill(server: &Server) -> Program {
-    Program::start(&[&["prefill", "--blocks", "64"], &server.args()[..]].concat(), "ready")
+    Program::start(EXAMPLE, &[&["prefill", "--blocks", "64"], &server.args()[..]].concat(), "ready")
 }
 
 fn decode(mut program: Command, server: &Server, requests: &str) -> Child {
