@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says so, by failing too")]
 
 mod conformance;
+mod etcd;
 mod nats;
 mod process;
 mod seals;
