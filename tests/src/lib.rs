@@ -8,6 +8,7 @@ mod line;
 mod memory;
 mod pattern;
 mod process;
+mod program;
 mod signals;
 mod skip;
 mod streams;
@@ -21,6 +22,7 @@ pub use pattern::{Random, crc32, pattern};
 pub use process::{
     Offer, Peer, PeerError, Resources, alone, alone_within, eventually, resources, within,
 };
+pub use program::Program;
 pub use signals::{handlers_of_signals, install_handlers};
 pub use skip::skip;
 pub use streams::without_standard_streams;

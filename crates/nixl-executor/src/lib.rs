@@ -66,6 +66,7 @@
 //! | `channel-http`, `channel-tcp`, `channel-etcd` | off | nothing | channels over HTTP, TCP and Unix sockets, etcd |
 //! | `channel-nats`, `channel-tls` | off | a C compiler | channels over NATS; TLS of channels |
 //! | `seal` | off | nothing | the module `seal`: seals of what channels carry |
+//! | `example-images` | off | nothing | the decoder of the example `media_frontend` |
 //!
 //! Without `nixl`, [`ConnectorBuilder::build`] needs a [transport](ConnectorBuilder::transport), and fails with
 //! [`ConnectorError::NoTransport`] if it is given none.

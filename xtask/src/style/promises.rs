@@ -36,6 +36,13 @@ fn has_test(source: &str, name: &str) -> bool {
     })
 }
 
+/// Whether a function of a suite is one of those that the file `conformance.rs` beside it runs for each implementation.
+fn has_case((path, name): (&str, &str)) -> bool {
+    let runs = read(&path.replace("suite.rs", "conformance.rs"));
+    let is_run = runs.is_some_and(|runs| runs.lines().any(|line| line.trim() == name));
+    is_run && read(path).is_some_and(|suite| suite.contains(&format!("async fn {name}(")))
+}
+
 /// Why an entry names no test, if it does not.
 fn fault(entry: &str) -> Option<String> {
     let is_there = match entry.split_once(':') {
@@ -43,6 +50,7 @@ fn fault(entry: &str) -> Option<String> {
         Some(("doctest", path)) => read(path).is_some_and(|source| {
             source.contains("```compile_fail") || source.contains("#[cfg(doctest)]")
         }),
+        Some(("suite", case)) => case.split_once("::").is_some_and(has_case),
         _ => entry
             .split_once("::")
             .is_some_and(|(path, name)| read(path).is_some_and(|source| has_test(&source, name))),
@@ -142,6 +150,14 @@ fn the_pages_are_linked_and_their_prose_is_wrapped() {
         faults.extend(wide.map(fault));
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn cases_of_a_suite_are_known_by_their_list() {
+    let path = "crates/nixl-metadata/tests/channels/suite.rs";
+    assert!(has_case((path, "later_starts_take_over_requests")));
+    // A helper of the suite, which is not listed.
+    assert!(!has_case((path, "gone")));
 }
 
 #[test]

@@ -111,6 +111,10 @@ pub(crate) fn accepted(
 ) -> Result<Response, ChannelError> {
     let response = match sent {
         Ok(response) => response,
+        #[cfg(feature = "channel-tls")]
+        Err(error) if super::tls::is_refusal(&error) => {
+            return Err(ChannelError::Unauthorized { place: place.to_owned() });
+        }
         Err(error) if error.is_connect() => {
             return Err(ChannelError::down(place, error.without_url()));
         }

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test says so, by failing too")]
 
 mod conformance;
+mod etcd;
 mod nats;
+mod process;
 mod seals;
 mod secrets;
 mod servers;

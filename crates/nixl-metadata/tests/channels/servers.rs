@@ -1,7 +1,7 @@
 //! The media of the suite, with their servers.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use nixl_metadata::channel::tcp::{Server, ServerOptions, TcpOptions};
 use nixl_metadata::channel::{Channel, ChannelOptions, Exposure, Hub, etcd, http, nats, tcp};
 use tokio::runtime::Runtime;
 
+use crate::process::{self, Process};
 use crate::suite::options;
 
 /// A medium whose server can be stopped and started.
@@ -35,14 +36,6 @@ pub(crate) trait Medium: Send {
     fn ends_older_inboxes(&self) -> bool {
         true
     }
-}
-
-/// A port that was free a moment ago: these servers take no listener. One that another process takes meanwhile is another attempt.
-/// None of the system's own choice, which a connection may take while a server is down.
-fn free_port() -> SocketAddr {
-    let ports = std::iter::repeat_with(|| 20_000 + uuid::Uuid::new_v4().as_u128() as u16 % 12_000);
-    let mut free = ports.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
-    free.next().unwrap().local_addr().unwrap()
 }
 
 pub(crate) struct InProcess(Hub);
@@ -203,117 +196,23 @@ impl Drop for Http {
     }
 }
 
-/// Says, where `cargo xtask test` counts it, that a test was skipped.
-fn skip(wanted: &str, name: &str) {
-    use std::io::Write as _;
-    let line = format!("SKIPPED({wanted}): {name}\n");
-    let _closed = std::io::stdout().write_all(line.as_bytes());
-    if let Some(log) = std::env::var_os("NIXL_TEST_SKIP_LOG") {
-        // One write, so that the lines of tests that run at the same time stay whole.
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(&log);
-        file.and_then(|mut file| file.write_all(line.as_bytes())).unwrap();
-    }
-}
-
-/// A server of another project, as a process.
-struct Process {
-    program: &'static str,
-    arguments: fn(&std::path::Path, &[SocketAddr]) -> Vec<String>,
-    folder: tempfile::TempDir,
-    ports: Vec<SocketAddr>,
-    child: Option<Child>,
-}
-
-impl Process {
-    /// Starts it, or notes that the test is skipped where the program is not installed.
-    async fn start(
-        program: &'static str,
-        package: &str,
-        name: &str,
-        arguments: fn(&std::path::Path, &[SocketAddr]) -> Vec<String>,
-    ) -> Option<Self> {
-        let mut probe = Command::new(program);
-        probe.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
-        let is_there = probe.status().is_ok();
-        if !is_there {
-            skip(package, name);
-            return None;
-        }
-        for _ in 0..20 {
-            let folder = tempfile::tempdir().unwrap();
-            let ports = vec![free_port(), free_port()];
-            let mut process = Self { program, arguments, folder, ports, child: None };
-            if process.run().await {
-                return Some(process);
-            }
-        }
-        panic!("{program} does not start on any port");
-    }
-
-    /// Whether it listens, rather than ended.
-    async fn run(&mut self) -> bool {
-        let arguments = (self.arguments)(self.folder.path(), &self.ports);
-        let child = Command::new(self.program)
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let mut child = child.unwrap();
-        loop {
-            if child.try_wait().unwrap().is_some() {
-                return false;
-            }
-            if TcpStream::connect(self.ports[0]).is_ok() {
-                self.child = Some(child);
-                return true;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-
-    async fn restart(&mut self) {
-        crate::suite::soon("a restart", async {
-            while !self.run().await {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        })
-        .await;
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 pub(crate) struct Nats(Process);
 
 impl Nats {
     pub(crate) async fn start(name: &str) -> Option<Self> {
-        let arguments = |folder: &std::path::Path, ports: &[SocketAddr]| {
-            let (folder, port) = (folder.display().to_string(), ports[0].port().to_string());
-            let fixed = ["--jetstream", "--addr", "127.0.0.1", "--user", "u", "--pass", TOKEN];
-            let fixed = fixed.map(str::to_owned).into_iter();
-            fixed.chain(["--port".into(), port, "--store_dir".into(), folder]).collect()
+        let arguments = |folder: &Path, ports: &[SocketAddr; 2]| {
+            let user = ["--user", "u", "--pass", TOKEN].map(str::to_owned);
+            [process::nats(folder, ports), user.to_vec()].concat()
         };
-        Process::start("nats-server", "nats-server", name, arguments).await.map(Self)
+        Process::nats(name, arguments).await.map(Self)
     }
 
     pub(crate) async fn without_jetstream(name: &str) -> Option<Self> {
-        let arguments = |_: &std::path::Path, ports: &[SocketAddr]| {
+        let arguments = |_: &Path, ports: &[SocketAddr; 2]| {
             let port = ports[0].port().to_string();
             ["--addr", "127.0.0.1", "--port", &port].map(str::to_owned).to_vec()
         };
-        Process::start("nats-server", "nats-server", name, arguments).await.map(Self)
+        Process::nats(name, arguments).await.map(Self)
     }
 
     pub(crate) async fn connect(
@@ -321,7 +220,7 @@ impl Nats {
         nats: NatsOptions,
         options: ChannelOptions,
     ) -> Arc<dyn Channel> {
-        nats::connect(&format!("nats://{}", self.0.ports[0]), nats, options).await.unwrap()
+        nats::connect(&format!("nats://{}", self.0.address()), nats, options).await.unwrap()
     }
 }
 
@@ -332,7 +231,7 @@ impl Medium for Nats {
     }
 
     async fn channel_on(&self, runtime: &Runtime, options: ChannelOptions) -> Arc<dyn Channel> {
-        let address = format!("nats://{}", self.0.ports[0]);
+        let address = format!("nats://{}", self.0.address());
         let connects = async move {
             nats::connect(&address, NatsOptions::new().user("u", TOKEN), options).await.unwrap()
         };
@@ -358,24 +257,13 @@ pub(crate) struct Etcd(Process);
 
 impl Etcd {
     pub(crate) async fn start(name: &str) -> Option<Self> {
-        let arguments = |folder: &std::path::Path, ports: &[SocketAddr]| {
-            let (client, peer) = (format!("http://{}", ports[0]), format!("http://{}", ports[1]));
-            let pairs = [
-                ("--name", "test".to_owned()),
-                ("--data-dir", folder.join("data").display().to_string()),
-                ("--listen-client-urls", client.clone()),
-                ("--advertise-client-urls", client),
-                ("--listen-peer-urls", peer.clone()),
-                ("--initial-advertise-peer-urls", peer.clone()),
-                ("--initial-cluster", format!("test={peer}")),
-            ];
-            pairs.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
-        };
-        Process::start("etcd", "etcd-server", name, arguments).await.map(Self)
+        let arguments =
+            |folder: &Path, ports: &[SocketAddr; 2]| process::etcd("http", folder, ports);
+        Process::etcd(name, arguments).await.map(Self)
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.0.ports[0])
+        format!("http://{}", self.0.address())
     }
 }
 

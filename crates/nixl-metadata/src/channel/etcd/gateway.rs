@@ -86,8 +86,10 @@ impl Gateway {
             UNAUTHENTICATED | PERMISSION_DENIED => {
                 ChannelError::Unauthorized { place: self.place.clone() }
             }
-            // A wrong password.
-            INVALID_ARGUMENT if call == "auth/authenticate" => {
+            // A wrong password, or no token where users have to have one.
+            INVALID_ARGUMENT
+                if call == "auth/authenticate" || failed.text().contains("user name is empty") =>
+            {
                 ChannelError::Unauthorized { place: self.place.clone() }
             }
             INVALID_ARGUMENT if failed.text().contains("too large") => {

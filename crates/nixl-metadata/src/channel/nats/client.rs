@@ -1,8 +1,8 @@
 //! The client.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -53,16 +53,13 @@ pub async fn connect(
     let place = format!("nats://{}:{}", parsed.host(), parsed.port());
     // Servers that the first names are of the same cluster, but where they are it alone says.
     let (library, prefix) = nats.build()?;
-    let is_denied = Arc::new(AtomicBool::new(false));
-    let denied = Arc::clone(&is_denied);
+    let failed = Arc::new(Mutex::new(None));
+    let last = Arc::clone(&failed);
     let library = library.ignore_discovered_servers().event_callback(move |event| {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
-            Event::Connected => denied.store(false, Ordering::Relaxed),
-            // The library gives the kind of a failed attempt as text.
-            Event::ClientError(ClientError::Other(text)) => {
-                let is_violation = text == ConnectErrorKind::AuthorizationViolation.to_string();
-                denied.store(is_violation, Ordering::Relaxed);
-            }
+            Event::Connected => *last = None,
+            Event::ClientError(ClientError::Other(kind)) => *last = Some(kind),
             _ => {}
         }
         std::future::ready(())
@@ -73,7 +70,7 @@ pub async fn connect(
     context.set_timeout(CALL);
     let bucket =
         Bucket::new(context, prefix.clone(), place.clone(), options.life(), options.limit());
-    Shared::channel(Nats { client, bucket, prefix, place, is_denied }, options, exposure)
+    Shared::channel(Nats { client, bucket, prefix, place, failed }, options, exposure)
 }
 
 struct Nats {
@@ -81,8 +78,8 @@ struct Nats {
     bucket: Bucket,
     prefix: String,
     place: String,
-    /// Whether the server did not accept the credentials at the last attempt.
-    is_denied: Arc<AtomicBool>,
+    /// The kind of the failure of the last attempt to connect, which the library gives as text.
+    failed: Arc<Mutex<Option<String>>>,
 }
 
 impl fmt::Debug for Nats {
@@ -102,13 +99,17 @@ struct Asked {
 impl Nats {
     /// Refuses calls while there is no connection: the library would keep them.
     fn is_up(&self) -> Result<(), ChannelError> {
-        match self.client.connection_state() {
-            State::Connected => Ok(()),
-            _ if self.is_denied.load(Ordering::Relaxed) => {
-                Err(ChannelError::Unauthorized { place: self.place.clone() })
-            }
-            _ => Err(ChannelError::Down { place: self.place.clone(), source: None }),
+        if self.client.connection_state() == State::Connected {
+            return Ok(());
         }
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Err(match failed {
+            Some(kind) if kind == ConnectErrorKind::AuthorizationViolation.to_string() => {
+                ChannelError::Unauthorized { place: self.place.clone() }
+            }
+            Some(kind) => ChannelError::down(&self.place, io::Error::other(kind)),
+            None => ChannelError::Down { place: self.place.clone(), source: None },
+        })
     }
 
     /// Refuses what the server would close the connection for.

@@ -1,0 +1,80 @@
+//! Users of etcd, and requests whose worker has ended.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use nixl_metadata::channel::etcd::EtcdOptions;
+use nixl_metadata::channel::{ChannelError, Incarnation, etcd};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use crate::process::{self, Process};
+use crate::servers::{Etcd, Medium as _};
+use crate::suite::{entry, name, options, soon};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_gets_in_also_after_the_server_forgot_its_token() {
+    let arguments = |folder: &Path, ports: &[SocketAddr; 2]| process::etcd("http", folder, ports);
+    let test = "a_user_gets_in_also_after_the_server_forgot_its_token";
+    let Some(mut server) = Process::etcd(test, arguments).await else { return };
+    let address = format!("http://{}", server.address());
+    for (call, argument) in [
+        ("user/add", json!({ "name": "root", "password": "secret" })),
+        ("role/add", json!({ "name": "root" })),
+        ("user/grant", json!({ "user": "root", "role": "root" })),
+        ("enable", json!({})),
+    ] {
+        administer(&address, call, &argument).await;
+    }
+    let connect = |etcd: EtcdOptions| etcd::connect(&address, etcd, options()).unwrap();
+    let channel = connect(EtcdOptions::new().user("root", "secret"));
+    let first = entry("w", 1, b"entry");
+    let published = channel.publish(first.clone()).await.unwrap();
+    assert_eq!(channel.fetch(&name("w")).await.unwrap(), first);
+    for other in [EtcdOptions::new().user("root", "wrong"), EtcdOptions::new()] {
+        let fetched = connect(other).fetch(&name("w")).await.map(drop);
+        assert!(matches!(&fetched, Err(ChannelError::Unauthorized { .. })), "{fetched:?}");
+    }
+    server.kill();
+    server.restart().await;
+    assert_eq!(channel.fetch(&name("w")).await.unwrap(), first);
+    drop(published);
+}
+
+async fn administer(address: &str, call: &str, argument: &Value) {
+    let client = reqwest::Client::builder().no_proxy();
+    let client = client.use_preconfigured_tls(crate::tls::client(false));
+    let call = client.build().unwrap().post(format!("{address}/v3/auth/{call}")).json(argument);
+    let response = call.send().await.unwrap();
+    assert!(response.status().is_success(), "{}", response.text().await.unwrap());
+}
+
+/// It is not executed twice: a later start of the worker does not get it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_whose_worker_ended_with_it_times_out() {
+    let test = "a_request_whose_worker_ended_with_it_times_out";
+    let Some(etcd) = Etcd::start(test).await else { return };
+    let (runtime, w) = (Runtime::new().unwrap(), name("w"));
+    let first = etcd.channel_on(&runtime, options()).await;
+    let serves = {
+        let w = w.clone();
+        async move {
+            let inbox = first.serve(&w, Incarnation::new(1)).await;
+            (first, inbox.unwrap())
+        }
+    };
+    let (_first, mut inbox) = runtime.spawn(serves).await.unwrap();
+    let channel = etcd.channel(options()).await;
+    let asks = tokio::spawn({
+        let (channel, w) = (channel.clone(), w.clone());
+        async move { channel.request(&name("me"), &w, "x".into(), Duration::from_secs(4)).await }
+    });
+    let _taken = soon("the request", inbox.next()).await.unwrap();
+    runtime.shutdown_background();
+    let mut later = channel.serve(&w, Incarnation::new(2)).await.unwrap();
+    let again = tokio::time::timeout(Duration::from_secs(4), later.next()).await;
+    assert!(again.is_err(), "{again:?}");
+    let reply = asks.await.unwrap();
+    assert!(matches!(reply, Err(ChannelError::TimedOut { .. })), "{reply:?}");
+}
