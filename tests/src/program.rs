@@ -21,7 +21,7 @@ impl Program {
     pub fn run(program: impl AsRef<Path>, args: &[&str], beginning: &str) -> Option<Self> {
         let mut command = Command::new(program.as_ref());
         let mut child = command.args(args).stdout(Stdio::piped()).spawn().expect("it starts");
-        let mut stdout = BufReader::new(child.stdout.take()?);
+        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut lines = stdout.by_ref().lines().map_while(Result::ok);
         let said = lines.find(|line| line.starts_with(beginning));
         let mut program = Self { child, said: String::new(), _stdout: stdout };
