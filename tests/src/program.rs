@@ -9,8 +9,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 pub struct Program {
     child: Child,
     said: String,
-    /// Open for as long as the program runs.
-    stdout: Option<BufReader<ChildStdout>>,
+    _stdout: BufReader<ChildStdout>,
 }
 
 impl Program {
@@ -21,11 +20,12 @@ impl Program {
     /// If it cannot be started.
     pub fn run(program: impl AsRef<Path>, args: &[&str], beginning: &str) -> Option<Self> {
         let mut command = Command::new(program.as_ref());
-        let child = command.args(args).stdout(Stdio::piped()).spawn().expect("it starts");
-        let mut program = Self { child, said: String::new(), stdout: None };
-        let stdout = program.stdout.insert(BufReader::new(program.child.stdout.take()?));
+        let mut child = command.args(args).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut lines = stdout.by_ref().lines().map_while(Result::ok);
-        program.said = lines.find(|line| line.starts_with(beginning))?;
+        let said = lines.find(|line| line.starts_with(beginning));
+        let mut program = Self { child, said: String::new(), _stdout: stdout };
+        program.said = said?;
         Some(program)
     }
 

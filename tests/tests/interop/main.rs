@@ -3,6 +3,7 @@
 
 mod child;
 mod examples;
+mod figures;
 mod media;
 mod memory;
 mod peer;

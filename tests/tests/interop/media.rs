@@ -1,6 +1,7 @@
 //! Dynamo's reader of media, `media_nixl`, and this library's, both ways.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use nixl_connector::media::{MediaEnd, MediaReceiver, MediaSender, content_hash};
 use nixl_connector::{Connector, ConnectorError};
@@ -8,6 +9,7 @@ use nixl_descriptor::tensor::{DType, Tensor};
 use nixl_metadata::media::{
     DecodedMedia, ImageLayout, ImageMetadata, MediaItem, MediaMetadata, VideoMetadata,
 };
+use nixl_tests::eventually;
 use serde_json::{Value, json};
 
 use crate::DEADLINE;
@@ -113,4 +115,42 @@ async fn rust_reads_what_rust_offers_and_says_so() {
     }
     assert_eq!(offer.ended().await, Ok(MediaEnd::Read));
     tensor.copy_from_slice(&bytes).unwrap();
+}
+
+/// Python's reads are not counted, so the memory comes back by the life time.
+#[tokio::test]
+async fn a_hundred_images_pass_each_way_and_the_memory_comes_back() {
+    const COUNT: usize = 100;
+    // Both processes have the clock of one host.
+    let rust = Connector::builder().timeout(DEADLINE).clock_skew(Duration::ZERO).build();
+    let (rust, mut python) = (rust.await.unwrap(), Python::start());
+    let sender = MediaSender::new(rust.clone()).life_time(Duration::from_secs(5));
+    let mut offered = Vec::new();
+    for seed in 0..COUNT {
+        let (tensor, bytes) = filled(&sender, &[24 + seed, 32, 3], seed);
+        let offer = sender.offer(&tensor, Some(image_metadata())).await.unwrap();
+        let hash = content_hash(&tensor, offer.media().metadata()).unwrap();
+        assert_eq!(offer.media().content_hash(), hash);
+        assert_eq!(python.read_media(&printed(offer.media()))["crc32"], crc32(&bytes));
+        offered.push((tensor, bytes, offer));
+    }
+    let receiver = MediaReceiver::new(rust.clone());
+    for seed in 0..COUNT as u64 {
+        let (message, theirs) = python.offer_media(&[24, 32 + seed as usize, 3], seed);
+        let MediaItem::Decoded(media) = MediaItem::from_json(message.as_bytes()).unwrap() else {
+            panic!("{message}");
+        };
+        let tensor = receiver.read(&media).await.unwrap();
+        assert_eq!(crc32(&tensor.to_bytes().unwrap()), theirs);
+        let hash = content_hash(&tensor, media.metadata()).unwrap().unwrap();
+        receiver.verify(&media.as_ref().clone().with_content_hash(hash), &tensor).await.unwrap();
+    }
+    for (tensor, bytes, mut offer) in offered {
+        assert_eq!(offer.ended().await, Ok(MediaEnd::LifeTimeOver));
+        tensor.copy_from_slice(&bytes).unwrap();
+    }
+    eventually("the offers are forgotten", DEADLINE, || {
+        let stats = rust.stats();
+        (stats.passive() == 0 && stats.retained().bytes() == 0).then_some(())
+    });
 }

@@ -24,10 +24,10 @@ impl RemoteExport {
     ///
     /// # Errors
     ///
-    /// [`ConnectorError`]: a ticket that cannot be used ([`ConnectorError::Ticket`]), a grant that has ended
-    /// ([`TransportError::OfferEnded`], or [`TicketError::Expired`] if the ticket's time is over, also of a grant that was used before)
-    /// or is claimed by another writer ([`TransportError::OfferEnded`]), a ticket of other blocks or layers than were granted ([`TransportError::NotGranted`]), or
-    /// an owner that is not reached. Blocks of the owner's may then have been written in part.
+    /// [`ConnectorError`]: a ticket that cannot be used ([`ConnectorError::Ticket`]), a grant that has ended or was used
+    /// ([`TransportError::OfferEnded`], or [`TicketError::Expired`] once the ticket's time is over), one that is claimed by another
+    /// writer ([`TransportError::OfferEnded`]), a ticket of other blocks or layers than were granted
+    /// ([`TransportError::NotGranted`]), or an owner that is not reached. Blocks of the owner's may then have been written in part.
     pub async fn write_blocks(
         &self,
         ticket: &Ticket,

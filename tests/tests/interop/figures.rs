@@ -1,0 +1,329 @@
+//! Figures of media and of tensors between two processes: docs/BENCHMARKS.md has them.
+
+use std::fs;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nixl_connector::Connector;
+use nixl_connector::media::{DecodedMedia, MediaItem, MediaReceiver};
+use nixl_descriptor::tensor::Tensor;
+use nixl_descriptor::tensor::safetensors::{SafetensorsFile, SafetensorsHeader};
+use nixl_metadata::RdmaMetadata;
+use nixl_tests::{Program, pattern};
+use reqwest::Client;
+
+use crate::DEADLINE;
+use crate::peer::Python;
+
+const SOURCE: &str = env!("CARGO_BIN_EXE_source");
+
+/// Heights and widths.
+const IMAGES: [(usize, usize); 2] = [(480, 640), (1080, 1920)];
+
+/// Images of a run at once, and in all; memory and files are counted from the end of an earlier run of as many.
+const AT_ONCE: usize = 32;
+const ALL: usize = 1000;
+
+/// Images of a run one by one.
+const ONE_BY_ONE: usize = 200;
+
+fn print(line: &str) {
+    // Not captured, as the output of tests is.
+    let _closed = writeln!(std::io::stderr(), "{line}");
+}
+
+async fn connector() -> Connector {
+    let connector = nixl_executor::connector().await.unwrap();
+    connector.timeout(DEADLINE).build().await.unwrap()
+}
+
+/// One of the requests of a client.
+#[derive(Clone)]
+struct Worker {
+    receiver: MediaReceiver,
+    client: Client,
+    source: String,
+}
+
+impl Worker {
+    async fn get(&self, path: &str) -> Vec<u8> {
+        let response = self.client.get(format!("{}{path}", self.source)).send().await.unwrap();
+        let response = response.error_for_status().unwrap();
+        let mut body = Vec::with_capacity(response.content_length().unwrap_or(0) as usize);
+        let mut response = response;
+        while let Some(piece) = response.chunk().await.unwrap() {
+            body.extend_from_slice(&piece);
+        }
+        body
+    }
+
+    async fn offered(&self, image: (usize, usize), seed: usize) -> Vec<u8> {
+        self.get(&format!("/offer/{}/{}/{}", image.0, image.1, seed % 8)).await
+    }
+
+    /// The pixels of an offered image, and the time from the message in hand to the pixels in place.
+    async fn pixels(&self, message: &[u8]) -> (DecodedMedia, Tensor, Duration) {
+        let begun = Instant::now();
+        let media = decoded(message);
+        let tensor = self.receiver.read(&media).await.unwrap();
+        (media, tensor, begun.elapsed())
+    }
+
+    async fn check(&self, media: &DecodedMedia, tensor: &Tensor) {
+        assert!(media.content_hash().is_some());
+        self.receiver.verify(media, tensor).await.unwrap();
+    }
+
+    /// Offers an image, reads and checks it.
+    async fn read(&self, image: (usize, usize), seed: usize) -> Duration {
+        let message = self.offered(image, seed).await;
+        let (media, tensor, took) = self.pixels(&message).await;
+        self.check(&media, &tensor).await;
+        took
+    }
+
+    /// Reads so many images at once, which are offered before and checked afterwards.
+    async fn round(&self, image: (usize, usize), count: usize) -> Vec<Duration> {
+        let mut messages = Vec::new();
+        for seed in 0..count {
+            messages.push(self.offered(image, seed).await);
+        }
+        let reads = messages.into_iter().map(|message| {
+            let worker = self.clone();
+            tokio::spawn(async move { worker.pixels(&message).await })
+        });
+        let mut read = Vec::new();
+        for pixels in reads.collect::<Vec<_>>() {
+            read.push(pixels.await.unwrap());
+        }
+        let mut times = Vec::new();
+        for (media, tensor, took) in read {
+            self.check(&media, &tensor).await;
+            times.push(took);
+        }
+        times
+    }
+
+    /// From the address in hand to the pixels in place.
+    async fn fetched(&self, image: (usize, usize), seed: usize) -> Duration {
+        let begun = Instant::now();
+        let body = self.get(&format!("/pixels/{}/{}/{}", image.0, image.1, seed % 8)).await;
+        let took = begun.elapsed();
+        assert_eq!(body.len(), image.0 * image.1 * 3);
+        took
+    }
+}
+
+fn decoded(message: &[u8]) -> DecodedMedia {
+    match MediaItem::from_json(message).unwrap() {
+        MediaItem::Decoded(media) => *media,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The times of a run of so many, so many at once.
+async fn run<F: Future<Output = Duration> + Send>(
+    worker: &Worker,
+    (at_once, all): (usize, usize),
+    one: impl Fn(Worker, usize) -> F + Copy + Send + 'static,
+) -> Vec<Duration>
+where
+    F: 'static,
+{
+    let next = Arc::new(AtomicUsize::new(0));
+    let tasks = (0..at_once).map(|_| {
+        let (worker, next) = (worker.clone(), Arc::clone(&next));
+        tokio::spawn(async move {
+            let mut times = Vec::new();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= all {
+                    return times;
+                }
+                times.push(one(worker.clone(), number).await);
+            }
+        })
+    });
+    let mut times = Vec::new();
+    for task in tasks.collect::<Vec<_>>() {
+        times.extend(task.await.unwrap());
+    }
+    times
+}
+
+fn p50(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+/// Open files and resident MiB of a process.
+fn held(process: &str) -> (usize, u64) {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kib: u64 = resident.split_whitespace().next().unwrap().parse().unwrap();
+    (fs::read_dir(format!("/proc/{process}/fd")).unwrap().count(), kib >> 10)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints figures"]
+async fn figures_of_media() {
+    let source = Program::start(SOURCE, &[], "http://");
+    let owner = source.id().to_string();
+    let client = Client::builder().no_proxy().build().unwrap();
+    let receiver = MediaReceiver::new(connector().await);
+    let worker = Worker { receiver, client, source: source.said().to_owned() };
+    for image in IMAGES {
+        let read = move |worker: Worker, seed| async move { worker.read(image, seed).await };
+        let fetched = move |worker: Worker, seed| async move { worker.fetched(image, seed).await };
+        // The most images at one time that either process will hold.
+        for _ in 0..2 {
+            run(&worker, (AT_ONCE, ALL), read).await;
+        }
+        let before = ["self", &owner].map(held);
+        let many = run(&worker, (AT_ONCE, ALL), read).await;
+        let after = ["self", &owner].map(held);
+        assert_eq!(many.len(), ALL);
+        let many_bodies = run(&worker, (AT_ONCE, ALL), fetched).await;
+        let mut rounds = Vec::new();
+        for _ in 0..ALL / AT_ONCE {
+            rounds.extend(worker.round(image, AT_ONCE).await);
+        }
+        let one = run(&worker, (1, ONE_BY_ONE), read).await;
+        let one_body = run(&worker, (1, ONE_BY_ONE), fetched).await;
+
+        let mut python = Python::start();
+        let mut theirs = Vec::new();
+        for number in 0..ONE_BY_ONE {
+            let message = worker.offered(image, number).await;
+            let item: serde_json::Value = serde_json::from_slice(&message).unwrap();
+            let read = tokio::task::block_in_place(|| python.read_media(&item["Decoded"]));
+            theirs.push(Duration::from_secs_f64(read["seconds"].as_f64().unwrap()));
+        }
+        let [one, one_body, theirs] = [one, one_body, theirs].map(p50);
+        let [many, rounds, many_bodies] = [many, rounds, many_bodies].map(p50);
+        let share = |of: Duration, whole: Duration| of.as_secs_f64() / whole.as_secs_f64();
+        print(&format!("{} x {} x 3", image.0, image.1));
+        print(&format!(
+            "  one by one, p50: read {one:.1?}, HTTP body {one_body:.1?} ({:.2}x), Python {theirs:.1?} ({:.2}x)",
+            share(one, one_body),
+            share(one, theirs),
+        ));
+        print(&format!(
+            "  {AT_ONCE} at once, {ALL} in all, p50: read {rounds:.1?}, HTTP body {many_bodies:.1?} ({:.2}x); read while others are offered and checked {many:.1?} ({:.2}x)",
+            share(rounds, many_bodies),
+            share(many, many_bodies),
+        ));
+        print(&format!("  (files, MiB) of worker and owner: {before:?} -> {after:?}"));
+        let (files, grown) = (
+            |at: usize| (before[at].0, after[at].0),
+            |at: usize| after[at].1.saturating_sub(before[at].1),
+        );
+        for at in 0..2 {
+            assert_eq!(files(at).0, files(at).1, "files of process {at}");
+            assert!(grown(at) <= 32, "process {at} has grown by {} MiB", grown(at));
+        }
+    }
+}
+
+/// Tensors of the file, and bytes of each.
+const TENSORS: usize = 128;
+const TENSOR: usize = 16 << 20;
+
+/// A file of safetensors with random bytes.
+fn model(folder: &tempfile::TempDir) -> String {
+    let path = folder.path().join("model.safetensors");
+    let tensor = |at: usize| {
+        let offsets = [at * TENSOR, (at + 1) * TENSOR];
+        let entry =
+            serde_json::json!({ "dtype": "BF16", "shape": [4096, 2048], "data_offsets": offsets });
+        (name(at), entry)
+    };
+    let header = serde_json::Value::Object((0..TENSORS).map(tensor).collect()).to_string();
+    let header = format!("{header:<len$}", len = header.len().next_multiple_of(8));
+    let mut file = fs::File::create(&path).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    for at in 0..TENSORS {
+        file.write_all(&pattern(at as u64, TENSOR)).unwrap();
+    }
+    path.display().to_string()
+}
+
+fn name(at: usize) -> String {
+    format!("layers.{at}.weight")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints figures"]
+async fn figures_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = model(&folder);
+    let source = Program::start(SOURCE, &[&path], "http://");
+    let mut start = fs::read(&path).unwrap();
+    let len = start.len();
+    start.truncate(1 << 20);
+    let header = SafetensorsHeader::parse(&start, len as u64).unwrap();
+    let connector = connector().await;
+    let memory = connector.buffer(len).unwrap();
+    let local = SafetensorsFile::with_header(header, memory.whole().slice(..len).unwrap()).unwrap();
+    let client = Client::builder().no_proxy().build().unwrap();
+    let get = async |path: String| {
+        let sent = client.get(format!("{}{path}", source.said())).send().await.unwrap();
+        RdmaMetadata::decode(&sent.error_for_status().unwrap().bytes().await.unwrap()).unwrap()
+    };
+    let (mut by_name, mut at_once, mut whole) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..6 {
+        let offer = get("/file".to_owned()).await;
+        let begun = Instant::now();
+        connector.read(&offer, local.memory().clone()).await.unwrap();
+        let of_whole = begun.elapsed();
+
+        let offers = offers(&get).await;
+        let begun = Instant::now();
+        for (at, offer) in offers.iter().enumerate() {
+            connector.read_into_tensor(offer, &local.tensor(&name(at)).unwrap()).await.unwrap();
+        }
+        let of_names = begun.elapsed();
+
+        let offers = self::offers(&get).await;
+        let begun = Instant::now();
+        let reads = offers.into_iter().enumerate().map(|(at, offer)| {
+            let (connector, tensor) = (connector.clone(), local.tensor(&name(at)).unwrap());
+            tokio::spawn(async move { connector.read_into_tensor(&offer, &tensor).await })
+        });
+        for read in reads.collect::<Vec<_>>() {
+            read.await.unwrap().unwrap();
+        }
+        let of_all = begun.elapsed();
+        // The first round allocates pages, connects and registers.
+        if round > 0 {
+            whole.push(of_whole);
+            by_name.push(of_names);
+            at_once.push(of_all);
+        }
+    }
+    for at in [0, TENSORS / 2, TENSORS - 1] {
+        let read = local.tensor(&name(at)).unwrap().to_bytes().unwrap();
+        assert!(read == pattern(at as u64, TENSOR), "{}", name(at));
+    }
+    let rate = |times: Vec<Duration>| (TENSORS * TENSOR) as f64 / p50(times).as_secs_f64() / 1e9;
+    let [by_name, at_once, whole] = [by_name, at_once, whole].map(rate);
+    print(&format!("2 GiB: one region {whole:.2} GB/s"));
+    for (how, rate) in [("one by one", by_name), ("all at once", at_once)] {
+        print(&format!(
+            "  {TENSORS} tensors by name, {how}: {rate:.2} GB/s ({:.2}x)",
+            rate / whole
+        ));
+    }
+}
+
+/// The offers of all tensors.
+async fn offers(get: &impl AsyncFn(String) -> RdmaMetadata) -> Vec<RdmaMetadata> {
+    let mut offers = Vec::new();
+    for at in 0..TENSORS {
+        offers.push(get(format!("/tensor/{}", name(at))).await);
+    }
+    offers
+}
