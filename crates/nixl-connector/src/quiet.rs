@@ -2,7 +2,7 @@
 //!
 //! | peer | proof |
 //! |---|---|
-//! | a process on this host with a claim in the slot | it has ended; no process younger than the offer has the offer's shared memory open or mapped by a fork (one that has made an agent of its own has not); and every TCP socket of this process to an ownerless end on this host is past its end of stream |
+//! | a process on this host with a claim in the slot | it has ended; no process younger than the offer has the offer's shared memory open or mapped by a fork (one that has made an agent of its own has not, nor has a child of this process); and every TCP socket of this process to an ownerless end on this host is past its end of stream |
 //! | an agent with a claim by message, or any holder of the metadata | no NIC writes memory here, and every TCP socket of this process to another one is past its end of stream |
 //! | agents that report failed writes | no NIC writes memory here, and all bytes that they had sent have arrived, as for reads (below) |
 //!

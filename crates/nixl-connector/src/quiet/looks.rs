@@ -154,9 +154,11 @@ impl Look {
 }
 
 /// When a process started that may have its files by a fork, in clock ticks since boot; beyond any time if that is not known. `None`
-/// if it has ended, or has made an agent of its own since it started: it has left the fork, and goes on with nothing of its parent.
+/// if it has ended; if it has made an agent of its own since it started, so that it goes on with nothing of its parent; and if its
+/// parent is this process, so that it has the files from here.
 fn start_as_child(pid: u32) -> Option<u64> {
     match ProcessWatch::open(pid) {
+        Ok(watch) if watch.is_child() => None,
         Ok(watch) => match watch.start_time() {
             Some(start) => (!has_agent_of_its_own(pid, start)).then_some(start),
             None => (!watch.has_ended()).then_some(u64::MAX),
@@ -189,6 +191,8 @@ fn sockets(limit: Duration, is_cut_off: &mut bool) -> Result<SocketsLook, Socket
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::net::{TcpListener, TcpStream};
+
+    use nixl_device::ProcessIdentity;
 
     use super::*;
 
@@ -234,8 +238,24 @@ mod tests {
         let look = looks.after(Instant::now()).unwrap();
         assert!(!look.is_cut_off);
         assert_eq!(looks.with(|state| state.limit), Looks::LONGEST);
-        // This process has started the children that have the file, if any, after its own start.
         assert!(look.no_child_has(&identity, u64::MAX) || look.holders[&identity].hidden);
+    }
+
+    #[test]
+    fn children_of_this_process_have_its_files_from_here() {
+        let looks = Looks::default();
+        // Not closed at the child's exec.
+        let (_file, identity) = memory("looks-child");
+        let _kept = looks.include(vec![identity]);
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        looks.with(|state| state.limit = Looks::LONGEST);
+        let holders = Holders::of_file(identity, Looks::LONGEST);
+        let look = looks.after(Instant::now()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(holders.pids().contains(&child.id()), "{holders:?}");
+        let start = ProcessIdentity::current().unwrap().start_time();
+        assert!(look.no_child_has(&identity, start) || holders.hidden());
     }
 
     #[test]

@@ -52,6 +52,7 @@ pub fn proc_is_of_this_namespace() -> bool {
 pub(super) struct Stat {
     pub(super) is_zombie: bool,
     pub(super) is_kernel_thread: bool,
+    pub(super) parent: u32,
     pub(super) threads: u64,
     pub(super) start_time: u64,
 }
@@ -74,6 +75,7 @@ impl Stat {
         Some(Self {
             is_zombie: *fields.first()? == "Z",
             is_kernel_thread: number(9)? & KERNEL_THREAD != 0,
+            parent: fields.get(1)?.parse().ok()?,
             threads: number(20)?,
             start_time: number(22)?,
         })
@@ -88,8 +90,13 @@ mod tests {
     #[test]
     fn a_program_may_have_any_name() {
         let rest = b"S 1 2 2 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 777 8 9";
-        let wanted =
-            Stat { is_zombie: false, is_kernel_thread: false, threads: 3, start_time: 777 };
+        let wanted = Stat {
+            is_zombie: false,
+            is_kernel_thread: false,
+            parent: 1,
+            threads: 3,
+            start_time: 777,
+        };
         for name in [&b"cat"[..], b"a b", b") Z 1 (", b"\xFF\n)", b""] {
             let line = [b"123 (", name, b") ", rest].concat();
             assert_eq!(Stat::parse(&line), Some(wanted), "{name:?}");

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, child_subreaper, pidfd_open};
 
 use super::identity::{ProcessIdentity, Stat, proc_is_of_this_namespace};
 use crate::SharedError;
@@ -116,6 +116,18 @@ impl ProcessWatch {
         (!self.has_ended()).then_some(stat.start_time)
     }
 
+    /// Whether this process has started it. `false` of a process that has ended, and if that is not known: in a process that gets the
+    /// orphans of others (the first of a PID namespace, and a subreaper).
+    #[must_use]
+    pub fn is_child(&self) -> bool {
+        let adopts = std::process::id() == 1 || !matches!(child_subreaper(), Ok(None));
+        if adopts || !proc_is_of_this_namespace() {
+            return false;
+        }
+        let stat = Stat::read(&format!("/proc/{}", self.pid));
+        stat.is_some_and(|stat| stat.parent == std::process::id()) && !self.has_ended()
+    }
+
     /// Which process it is. `None` as for [`start_time`](Self::start_time).
     #[must_use]
     pub fn identity(&self) -> Option<ProcessIdentity> {
@@ -165,14 +177,17 @@ mod tests {
         assert_eq!(identity.pid, process.pid());
         assert!(identity.start_time >= ProcessIdentity::current().unwrap().start_time);
         assert!(process.is(identity.start_time));
+        assert!(process.is_child() || std::process::id() == 1);
         // What a process that had the number before would have said.
         assert!(!process.is(identity.start_time - 1));
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!process.is(identity.start_time));
         assert_eq!((process.start_time(), process.identity()), (None, None));
+        assert!(!process.is_child());
         let myself = ProcessWatch::open(std::process::id()).unwrap();
         assert_eq!(myself.identity(), ProcessIdentity::current());
+        assert!(!myself.is_child());
     }
 
     #[test]
