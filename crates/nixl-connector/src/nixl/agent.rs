@@ -36,7 +36,7 @@ use super::options::{NixlBackend, NixlOptions};
 use super::signals::Handlers;
 use super::streams;
 use super::threads;
-use super::ucx::{self, Plan, Ucx, UcxDevices};
+use super::ucx::{self, Plan, Ucx, UcxDevices, WakeUps};
 use super::worker_address::WorkerAddresses;
 use crate::control::ControlThread;
 
@@ -163,12 +163,14 @@ fn create_backends(
         }
         agent.create_backend(backend.name(), &params).map_err(failed)
     };
+    let wake_ups = WakeUps::before();
     let create_all = |handed: &str| plugins.into_iter().map(|p| create(p, handed)).collect();
     let (backends, mut settings) = if options.chosen_backends().contains(&NixlBackend::Ucx) {
         plan.start(create_all)?
     } else {
         (create_all("")?, Vec::new())
     };
+    wake_ups.drop_empty();
     for (backend, name, value) in options.parameters() {
         let name = format!("{}.{name}", backend.name());
         settings.push(EngineSetting::new(name, value, SettingSource::Option));

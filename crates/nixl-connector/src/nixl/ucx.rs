@@ -13,6 +13,7 @@ mod lists;
 mod log;
 mod replies;
 mod settings;
+mod wakeups;
 
 use std::fs;
 
@@ -20,6 +21,7 @@ pub(super) use choice::UcxDevices;
 pub(super) use files::check as check_files;
 pub(super) use library::Ucx;
 pub(super) use settings::Plan;
+pub(super) use wakeups::WakeUps;
 
 /// UCX's identity of this machine, or `None` if UCX does not report it. Called after UCX is loaded.
 pub(super) fn machine() -> Option<u64> {

@@ -1,0 +1,132 @@
+//! The Unix sockets on which UCX is woken.
+//!
+//! UCX's transports of shared memory wake a process by a datagram of one byte, to a socket with an abstract name: any process of the
+//! network namespace, of whichever user, can send to it. UCX takes an empty datagram for the end of a connection, and ends the
+//! process ("failed to arm iface"). So the kernel drops empty ones.
+#![allow(unsafe_code, reason = "sets a filter of the kernel's on sockets of UCX")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+
+use rustix::net::sockopt::socket_type;
+use rustix::net::{RecvFlags, SocketAddrUnix, SocketType, getsockname, recv};
+
+/// The sockets that were open before UCX made its own, by their links in `/proc`.
+#[derive(Debug)]
+pub(in crate::nixl) struct WakeUps {
+    before: BTreeSet<(RawFd, String)>,
+}
+
+impl WakeUps {
+    pub(in crate::nixl) fn before() -> Self {
+        Self { before: sockets().unwrap_or_default() }
+    }
+
+    /// Has the kernel drop empty datagrams to the sockets that were opened since.
+    pub(in crate::nixl) fn drop_empty(&self) {
+        let result = sockets().and_then(|sockets| {
+            let new = sockets.difference(&self.before).map(|(number, _)| *number);
+            new.filter(|number| is_named_by_the_kernel(*number)).try_for_each(drop_empty)
+        });
+        if let Err(error) = result {
+            tracing::warn!(
+                %error,
+                "empty datagrams to UCX's Unix sockets are not dropped: any process of this network namespace can end this one"
+            );
+        }
+    }
+}
+
+fn sockets() -> io::Result<BTreeSet<(RawFd, String)>> {
+    let entries = fs::read_dir("/proc/self/fd")?.flatten();
+    let socket = |entry: fs::DirEntry| {
+        let link = fs::read_link(entry.path()).ok()?.to_str()?.to_owned();
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        link.starts_with("socket:[").then_some((number, link))
+    };
+    Ok(entries.filter_map(socket).collect())
+}
+
+/// Whether it is a Unix socket for datagrams with a name of five digits that the kernel chose, as UCX's are.
+fn is_named_by_the_kernel(number: RawFd) -> bool {
+    const DIGITS: usize = 5;
+    // SAFETY: a descriptor that was closed meanwhile is an error of these calls, and another one of this number is asked the same.
+    let socket = unsafe { BorrowedFd::borrow_raw(number) };
+    if socket_type(socket) != Ok(SocketType::DGRAM) {
+        return false;
+    }
+    let name = getsockname(socket).ok().and_then(|name| SocketAddrUnix::try_from(name).ok());
+    let digits = |name: &[u8]| name.len() == DIGITS && name.iter().all(u8::is_ascii_hexdigit);
+    name.is_some_and(|name| name.abstract_name().is_some_and(digits))
+}
+
+fn drop_empty(number: RawFd) -> io::Result<()> {
+    const LOAD_LENGTH: u16 = 0x80;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const ALL: u32 = u32::MAX;
+    let step = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
+    let mut program = [
+        step(LOAD_LENGTH, 0, 0),
+        step(JUMP_IF_EQUAL, 1, 0),
+        step(RETURN, 0, 0),
+        step(RETURN, 0, ALL),
+    ];
+    let len = u16::try_from(program.len()).unwrap_or_default();
+    let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
+    // SAFETY: the filter and its program outlive the call, which copies them.
+    let set = unsafe {
+        libc::setsockopt(
+            number,
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of_val(&filter) as libc::socklen_t,
+        )
+    };
+    if set != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // What came before the filter: no peer knows the socket yet.
+    // SAFETY: as above.
+    let socket = unsafe { BorrowedFd::borrow_raw(number) };
+    while recv(socket, &mut [0; 1], RecvFlags::DONTWAIT).is_ok() {}
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::os::fd::AsRawFd as _;
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+    use super::*;
+
+    #[test]
+    fn empty_datagrams_are_dropped_and_others_arrive() {
+        let before = WakeUps::before();
+        // An abstract name of no bytes is chosen by the kernel.
+        let socket = rustix::net::socket(rustix::net::AddressFamily::UNIX, SocketType::DGRAM, None);
+        let socket = UnixDatagram::from(socket.unwrap());
+        let name = format!("{:05x}", std::process::id() % 0x10_0000);
+        let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
+        rustix::net::bind(&socket, &address).unwrap();
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let other = UnixDatagram::unbound().unwrap();
+        other.send_to_addr(b"", &address).unwrap();
+        before.drop_empty();
+        socket.set_nonblocking(true).unwrap();
+        let mut byte = [0];
+        let nothing =
+            |received: io::Result<usize>| received.unwrap_err().kind() == ErrorKind::WouldBlock;
+        assert!(nothing(socket.recv(&mut byte)), "it came before the filter");
+        other.send_to_addr(b"", &address).unwrap();
+        assert!(nothing(socket.recv(&mut byte)));
+        other.send_to_addr(b"x", &address).unwrap();
+        assert_eq!((socket.recv(&mut byte).unwrap(), byte), (1, *b"x"));
+        assert!(!is_named_by_the_kernel(other.as_raw_fd()));
+    }
+}
