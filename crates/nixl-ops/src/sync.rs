@@ -1,6 +1,7 @@
 //! Locks, fences, atomics, threads and shared pages, replaced by loom's in its models.
 //!
-//! All lock-free shared state is built on these; the modules `loom_model`, run by `cargo xtask loom`, are its models.
+//! The lock-free shared state of this crate is built on these; the modules `loom_model`, run by `cargo xtask loom`, are its models.
+//! `docs/CI.md` lists them, and the cells of other crates, which have none.
 
 #[cfg(loom)]
 mod model;
