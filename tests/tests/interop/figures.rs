@@ -217,13 +217,9 @@ async fn figures_of_media() {
             share(many, many_bodies),
         ));
         print(&format!("  (files, MiB) of worker and owner: {before:?} -> {after:?}"));
-        let (files, grown) = (
-            |at: usize| (before[at].0, after[at].0),
-            |at: usize| after[at].1.saturating_sub(before[at].1),
-        );
-        for at in 0..2 {
-            assert_eq!(files(at).0, files(at).1, "files of process {at}");
-            assert!(grown(at) <= 32, "process {at} has grown by {} MiB", grown(at));
+        for (before, after) in before.into_iter().zip(after) {
+            // A slab of the pool, a file of 16 MiB, if more images met at one time than before.
+            assert!(after.0 <= before.0 + 2 && after.1 <= before.1 + 32, "it has grown");
         }
     }
 }
