@@ -2,11 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::routing::post;
+use axum::{Json, Router};
 use nixl_metadata::channel::etcd::EtcdOptions;
 use nixl_metadata::channel::{ChannelError, Incarnation, etcd};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use crate::process::{self, Process};
@@ -77,4 +82,25 @@ async fn a_request_whose_worker_ended_with_it_times_out() {
     assert!(again.is_err(), "{again:?}");
     let reply = asks.await.unwrap();
     assert!(matches!(reply, Err(ChannelError::TimedOut { .. })), "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_answered_is_repeated() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let range = move || {
+        let is_first = calls.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            if is_first {
+                std::future::pending::<()>().await;
+            }
+            Json(json!({ "header": { "revision": "1" } }))
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let routes = Router::new().route("/v3/kv/range", post(range));
+    tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
+    let channel = etcd::connect(&address, EtcdOptions::new(), options()).unwrap();
+    let fetched = channel.fetch(&name("w")).await;
+    assert!(matches!(fetched, Err(ChannelError::NotFound { .. })), "{fetched:?}");
 }

@@ -7,6 +7,7 @@ use reqwest::{Client, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use super::messages::{
     Authenticated, Failed, Lease, Line, Range, Txn, Watched, after, base64, read,
@@ -21,6 +22,9 @@ const INVALID_ARGUMENT: i64 = 3;
 const NOT_FOUND: i64 = 5;
 const RESOURCE_EXHAUSTED: i64 = 8;
 const UNAVAILABLE: i64 = 14;
+
+/// How long a call may take before it is repeated: a server that was killed may have taken a connection and not answer on it.
+const CALL: Duration = Duration::from_secs(3);
 
 /// A server's gateway.
 pub(super) struct Gateway {
@@ -129,8 +133,19 @@ impl Gateway {
         call: &str,
         argument: Value,
     ) -> Result<T, ChannelError> {
-        let response = self.open(call, &argument).await?;
-        read(&body(response, &self.place, self.limit).await?)
+        let answer = self.within(async {
+            body(self.open(call, &argument).await?, &self.place, self.limit).await
+        });
+        read(&answer.await?)
+    }
+
+    /// Bounds the time of a call.
+    async fn within<T>(
+        &self,
+        call: impl Future<Output = Result<T, ChannelError>>,
+    ) -> Result<T, ChannelError> {
+        let lost = || ChannelError::Lost { place: self.place.clone(), source: None };
+        timeout(CALL, call).await.unwrap_or_else(|_| Err(lost()))
     }
 
     pub(super) async fn get(&self, key: &str) -> Result<Range, ChannelError> {
@@ -223,7 +238,8 @@ impl Gateway {
         if is_prefix {
             create["range_end"] = base64(after(key)).into();
         }
-        let response = self.open("watch", &json!({"create_request": create})).await?;
+        let create = json!({"create_request": create});
+        let response = self.within(self.open("watch", &create)).await?;
         // A fragment is as long as a request of etcd may be, in base64.
         let (place, limit) = (self.place.clone(), self.limit.max(4 << 20));
         Ok(Watch { response, buffer: Vec::new(), place, limit })
