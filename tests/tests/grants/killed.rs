@@ -1,13 +1,14 @@
 //! Initiators that are killed at random steps: their blocks come back.
 
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nixl_connector::{Connector, ConnectorError, Export, GrantOptions, RevokeOutcome, WriteGrant};
 use nixl_descriptor::leaked;
-use nixl_tests::{Cache, Random, alone_within, eventually, hex_line, within};
+use nixl_tests::{Cache, Peer, Random, alone_within, eventually, hex_line, within};
 
-use super::{By, local, start};
+use super::{By, PEER, local, start};
 
 /// Tokens of a page: blocks have 1 MiB.
 const PAGE: usize = 4096;
@@ -120,6 +121,17 @@ async fn killed(connector: &Connector, by: By, each: usize) {
     );
 }
 
+/// A reader whose parent is a shell, so that it is no child of this process. It ends with its input.
+fn start_by_shell() -> Peer {
+    let (name, value) = By::STAGED;
+    let mut command = Command::new("sh");
+    let mut reader =
+        Peer::spawn_by(command.args(["-c", "\"$0\"; :", PEER]).env(name, value)).unwrap();
+    reader.answer("start").unwrap();
+    reader.ask(&format!("pages {PAGE}")).unwrap();
+    reader
+}
+
 /// A reader that is younger than a killed writer's grant has the same memory mapped. It is no child of the writer.
 async fn killed_beside_a_younger_reader(connector: &Connector) {
     let mut random = Random::new(20_261_130);
@@ -136,7 +148,7 @@ async fn killed_beside_a_younger_reader(connector: &Connector) {
         thread::sleep(Duration::from_micros(random.below(4_000)));
         writer.kill().unwrap();
         // It reads after the kill, so it has begun after the grant.
-        let mut reader = start(By::Paths, PAGE);
+        let mut reader = start_by_shell();
         reader.ask(&format!("import {metadata}")).unwrap();
         let read = export.grant(0, &blocks_of(0, 0), GrantOptions::new()).unwrap();
         reader.ask(&format!("blocks {}", hex_line(&read.ticket().encode()))).unwrap();
