@@ -178,6 +178,10 @@ async fn figures_of_media() {
     for image in IMAGES {
         let read = move |worker: Worker, seed| async move { worker.read(image, seed).await };
         let fetched = move |worker: Worker, seed| async move { worker.fetched(image, seed).await };
+        // The first connects, registers and allocates pages.
+        run(&worker, (1, ONE_BY_ONE), read).await;
+        let one = run(&worker, (1, ONE_BY_ONE), read).await;
+        let one_body = run(&worker, (1, ONE_BY_ONE), fetched).await;
         // The most images at one time that either process will hold.
         for _ in 0..2 {
             run(&worker, (AT_ONCE, ALL), read).await;
@@ -191,8 +195,6 @@ async fn figures_of_media() {
         for _ in 0..ALL / AT_ONCE {
             rounds.extend(worker.round(image, AT_ONCE).await);
         }
-        let one = run(&worker, (1, ONE_BY_ONE), read).await;
-        let one_body = run(&worker, (1, ONE_BY_ONE), fetched).await;
 
         let mut python = Python::start();
         let mut theirs = Vec::new();
