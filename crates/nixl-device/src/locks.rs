@@ -66,7 +66,9 @@ mod tests {
             held.join().is_err()
         });
         assert!(panicked && mutex.is_poisoned() && shared.is_poisoned());
-        assert_eq!((*lock(&mutex), *read(&shared), *write(&shared)), (1, 1, 1));
+        assert_eq!(*lock(&mutex), 1);
+        assert_eq!(*read(&shared), 1);
+        assert_eq!(*write(&shared), 1);
         let held = try_lock(&mutex);
         assert!(held.is_some() && try_lock(&mutex).is_none());
     }
