@@ -1,7 +1,7 @@
 //! A connection: one engine, its driver and its caches.
 
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use nixl_descriptor::{
@@ -9,6 +9,7 @@ use nixl_descriptor::{
     SharedName,
 };
 use nixl_device::Device;
+use nixl_device::locks::lock;
 use nixl_metadata::{
     AgentMetadata, Limits, OfferTerms, PeerInfo, RdmaMetadata, SerializedDescriptor, Share,
 };
@@ -140,12 +141,12 @@ impl Connection {
 
     /// Keeps the words of an export that is closed for as long as the connection lives.
     pub(crate) fn keep_words(&self, words: SpentWords) {
-        self.spent_words.lock().unwrap_or_else(PoisonError::into_inner).push(words);
+        lock(&self.spent_words).push(words);
     }
 
     /// Words of an export that is closed, with so many slots.
     pub(crate) fn take_words(&self, slots: u32) -> Option<SpentWords> {
-        let mut spent = self.spent_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spent = lock(&self.spent_words);
         let at = spent.iter().position(|words| words.slots() == slots)?;
         Some(spent.swap_remove(at))
     }

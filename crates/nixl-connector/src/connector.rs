@@ -74,7 +74,8 @@ impl Connector {
         self.shared.connection.info().host().hostname()
     }
 
-    /// Whether a CUDA driver with at least one device is there.
+    /// Whether a CUDA driver with at least one device is there, as of Dynamo's connector. The first call in a process looks for the driver,
+    /// which takes tens of milliseconds.
     pub fn is_cuda_available(&self) -> bool {
         nixl_device::cuda::is_available()
     }

@@ -1,9 +1,10 @@
 //! The cache of this agent's exported metadata.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use nixl_descriptor::{Registration, RegistrationCache};
+use nixl_device::locks::lock;
 use nixl_metadata::AgentMetadata;
 use nixl_ops::Transport;
 
@@ -80,6 +81,6 @@ impl Exports {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every critical section leaves the state consistent.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }

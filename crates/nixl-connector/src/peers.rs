@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use nixl_device::ExitWatch;
+use nixl_device::locks::lock;
 use nixl_metadata::{AgentMetadata, SerializedDescriptor};
 use nixl_ops::{Connected, GaugeShare, PeerId};
 
@@ -213,7 +214,7 @@ impl PeerTable {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

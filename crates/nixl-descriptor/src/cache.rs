@@ -7,9 +7,10 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use nixl_device::LeakInChild;
+use nixl_device::locks::{lock, try_lock};
 
 use crate::region::{ReclaimError, Region, RegionId};
 use crate::registration::{RegisterError, Registrar, Registration};
@@ -152,7 +153,7 @@ impl RegistrationCache {
         }
         let region = region.whole_region();
         let slot = region.engine_caches().slot(&self.shared, region.len() as u64);
-        let _registering = slot.registering.try_lock().ok()?;
+        let _registering = try_lock(&slot.registering)?;
         if let Some(registration) = self.get(region) {
             return Some(Ok(registration));
         }
@@ -400,9 +401,4 @@ impl EngineCaches {
         }
         Ok(())
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing in this module leaves what a mutex guards half changed, and an engine's panic is not ours.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

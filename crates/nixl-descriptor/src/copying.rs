@@ -4,7 +4,9 @@
 //! buffer whose bytes belong to another buffer by now. The owner of that one copies under the traffic of its own region,
 //! which the engine does not see. This lock, held for the copy alone and after everything else, keeps the two apart.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use nixl_device::locks::{read, write};
 
 /// One side of a copy: the whole, or a part of it.
 #[derive(Debug)]
@@ -32,12 +34,8 @@ impl Copying {
 
     pub(crate) fn enter(&self) -> Entered<'_> {
         match self.whole {
-            true => {
-                Entered::Whole { _guard: self.lock.write().unwrap_or_else(PoisonError::into_inner) }
-            }
-            false => {
-                Entered::Part { _guard: self.lock.read().unwrap_or_else(PoisonError::into_inner) }
-            }
+            true => Entered::Whole { _guard: write(&self.lock) },
+            false => Entered::Part { _guard: read(&self.lock) },
         }
     }
 

@@ -9,7 +9,9 @@
 
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use nixl_device::locks::lock;
 
 use crate::block_selection::{BlockExtents, BlockSelection};
 use crate::extent::Extent;
@@ -154,7 +156,7 @@ impl Counts {
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.changing)
     }
 }
 

@@ -28,10 +28,11 @@ mod stock;
 mod tests;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nixl_device::PerProcess;
+use nixl_device::locks::lock;
 
 use self::class::Class;
 pub(crate) use self::slab::Block;
@@ -210,7 +211,7 @@ struct Shelves {
 impl Shelves {
     fn lock(&self) -> MutexGuard<'_, Stock> {
         // Nothing in the accounts is left half changed by what can panic.
-        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.stock)
     }
 
     fn put_back(&self, slab: &Slab, index: usize) {

@@ -8,6 +8,8 @@ use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use nixl_device::locks::lock;
+
 use crate::block_selection::BlockSelection;
 use crate::extent::{Extent, ExtentSet};
 use crate::granted::{self, Counts, GrantedHere};
@@ -215,7 +217,7 @@ impl RangeLocks {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in here leaves the state half changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {

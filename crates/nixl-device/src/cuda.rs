@@ -80,7 +80,6 @@ mod gpu_direct;
 mod gpu_link;
 mod hold;
 mod ipc;
-mod lock;
 mod mapping;
 mod memory_error;
 mod module;

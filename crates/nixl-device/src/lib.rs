@@ -30,6 +30,8 @@ pub mod cuda;
 
 mod advice;
 mod device;
+#[doc(hidden)]
+pub mod locks;
 #[cfg(feature = "host")]
 mod shared_error;
 #[cfg(feature = "host")]

@@ -1,6 +1,6 @@
-//! The allocations of one `begin_read` on its caller's thread; docs/ARCHITECTURE.md has the walk.
+//! The allocations and locks of one `begin_read` on its caller's thread; docs/ARCHITECTURE.md has the walk.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
-#![allow(unsafe_code, reason = "counts what the allocator of the process is asked for")]
+#![allow(unsafe_code, reason = "counts the calls of the process's allocator")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -12,29 +12,58 @@ use std::task::{Context, Poll, Waker};
 use nixl_connector::simulated::Fabric;
 use nixl_connector::{Connector, ConnectorBuilder};
 use nixl_descriptor::Region;
+use nixl_device::locks;
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::{PathKind, ReadableOperation, SystemClock};
 
-/// The most that one `begin_read` of one descriptor asks for, once its peer and its memory are known.
-const MOST: usize = 9;
-/// The same, of the executor that plans, through mapped memory.
+/// The allocations, and the calls of `lock` and `try_lock`, of one `begin_read`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Cost {
+    allocations: usize,
+    locks: usize,
+}
+
+impl Cost {
+    fn now() -> Self {
+        Self { allocations: ALLOCATED.get(), locks: locks::taken() }
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            allocations: self.allocations - before.allocations,
+            locks: self.locks - before.locks,
+        }
+    }
+
+    fn check(self, most: Self) {
+        let Self { allocations, locks } = self;
+        assert!(allocations <= most.allocations && locks <= most.locks, "{self:?} of {most:?}");
+    }
+}
+
+/// The most of the default executor over the simulated transport, once its peer and its memory are known.
+const MOST_SIMULATED: Cost = Cost { allocations: 9, locks: 8 };
+/// The same over NIXL.
 #[cfg(feature = "nixl")]
-const MOST_BY_PATHS: usize = 8;
+const MOST_NIXL: Cost = Cost { allocations: 9, locks: 8 };
+/// The same of the executor that plans, through mapped memory.
+#[cfg(feature = "nixl")]
+const MOST_BY_PATHS: Cost = Cost { allocations: 8, locks: 8 };
 const LEN: usize = 4096;
 const ROUNDS: usize = 20;
 /// Rounds in which peers are met, memory is registered and a path shows that it works.
 const WARM_UP: usize = 5;
 
-/// Counts what each thread asks of the system's allocator.
+/// Counts the calls of each thread to the system's allocator.
 struct Counting;
 
 thread_local! {
-    static ASKED: Cell<usize> = const { Cell::new(0) };
+    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Counting {
     fn count() {
-        ASKED.set(ASKED.get() + 1);
+        ALLOCATED.set(ALLOCATED.get() + 1);
     }
 }
 
@@ -61,17 +90,17 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// The output of a future, and what the thread asked for meanwhile. A begin whose peer and memory are known needs no other thread:
+/// The output of a future, and its cost to this thread. A begin whose peer and memory are known needs no other thread:
 /// it yields once at most.
-fn counted<F: Future>(future: F) -> (F::Output, usize) {
+fn counted<F: Future>(future: F) -> (F::Output, Cost) {
     let (mut future, mut cx) = (pin!(future), Context::from_waker(Waker::noop()));
-    let before = ASKED.get();
+    let before = Cost::now();
     let polled = match future.as_mut().poll(&mut cx) {
         Poll::Pending => future.as_mut().poll(&mut cx),
         ready => ready,
     };
     match polled {
-        Poll::Ready(output) => (output, ASKED.get() - before),
+        Poll::Ready(output) => (output, Cost::now().since(before)),
         Poll::Pending => panic!("it waits for another thread"),
     }
 }
@@ -100,13 +129,9 @@ impl Target for Here {
     }
 }
 
-/// Reads again and again. Returns the median of the allocations of a `begin_read`, and the kind of path.
-async fn allocations(
-    target: &mut impl Target,
-    initiator: &Connector,
-    mine: Region,
-) -> (usize, PathKind) {
-    let mut asked = Vec::new();
+/// Reads again and again. Returns the medians of the cost of a `begin_read`, and the kind of path.
+async fn cost(target: &mut impl Target, initiator: &Connector, mine: Region) -> (Cost, PathKind) {
+    let (mut allocations, mut locks) = (Vec::new(), Vec::new());
     let mut kind = None;
     for round in 0..WARM_UP + ROUNDS {
         let remote = target.offer().await;
@@ -115,8 +140,9 @@ async fn allocations(
         let mut read = match round {
             0..WARM_UP => initiator.begin_read(&remote, local).await.unwrap(),
             _ => {
-                let (begun, count) = counted(initiator.begin_read(&remote, local));
-                asked.push(count);
+                let (begun, cost) = counted(initiator.begin_read(&remote, local));
+                allocations.push(cost.allocations);
+                locks.push(cost.locks);
                 begun.unwrap()
             }
         };
@@ -124,18 +150,18 @@ async fn allocations(
         kind = done.path().map(|path| path.kind());
         assert_eq!(mine.to_vec().unwrap(), [7; LEN]);
     }
-    asked.sort_unstable();
-    // Maps that grow ask for more now and then.
-    let (count, kind) = (asked[ROUNDS / 2], kind.unwrap());
-    (count, kind)
+    // Maps that grow allocate more now and then.
+    allocations.sort_unstable();
+    locks.sort_unstable();
+    (Cost { allocations: allocations[ROUNDS / 2], locks: locks[ROUNDS / 2] }, kind.unwrap())
 }
 
-async fn between_two(builders: [ConnectorBuilder; 2]) -> (usize, PathKind) {
+async fn between_two(builders: [ConnectorBuilder; 2]) -> (Cost, PathKind) {
     let [target, initiator] = builders;
     let region = Region::try_from(vec![7; LEN]).unwrap();
     let mut target = Here { connector: target.build().await.unwrap(), region, offered: None };
     let initiator = initiator.build().await.unwrap();
-    allocations(&mut target, &initiator, Region::zeroed(LEN).unwrap()).await
+    cost(&mut target, &initiator, Region::zeroed(LEN).unwrap()).await
 }
 
 #[tokio::test]
@@ -143,18 +169,18 @@ async fn over_the_simulated_transport() {
     let fabric = Fabric::new(Arc::new(SystemClock::new()));
     let builders =
         ["target", "initiator"].map(|name| Connector::builder().transport(fabric.transport(name)));
-    let (count, kind) = between_two(builders).await;
+    let (cost, kind) = between_two(builders).await;
     assert_eq!(kind, PathKind::Direct);
-    assert!(count <= MOST, "{count}");
+    cost.check(MOST_SIMULATED);
 }
 
 #[cfg(feature = "nixl")]
 #[tokio::test]
 async fn over_nixl() {
     let builders = ["target", "initiator"].map(|name| Connector::builder().name(name));
-    let (count, kind) = between_two(builders).await;
+    let (cost, kind) = between_two(builders).await;
     assert_eq!(kind, PathKind::Direct);
-    assert!(count <= MOST, "{count}");
+    cost.check(MOST_NIXL);
 }
 
 #[cfg(feature = "nixl")]
@@ -227,8 +253,8 @@ mod mapped {
     async fn through_mapped_memory() {
         let initiator = nixl_executor::connector().await.unwrap().build().await.unwrap();
         let mine = Region::shared(LEN).unwrap();
-        let (count, kind) = allocations(&mut There::start(), &initiator, mine).await;
+        let (cost, kind) = cost(&mut There::start(), &initiator, mine).await;
         assert_eq!(kind, PathKind::SharedMemory);
-        assert!(count <= MOST_BY_PATHS, "{count}");
+        cost.check(MOST_BY_PATHS);
     }
 }

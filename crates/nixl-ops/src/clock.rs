@@ -1,7 +1,7 @@
 //! The injected clock, this crate's only source of time.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use rustix::time::Timespec;
 use rustix::time::{ClockId, clock_gettime};
 
 use nixl_device::PerProcess;
+use nixl_device::locks::lock;
 
 use crate::sync::atomic::{AtomicU32, Ordering};
 
@@ -131,7 +132,7 @@ impl ManualClock {
     /// Moves time forward and wakes every thread parked on this clock.
     pub fn advance(&self, by: Duration) {
         let sleepers = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = lock(&self.state);
             state.now = state.now.saturating_add(by);
             std::mem::take(&mut state.sleepers)
         };
@@ -143,7 +144,7 @@ impl ManualClock {
 
 impl Clock for ManualClock {
     fn now(&self) -> Duration {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).now
+        lock(&self.state).now
     }
 
     fn park(&self, timeout: Option<Duration>) {
@@ -152,7 +153,7 @@ impl Clock for ManualClock {
         }
         let me = thread::current();
         {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = lock(&self.state);
             if state.sleepers.iter().all(|t| t.id() != me.id()) {
                 state.sleepers.push(me);
             }

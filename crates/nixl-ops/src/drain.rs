@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
+
+use nixl_device::locks::lock;
 
 use crate::control::{ControlMessage, ControlVerb};
 use crate::driver::Shared;
@@ -78,7 +80,7 @@ impl Departures {
     }
 
     fn looks(&self) -> MutexGuard<'_, LooksAfter> {
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.looks)
     }
 }
 

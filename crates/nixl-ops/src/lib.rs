@@ -40,6 +40,7 @@ mod backoff;
 mod blocking;
 mod clock;
 mod completion;
+mod connect;
 mod contained;
 mod control;
 mod deadline;
@@ -49,6 +50,7 @@ mod driver;
 mod driver_config;
 mod driver_stats;
 mod error;
+mod execution;
 mod executor;
 mod fair;
 mod forwarding;
@@ -59,6 +61,7 @@ mod grants;
 mod leasing;
 mod mailbox;
 mod notifier;
+mod offer;
 mod operation;
 mod options;
 mod outcome;
@@ -71,6 +74,7 @@ mod policy;
 mod posts;
 mod prepared_lists;
 mod recent_map;
+mod request;
 mod setting;
 mod sleeper;
 mod slots;
@@ -80,6 +84,7 @@ mod status;
 mod sync;
 mod task;
 mod telemetry;
+mod transfer;
 mod transport;
 mod typical;
 mod unexpected;
@@ -91,6 +96,7 @@ mod with_timeout;
 pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock, SystemClock};
 use completion::CompletionCell;
+pub use connect::{ConnectSpec, Connected, Idle, PeerId};
 pub use contained::contained;
 pub use direct::DirectTransfer;
 pub use drain::OnLeaving;
@@ -98,10 +104,10 @@ pub use driver::{Driver, Next, Reactor};
 pub use driver_config::DriverConfig;
 pub use driver_stats::DriverStats;
 pub use error::{EndedOffer, OperationError, TransportError};
+pub use execution::{Execution, PeerMemory};
 pub use executor::{
-    BlockingThread, Claim, ConnectionContext, ConnectionExecutor, Execution, Executor, Offer,
-    OfferRegistry, PeerMemory, PeerService, Prefault, PrefaultStep, Preparation, Received, Route,
-    TransferRequest, TransportExecutor,
+    BlockingThread, ConnectionContext, ConnectionExecutor, Executor, OfferRegistry, PeerService,
+    Prefault, PrefaultStep, Preparation, Received, TransportExecutor,
 };
 pub use grants::{
     DoneOutcome, ExportNotification, FreeBlocks, GrantError, GrantMessage, GrantMessageKind,
@@ -113,6 +119,7 @@ pub use mailbox::{Mailbox, Mailboxes};
 pub use nixl_device::Advice;
 pub use nixl_metadata::{ClaimDemand, OperationKind};
 pub use notifier::CompletionNotifier;
+pub use offer::{Claim, Offer};
 pub use operation::{
     CancelHandle, CancelOutcome, CopyOperation, MemoryFate, OperationFuture, ReadOperation,
     ReadableOperation, Reclaimed, RevokeOutcome, Settled, UnquietOffer, WritableEnder,
@@ -127,14 +134,14 @@ pub use path::{Hop, Medium, PathKind, PathReport, Rejected};
 pub use policy::PathPolicy;
 pub use prepared_lists::{EngineLists, Listed, ListsSpec, PreparedLists};
 pub use recent_map::RecentMap;
+pub use request::{Route, TransferRequest};
 pub use setting::{EngineSetting, SettingSource};
 pub use sleeper::Sleeper;
 pub use slots::{FoundSlot, OfferSlot, RecentCheck, RemoteSlot, RemoteSlots, foreign_process};
 pub use spent::{KeyRecord, KeyUse, SpentKeys, SpentStats};
 pub use status::{OperationStatus, StatusError};
 pub use telemetry::{ByLabels, GaugeShare, PerRecorder, transport_label};
-pub use transport::{
-    CompletionMode, ConnectSpec, Connected, Idle, PeerId, Transfer, TransferSpec, Transport,
-};
+pub use transfer::{CompletionMode, Transfer, TransferSpec};
+pub use transport::Transport;
 pub use usage::OfferUse;
 pub use wait_for::WaitFor;

@@ -2,10 +2,11 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use nixl_device::PerProcess;
+use nixl_device::locks::lock;
 use nixl_metadata::NotificationKey;
 
 use crate::{Clock, EndedOffer, TransportError};
@@ -142,7 +143,7 @@ impl SpentKeys {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 

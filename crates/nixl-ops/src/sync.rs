@@ -17,6 +17,8 @@ pub(crate) use model::{SharedMemory, atomic, unpark, wake_one};
 #[cfg(not(loom))]
 pub(crate) use nixl_descriptor::SharedMemory;
 #[cfg(not(loom))]
+pub(crate) use nixl_device::locks::{lock, try_lock};
+#[cfg(not(loom))]
 pub(crate) use std::sync::atomic::fence;
 #[cfg(not(loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
@@ -27,8 +29,15 @@ pub(crate) use std::thread;
 pub(crate) use model::ModelClock;
 
 /// Locks, ignoring poison: every critical section in this crate leaves its data consistent.
+#[cfg(loom)]
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// As [`lock`], unless another thread holds the lock.
+#[cfg(loom)]
+pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    mutex.try_lock().ok()
 }
 
 /// The content of a mutex that no other thread reaches, without its lock.

@@ -289,6 +289,11 @@ fn describe() {
         Count,
         "Notifications whose sender the engine cannot name"
     );
+    describe_counter!(
+        "nixl_dropped_export_notifications_total",
+        Count,
+        "Notifications of importers that were dropped"
+    );
     describe_gauge!("nixl_peers", Count, "Peers that the engines are connected to");
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::CRATES;
-use super::tidy::{ARCHITECTURE, names, root};
+use super::tidy::{REFERENCE, names, root};
 
 fn cargo(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO")).args(arguments).current_dir(root()).output().unwrap();
@@ -32,7 +32,7 @@ fn metadata_compiles_no_cuda() {
 
 /// The rows of the table: crate, feature, whether it is on by default.
 fn listed() -> BTreeSet<(String, String, bool)> {
-    let rows = ARCHITECTURE.lines().skip_while(|line| !line.starts_with("| crate | feature |"));
+    let rows = REFERENCE.lines().skip_while(|line| !line.starts_with("| crate | feature |"));
     let rows = rows.skip(2).take_while(|line| line.starts_with('|'));
     rows.map(|row| {
         let cells: Vec<_> = row.split('|').collect();
@@ -70,5 +70,5 @@ fn declared() -> BTreeSet<(String, String, bool)> {
 
 #[test]
 fn the_table_of_features_is_that_of_the_manifests() {
-    assert_eq!(listed(), declared(), "docs/ARCHITECTURE.md, and Cargo.toml");
+    assert_eq!(listed(), declared(), "docs/REFERENCE.md, and Cargo.toml");
 }

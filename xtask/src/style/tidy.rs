@@ -9,6 +9,7 @@ use super::source::{Source, files, paths};
 use super::{CRATES, words};
 
 pub(super) const ARCHITECTURE: &str = include_str!("../../../docs/ARCHITECTURE.md");
+pub(super) const REFERENCE: &str = include_str!("../../../docs/REFERENCE.md");
 
 pub(super) fn root() -> PathBuf {
     concat!(env!("CARGO_MANIFEST_DIR"), "/..").into()
@@ -116,6 +117,20 @@ fn no_word_is_banned() {
         });
         faults.collect::<Vec<_>>()
     }));
+}
+
+/// The first example in Rust of a document.
+fn example(text: &str) -> Option<&str> {
+    let (_, code) = text.split_once("\n```rust")?;
+    code.split_once('\n')?.1.split_once("\n```").map(|(code, _)| code)
+}
+
+#[test]
+fn the_readme_of_the_crate_to_depend_on_has_the_first_example() {
+    let [ours, of_crate] = ["README.md", "crates/nixl-executor/README.md"]
+        .map(|name| fs::read_to_string(root().join(name)).unwrap());
+    assert!(example(&ours).is_some_and(|code| code.contains("fn main()")));
+    assert_eq!(example(&ours), example(&of_crate));
 }
 
 /// The longest text of a table's cell, in characters, without the names in backquotes.
@@ -255,7 +270,7 @@ fn unsafe_modules() -> BTreeSet<String> {
 
 #[test]
 fn the_table_of_unsafe_modules_is_that_of_the_code() {
-    let rows = ARCHITECTURE.lines().skip_while(|line| *line != "| crate | modules | what for |");
+    let rows = REFERENCE.lines().skip_while(|line| *line != "| crate | modules | what for |");
     let listed: BTreeSet<String> = rows
         .skip(2)
         .take_while(|line| line.starts_with('|'))
@@ -265,7 +280,7 @@ fn the_table_of_unsafe_modules_is_that_of_the_code() {
             names(cells[2]).into_iter().map(move |module| format!("{name}/{module}"))
         })
         .collect();
-    assert_eq!(listed, unsafe_modules(), "docs/ARCHITECTURE.md, and the code");
+    assert_eq!(listed, unsafe_modules(), "docs/REFERENCE.md, and the code");
 }
 
 /// Every file of a crate that ARCHITECTURE names in its table of crates exists.

@@ -10,8 +10,9 @@ mod admitted;
 mod fair_queue;
 mod permit;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use nixl_device::locks::lock;
 use nixl_ops::{PeerId, TransportError, contained};
 use tokio::sync::oneshot;
 
@@ -157,7 +158,7 @@ impl Admission {
 
     fn lock(&self) -> MutexGuard<'_, FairQueue<oneshot::Sender<Permit>>> {
         // No panic here leaves the queue half changed.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 }
 

@@ -1,11 +1,12 @@
 //! Conformance of messages: whole, and to their addressee only.
 
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nixl_device::locks::lock;
 use nixl_metadata::NotificationKey;
 use nixl_ops::{
     ConnectionContext, ConnectionExecutor, Execution, Executor, PeerId, PeerService, Received,
@@ -74,7 +75,7 @@ impl PeerService for Connected {
             // An engine may be busy just now: then the question comes again.
             let _ = link.transport().notify(&PeerId::new(from), ANSWER);
         }
-        let mut received = self.0.received.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut received = lock(&self.0.received);
         received.push((from.to_owned(), payload.to_vec()));
         Received::Taken
     }
@@ -105,7 +106,7 @@ impl Probe {
     }
 
     fn received(&self) -> Vec<(String, Vec<u8>)> {
-        self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.received).clone()
     }
 }
 

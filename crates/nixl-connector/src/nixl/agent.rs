@@ -8,12 +8,13 @@ use std::env;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nixl_device::cuda::{RelaxedCapture, relax_capture};
+use nixl_device::locks::{lock, try_lock};
 use nixl_device::{ForkGeneration, enter_libraries};
 use nixl_ops::{EngineSetting, SettingSource};
 use nixl_sys::{
@@ -404,11 +405,7 @@ impl Agent {
         if self.gate.is_blocked() {
             return None;
         }
-        let gate = match self.gate.inside.try_lock() {
-            Ok(gate) => gate,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
+        let gate = try_lock(&self.gate.inside)?;
         let busy = Some(exit::enter()?);
         Some(Entered { busy, gate: Some(gate), _blocking: None, _relaxed: Some(relax_capture()) })
     }
@@ -420,7 +417,7 @@ impl Gate {
     }
 
     fn wait(&self) -> MutexGuard<'_, Option<Inside>> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inside)
     }
 
     fn is_blocked(&self) -> bool {
@@ -431,11 +428,10 @@ impl Gate {
     /// its threads.
     pub(super) fn destroy(&self, until: Instant) {
         let inside = loop {
-            match self.inside.try_lock() {
-                Ok(mut gate) => break gate.take(),
-                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner().take(),
-                Err(TryLockError::WouldBlock) if Instant::now() >= until => return,
-                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_micros(100)),
+            match try_lock(&self.inside) {
+                Some(mut gate) => break gate.take(),
+                None if Instant::now() >= until => return,
+                None => thread::sleep(Duration::from_micros(100)),
             }
         };
         let (_relaxed, _at_work) = (relax_capture(), enter_libraries());

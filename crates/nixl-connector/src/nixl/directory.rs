@@ -4,11 +4,12 @@
 
 use std::future::{Future, ready};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nixl_descriptor::Span;
 use nixl_device::SharedError;
+use nixl_device::locks::lock;
 use nixl_ops::{ConnectSpec, Connected, Idle, PeerId, TransportError};
 use nixl_sys::NixlError;
 
@@ -384,7 +385,7 @@ impl Directory {
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries<Arc<Loaded>>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.entries)
     }
 
     fn load(&self, metadata: &[u8], name: &str) -> Result<(), TransportError> {

@@ -18,10 +18,11 @@ use std::ffi::{c_int, c_void};
 use std::mem;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nixl_device::locks::lock;
 use nixl_device::{ForkGeneration, PerProcess, is_in_libraries, was_forked_amid_libraries};
 
 use super::agent::Gate;
@@ -53,7 +54,7 @@ impl Process {
     }
 
     fn agents(&self) -> MutexGuard<'_, Vec<Arc<Gate>>> {
-        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.agents)
     }
 }
 

@@ -16,12 +16,13 @@ mod locks;
 mod set;
 
 use std::os::fd::RawFd;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use nixl_device::locks::lock;
 use nixl_device::{ForkGeneration, PerProcess};
 
 use super::library::NixlUnavailable;
@@ -58,7 +59,7 @@ pub(super) fn start<T: Send + 'static>(
     start: impl FnOnce() -> Result<T, NixlUnavailable> + Send + 'static,
     listener: impl Fn(&T) -> &Listener,
 ) -> Result<T, NixlUnavailable> {
-    let mut served = SERVED.get().lock().unwrap_or_else(PoisonError::into_inner);
+    let mut served = lock(SERVED.get());
     let inherited = EVENTS.load(Ordering::Relaxed);
     let was_anew = match *served {
         Served::Here => None,

@@ -4,9 +4,10 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use nixl_device::locks::lock;
 use nixl_device::{AtWork, SharedError, enter_libraries};
 use nixl_ops::Advice;
 use thiserror::Error;
@@ -311,7 +312,7 @@ impl NixlLibrary {
     pub(super) fn open_below(prefix: Option<&Path>) -> Result<&'static Self, NixlUnavailable> {
         static LIBRARY: Mutex<Option<&'static NixlLibrary>> = Mutex::new(None);
         let candidates = candidates(|name| env::var_os(name), prefix);
-        let mut opened = LIBRARY.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut opened = lock(&LIBRARY);
         match (*opened, prefix) {
             (Some(library), None) => Ok(library),
             (Some(library), Some(_)) if library.is_among(&candidates) => Ok(library),

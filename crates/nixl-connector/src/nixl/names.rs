@@ -1,15 +1,16 @@
 //! Interned names of engines for reports, one for each set of backends.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use nixl_device::PerProcess;
+use nixl_device::locks::lock;
 
 /// The same name for as long as the process lives. There are few: NIXL's backends, in the orders in which they were chosen.
 pub(super) fn interned(name: String) -> &'static str {
     static NAMES: PerProcess<Mutex<BTreeSet<&'static str>>> = PerProcess::new(Mutex::default);
     // Each change is one insertion.
-    let mut names = NAMES.get().lock().unwrap_or_else(PoisonError::into_inner);
+    let mut names = lock(NAMES.get());
     if let Some(known) = names.get(name.as_str()) {
         return known;
     }

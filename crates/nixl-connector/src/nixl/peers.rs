@@ -8,7 +8,9 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
+
+use nixl_device::locks::{read, write};
 
 use super::blob::{Blob, Connections, Memory};
 use super::endpoints::Endpoints;
@@ -144,7 +146,7 @@ impl Loaded {
 
     /// Notes what NIXL has loaded, or had before, of an offer made at this time.
     pub(super) fn note(&self, blob: &Blob<'_>, made: Option<NonZeroU64>) {
-        let mut memories = self.memories.write().unwrap_or_else(PoisonError::into_inner);
+        let mut memories = write(&self.memories);
         let Memories { groups, noted } = &mut *memories;
         *noted += 1;
         for (group, of_group) in by_group(blob) {
@@ -162,7 +164,7 @@ impl Loaded {
 
     /// The memories that NIXL knows. Of one peer: what another says of its own, however much, holds nothing up.
     pub(super) fn memories(&self) -> RwLockReadGuard<'_, Memories> {
-        self.memories.read().unwrap_or_else(PoisonError::into_inner)
+        read(&self.memories)
     }
 }
 

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use nixl_descriptor::{
     Access, RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Retired,
 };
+use nixl_device::locks::lock;
 use nixl_device::{DeviceKind, PerProcess, SharedError};
 use nixl_sys::{MemType, MemoryRegion, NixlDescriptor, OptArgs};
 
@@ -137,7 +138,7 @@ fn takes_gpu(span: &RegionSpan, options: &NixlOptions) -> bool {
     if !nixl_device::cuda::is_available() {
         return false;
     }
-    let mut known = KNOWN.get().lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = lock(KNOWN.get());
     *known.entry(span.device().index()).or_insert_with(|| {
         let tried = agent::register_apart(&Spanned(span), options);
         if let Err(error) = &tried {

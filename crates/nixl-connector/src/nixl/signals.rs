@@ -7,10 +7,11 @@
 
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use libc::{SIGBUS, SIGFPE, SIGHUP, SIGILL, SIGSEGV, c_int, sigaction};
 use nixl_device::PerProcess;
+use nixl_device::locks::lock;
 
 /// The signals that UCX handles by default.
 const SIGNALS: [c_int; 5] = [SIGHUP, SIGILL, SIGBUS, SIGFPE, SIGSEGV];
@@ -25,7 +26,7 @@ impl Handlers {
     /// Waits for another holder. **Blocks.**
     pub(super) fn keep() -> Self {
         static ALONE: PerProcess<Mutex<()>> = PerProcess::new(Mutex::default);
-        let alone = ALONE.get().lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = lock(ALONE.get());
         Self { kept: SIGNALS.map(handler), _alone: alone }
     }
 }

@@ -148,9 +148,10 @@ unsafe impl Transport for NixlTransport {
     }
 
     fn problems(&self) -> Vec<TransportError> {
-        let deaf = self.agent.listener().is_closed();
-        let deaf = deaf.then_some(TransportError::NotListening { engine: "nixl" });
-        deaf.into_iter().chain(files::error()).collect()
+        let not_listening = self.agent.listener().is_closed();
+        let not_listening =
+            not_listening.then_some(TransportError::NotListening { engine: "nixl" });
+        not_listening.into_iter().chain(files::error()).collect()
     }
 
     fn settings(&self) -> Vec<EngineSetting> {

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 
+use nixl_device::locks::lock;
 use nixl_ops::{Clock, CompletionMode, Transport};
 
 use super::agent::Agent;
@@ -120,7 +121,7 @@ pub(super) struct State {
 impl Network {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Every critical section leaves the state consistent.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// A new agent, and its incarnation.

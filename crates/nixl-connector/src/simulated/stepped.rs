@@ -1,9 +1,10 @@
 //! Transfers that move chunk by chunk, at a test's command.
 
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Poll, Waker};
 
+use nixl_device::locks::lock;
 use nixl_ops::TransportError;
 
 use super::fabric::Network;
@@ -132,7 +133,7 @@ impl SteppedJob {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is one assignment.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

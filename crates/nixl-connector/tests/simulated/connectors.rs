@@ -30,6 +30,12 @@ async fn an_offer_says_where_its_owner_runs() {
 }
 
 #[tokio::test]
+async fn a_connector_reports_whether_cuda_is_there() {
+    let net = net().await;
+    assert_eq!(net.target.is_cuda_available(), nixl_device::cuda::is_available());
+}
+
+#[tokio::test]
 async fn a_refused_registration_is_an_error_of_that_operation_only() {
     let net = net().await;
     let faults = net.fabric.faults_of(net.target.name()).unwrap();

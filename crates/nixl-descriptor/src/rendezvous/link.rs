@@ -5,8 +5,10 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use nixl_device::locks::{lock, try_lock};
 
 use super::RendezvousError;
 use super::wire::{self, Incoming, Kind, Message, Name};
@@ -63,7 +65,7 @@ impl Link {
 
     /// *Blocking.* The file of this name, as its process opened it.
     pub(crate) fn file(&self, name: &Name) -> Result<OwnedFd, LinkError> {
-        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _reading = lock(&self.reading);
         if self.ended.load(Ordering::Acquire) || !wire::send(&self.socket, Kind::Open, *name, None)
         {
             return self.lost();
@@ -123,7 +125,7 @@ impl Link {
 
     /// Reads what has come, unless another thread does.
     fn look(&self) {
-        let Ok(_reading) = self.reading.try_lock() else { return };
+        let Some(_reading) = try_lock(&self.reading) else { return };
         while self.is_live() {
             match wire::receive(&self.socket) {
                 Incoming::Nothing => return,
@@ -148,7 +150,7 @@ impl Link {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Name, bool>> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.files)
     }
 }
 

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
+use nixl_device::locks::lock;
 use nixl_device::{MachineIdentity, PerProcess};
 
 use super::link::Link;
@@ -49,7 +50,7 @@ fn table() -> &'static Table {
 }
 
 fn known() -> MutexGuard<'static, Known> {
-    table().known.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&table().known)
 }
 
 /// The PID namespace of this process.
@@ -64,7 +65,7 @@ pub(super) fn entered(
     folder: &Path,
     make: impl FnOnce() -> Result<Arc<Rendezvous>, RendezvousError>,
 ) -> Result<Arc<Rendezvous>, RendezvousError> {
-    let _entering = table().entering.lock().unwrap_or_else(PoisonError::into_inner);
+    let _entering = lock(&table().entering);
     let there = folders().into_iter().find(|there| there.folder() == folder);
     if let Some(there) = there {
         return Ok(there);

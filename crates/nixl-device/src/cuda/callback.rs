@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::api::Handle;
 use super::context::Context;
 use super::error::CudaError;
-use super::lock::lock;
 use super::reaper;
+use crate::locks::lock;
 use crate::system::process::PerProcess;
 
 /// What [`Stream::host_callback`](super::Stream::host_callback) runs.

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
+use crate::locks::lock;
 use crate::system::process::ForkGeneration;
 
 use super::api::{Address, Api, DeviceNumber, Handle};
@@ -19,7 +20,6 @@ use super::error::{
     PEER_ACCESS_ALREADY_ENABLED, PEER_ACCESS_UNSUPPORTED,
 };
 use super::functions::Functions;
-use super::lock::lock;
 use super::placement::Placement;
 use super::probe::loaded;
 use super::reaper;

@@ -9,8 +9,8 @@ use super::api::DeviceNumber;
 use super::context::{Context, ContextState};
 use super::error::{CudaError, DeviceError};
 use super::functions::Functions;
-use super::lock::lock;
 use super::probe::CudaDriver;
+use crate::locks::lock;
 
 /// Lives as long as the process, like the library.
 pub(super) struct Driver {

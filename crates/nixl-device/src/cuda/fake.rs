@@ -23,8 +23,8 @@ use super::api::{Address, Api, DeviceNumber, Handle, StreamCallback};
 use super::context::Context;
 use super::driver::Driver;
 use super::functions::Functions;
-use super::lock::lock;
 use super::probe::query;
+use crate::locks::lock;
 
 pub(super) struct Fake {
     world: &'static World,

@@ -5,8 +5,8 @@ use std::collections::hash_map::Entry;
 use super::api::{Address, IpcBytes};
 use super::context::{Context, Import};
 use super::error::CudaError;
-use super::lock::lock;
 use super::memory_error::MemoryError;
+use crate::locks::lock;
 
 /// Names device memory to other processes of the same machine: 72 bytes to send over a channel that both trust.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::context::Context;
 use super::device_memory::{DeviceBlock, DeviceMemory};
-use super::lock::lock;
 use super::memory_error::{MemoryError, checked_len};
 use super::pinned::{PinnedBlock, PinnedMemory};
 use super::size_class::size_class;
+use crate::locks::lock;
 
 /// What a pool may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -422,7 +422,7 @@ mod tests {
             max_bytes in 0..60_000_usize, max_idle_bytes in 0..60_000_usize,
         ) {
             let fake = Fake::new();
-            let limits = PoolLimits { max_bytes, max_idle_bytes };
+            let limits = PoolLimits::new(max_bytes).with_max_idle_bytes(max_idle_bytes);
             let pool = DevicePool::new(&fake.context(0), limits);
             let mut held = Vec::new();
             for (len, step) in steps {

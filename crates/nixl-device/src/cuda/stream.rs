@@ -10,8 +10,8 @@ use super::context::Context;
 use super::error::CudaError;
 use super::event::Event;
 use super::hold::{Hold, HoldState};
-use super::lock::lock;
 use super::reaper;
+use crate::locks::lock;
 
 /// A queue of work for a device, done in order. It does not wait for the legacy default stream, nor that for it.
 ///

@@ -3,10 +3,9 @@
 //! Devices may overlap with each other: their order is the streams' business, and such a race gives wrong bytes, not
 //! undefined behaviour. The host may not overlap with a writer.
 
+use crate::locks::lock;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-
-use super::lock::lock;
 
 /// What is done with the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

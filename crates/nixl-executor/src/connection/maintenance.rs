@@ -6,6 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use nixl_device::locks::lock;
+
 /// Calls a function about a second after [use](Self::note_use) began, then once a second while it goes on, and again
 /// after the last. Otherwise its thread, which the first use starts, sleeps. The thread ends when this is dropped, or when
 /// the function returns so.
@@ -84,7 +86,7 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

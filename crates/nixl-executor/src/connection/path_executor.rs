@@ -4,10 +4,11 @@ use std::fmt;
 use std::path::Path;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use nixl_descriptor::{Rendezvous, RendezvousError};
 use nixl_device::LeakInChild;
+use nixl_device::locks::lock;
 use nixl_ops::{
     Clock, ConnectionContext, ConnectionExecutor, Executor, SystemClock, TransportError,
 };
@@ -198,7 +199,7 @@ impl PathExecutor {
 }
 
 fn live(connections: &Connections) -> Vec<Arc<PathConnection>> {
-    let connections = connections.lock().unwrap_or_else(PoisonError::into_inner);
+    let connections = lock(connections);
     connections.iter().filter_map(Weak::upgrade).collect()
 }
 
@@ -238,7 +239,7 @@ impl Executor for PathExecutor {
 
     fn connect(&self, link: ConnectionContext) -> Arc<dyn ConnectionExecutor> {
         let connection = PathConnection::new(Arc::clone(&self.shared), link);
-        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connections = lock(&self.connections);
         connections.retain(|connection| connection.strong_count() > 0);
         connections.push(Arc::downgrade(&connection));
         connection

@@ -1,7 +1,8 @@
 //! The path executor that the connectors of a process share by default.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
+use nixl_device::locks::{lock, try_lock};
 use nixl_device::{LeakInChild, PerProcess};
 
 use super::common::Common;
@@ -37,7 +38,7 @@ impl PathExecutor {
     /// [`BlockError`]: a GPU is there and fails, or the operating system refuses a thread. The next call tries again. A
     /// machine without GPUs, or without CUDA, is no error.
     pub async fn shared() -> Result<Self, BlockError> {
-        if let Ok(parts) = COMMON.get().try_lock()
+        if let Some(parts) = try_lock(COMMON.get())
             && let Some(executor) = parts.executor()
         {
             return Ok(executor);
@@ -48,7 +49,7 @@ impl PathExecutor {
 
 /// **Blocks** while it is made, by this thread or another.
 fn common() -> Result<PathExecutor, BlockError> {
-    let mut parts = COMMON.get().lock().unwrap_or_else(PoisonError::into_inner);
+    let mut parts = lock(COMMON.get());
     if let Some(executor) = parts.executor() {
         return Ok(executor);
     }

@@ -7,7 +7,6 @@ mod error;
 mod executor;
 mod gpu;
 mod host;
-mod lock;
 mod offers;
 mod plan;
 mod run;
@@ -29,7 +28,6 @@ pub use run::BlockPlan;
 
 pub(crate) use blocking::{on_a_thread, thread_error};
 pub(crate) use gpu::{NoGpus, allocation_of, kind_of};
-pub(crate) use lock::lock;
 pub(crate) use offers::{ProcessOffers, begin, can_access, is_host, is_local};
 pub(crate) use plan::{AllocationBoundaries, starts};
 pub(crate) use run::{CopyContext, CopyWorkers, ListCopy};

@@ -1,9 +1,10 @@
 //! A connect in progress: the peer's metadata is loaded on the connection's blocking thread.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
+use nixl_device::locks::lock;
 use nixl_metadata::{AgentMetadata, Limits};
 use nixl_ops::{ConnectSpec, ConnectionContext, PeerId, TransportError};
 
@@ -43,7 +44,7 @@ impl PendingConnect {
             State::Busy(until) if now < *until => {}
             State::Busy(_) => self.state = State::Asked(ask(link, &self.peer, &self.metadata)),
             State::Asked(answer) => {
-                let answer = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let answer = lock(answer).take();
                 match answer {
                     Some(Err(TransportError::PeerBusy { .. })) => {
                         self.state = State::Busy(now.saturating_add(Self::RETRY));
@@ -70,13 +71,13 @@ fn ask(link: &ConnectionContext, peer: &PeerId, metadata: &AgentMetadata) -> Arc
                     .map(drop),
                 Err(error) => Err(TransportError::BadMetadata { reason: error.into() }),
             };
-        *reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected);
+        *lock(&reply) = Some(connected);
         waker.wake();
     }));
     if !is_queued {
         // As if it were busy: it is asked again, as long as the transfer has time.
         let busy = TransportError::PeerBusy { name: peer.to_string() };
-        *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Err(busy));
+        *lock(&answer) = Some(Err(busy));
         link.waker().wake_by_ref();
     }
     answer

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
+
+use nixl_device::locks::lock;
 
 use super::Peer;
 
@@ -38,7 +39,7 @@ impl Load {
     const WARM_UP: Duration = Duration::from_millis(10);
 
     fn with<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut lock(&self.0))
     }
 }
 

@@ -9,9 +9,10 @@ mod table;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use nixl_device::locks::lock;
 use nixl_device::{ExitWatch, ProcessError};
 use nixl_metadata::AgentMetadata;
 
@@ -62,7 +63,7 @@ impl Peer {
 
     /// A short lock: no system or engine call is made under it.
     pub(crate) fn lock(&self) -> MutexGuard<'_, PeerState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// The number of failures that were noted.

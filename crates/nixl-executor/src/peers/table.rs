@@ -1,8 +1,9 @@
 //! The table of peers.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use nixl_device::locks::lock;
 use nixl_metadata::AgentMetadata;
 
 use super::Peer;
@@ -78,7 +79,7 @@ impl Peers {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 }
 

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use nixl_device::PerProcess;
-
-use crate::local::lock;
+use nixl_device::locks::lock;
 
 /// What slots are made of.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -10,6 +10,7 @@ use std::time::Duration;
 pub struct StagingConfig {
     pub(crate) slot_bytes: usize,
     pub(crate) slots: usize,
+    /// The most chunks of one transfer in pinned slots at a time. More leave fewer slots for other transfers.
     pub(crate) window: usize,
     pub(crate) gpu_slot_bytes: usize,
     pub(crate) gpu_slots: usize,
@@ -68,13 +69,6 @@ impl StagingConfig {
     #[must_use]
     pub const fn slots(&self) -> usize {
         self.slots
-    }
-
-    /// The most chunks of one transfer that are under way at a time. Default: 8. More leave fewer slots for other transfers.
-    #[must_use]
-    pub const fn with_window(mut self, chunks: usize) -> Self {
-        self.window = chunks;
-        self
     }
 
     /// So many slots of so many bytes on each GPU, which all connections of an executor share. Default: 8 of 8 MiB. They are the bound

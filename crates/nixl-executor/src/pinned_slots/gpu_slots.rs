@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use nixl_device::locks::lock;
 use nixl_ops::TransportError;
 
 use super::SlotStats;
 use super::budget::{SlotMemory, StagingBudget};
 use super::pool::{EXHAUSTED, Failure, Member, Slab, Slot, SlotPool, failed};
-use crate::local::{GpuBackend, SharedHandle, allocation_of, lock};
+use crate::local::{GpuBackend, SharedHandle, allocation_of};
 
 /// The slots on each GPU of an executor.
 #[derive(Debug)]

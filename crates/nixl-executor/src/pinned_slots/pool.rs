@@ -6,11 +6,12 @@ use std::fmt;
 use std::mem;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use nixl_descriptor::{Descriptor, Region, Registration, RegistrationCache};
 use nixl_device::SharedError;
+use nixl_device::locks::lock;
 use nixl_ops::{GaugeShare, TransportError};
 
 use super::admission::Admission;
@@ -183,7 +184,7 @@ impl SlotPool {
     }
 
     fn memory(&self) -> MutexGuard<'_, Option<Counted>> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.memory)
     }
 
     pub(super) fn slot_bytes(&self) -> u64 {
@@ -191,7 +192,7 @@ impl SlotPool {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Admission> {
-        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.admission)
     }
 }
 
@@ -274,11 +275,11 @@ impl RegisteredSlots {
     }
 
     fn slab(&self) -> MutexGuard<'_, Option<Slab>> {
-        self.slab.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.slab)
     }
 
     fn failure(&self) -> MutexGuard<'_, Option<Failure>> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.failure)
     }
 }
 

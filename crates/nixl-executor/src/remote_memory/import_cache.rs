@@ -1,19 +1,21 @@
 //! The cache of peers' memory that is open in this process.
-#![allow(unsafe_code, reason = "keeps memory of peers pinned while GPUs use it")]
+
+mod open;
+mod sweep;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use nixl_descriptor::{Presence, Region, SharedMemory, SharedName};
-use nixl_device::{ExitWatch, ProcessError, ProcessExits, SharedError};
-use nixl_ops::{BlockingThread, RecentCheck};
+use nixl_descriptor::{Region, SharedName};
+use nixl_device::SharedError;
+use nixl_device::locks::lock;
+use nixl_ops::BlockingThread;
 
 use super::open_failures::OpenFailures;
 use super::open_marks::OpenMarks;
-use super::opened::{Opened, Owner};
-use super::permit::{Mapped, PinPermit, Pinned};
-use super::{ImportLimits, OwnerId, RemoteMemoryKey};
+use super::opened::Opened;
+use super::{ImportLimits, RemoteMemoryKey};
 use crate::local::{GpuBackend, TransferBuffer};
 
 /// Opens each piece of memory once for each GPU, and keeps the latest open: opening takes some hundred microseconds, and
@@ -40,7 +42,7 @@ pub(crate) struct ImportCache {
 
 /// What is known of a peer's memory.
 pub(crate) enum Found {
-    /// It is open here, and the peer had it too when that was [looked at](RecentCheck).
+    /// It is open here, and the peer had it too when that was [looked at](nixl_ops::RecentCheck).
     Open(Arc<dyn TransferBuffer>),
     /// It was open here, and the peer has released it or has ended.
     Gone,
@@ -64,9 +66,6 @@ pub(crate) enum ImportError {
 }
 
 impl ImportCache {
-    /// Pieces that are opened between two sweeps at least.
-    const SWEPT_AFTER: usize = 16;
-
     /// None is open yet. Blocking calls that nothing waits for are made in the `background`.
     pub(crate) fn with(
         limits: ImportLimits,
@@ -141,145 +140,9 @@ impl ImportCache {
         self.marks.has(memory_key) || self.lock().by_name.contains_key(memory_key)
     }
 
-    /// *Blocking.* Opens the memory, unless it is open.
-    ///
-    /// # Errors
-    ///
-    /// Why it cannot be opened.
-    pub(crate) fn open(
-        &self,
-        memory_key: &RemoteMemoryKey,
-        by: OwnerId<'_>,
-    ) -> Result<Arc<dyn TransferBuffer>, ImportError> {
-        match self.find(memory_key) {
-            Found::Open(memory) => return Ok(memory),
-            Found::Gone => {
-                let closed = self.lock().remove(memory_key);
-                drop(closed);
-            }
-            Found::Closed => {}
-        }
-        // Memory that a peer has released would be kept from the system. The number of checks is that of the pieces.
-        let due = {
-            let opened = self.lock();
-            opened.fresh >= Self::SWEPT_AFTER.max(opened.by_name.len().min(self.limits.pieces))
-        };
-        if due {
-            self.sweep();
-        }
-        // Before the memory: a process that has not ended afterwards had the number all along.
-        let pid = match memory_key.name() {
-            // The sweeps find its end.
-            Some(name) if name.is_by_rendezvous() => None,
-            Some(name) => Some(name.pid),
-            None => by.pid,
-        };
-        let process = match pid {
-            Some(pid) => self.process(pid),
-            None => None,
-        };
-        let mut mapped = None;
-        let memory: Arc<dyn TransferBuffer> = match memory_key {
-            RemoteMemoryKey::Gpu(gpu, handle) => {
-                let memory = self.gpus.open(*gpu, handle);
-                Arc::from(memory.map_err(|e| ImportError::Failed(e.into()))?)
-            }
-            RemoteMemoryKey::File(name) | RemoteMemoryKey::Pinned(name) => {
-                let allowance = self.allow(name)?;
-                let region = map(name)?;
-                mapped = Some(region.clone());
-                let buffer: Arc<dyn TransferBuffer> = match memory_key {
-                    RemoteMemoryKey::Pinned(_) => self.pin(region),
-                    _ => Arc::new(region),
-                };
-                Arc::new(Mapped { buffer, _allowance: allowance })
-            }
-        };
-        if process.as_ref().is_some_and(|process| process.process().has_ended()) {
-            return Err(ImportError::Absent);
-        }
-        let owner = Arc::new(Owner {
-            memory_key: *memory_key,
-            peer: by.peer.into(),
-            process,
-            mapped,
-            seen: RecentCheck::default(),
-        });
-        let closed = self.lock().insert(owner, Arc::clone(&memory), self.limits.pieces);
-        // Closing is a call of the driver or the system: not under the lock.
-        drop(closed);
-        self.refused.forget(memory_key);
-        Ok(memory)
-    }
-
-    /// The process of this number, watched for its end.
-    fn process(&self, pid: u32) -> Option<Arc<ExitWatch>> {
-        let known = self.lock().processes.get(&pid).and_then(Weak::upgrade);
-        if let Some(known) = known.filter(|known| !known.process().has_ended()) {
-            return Some(known);
-        }
-        let (me, background) = (Weak::clone(&self.me), Arc::clone(&self.background));
-        let close = move || {
-            background.run(Box::new(move || {
-                me.upgrade().into_iter().for_each(|imports| imports.close_of_ended());
-            }));
-        };
-        let watch = ProcessExits::global().watch(pid, None, close);
-        let watch = watch.inspect_err(|error| {
-            // Sweeps close its memory.
-            if !matches!(error, ProcessError::NotThere { .. }) {
-                tracing::warn!(%error, "the end of a peer's process will be noticed late");
-            }
-        });
-        let watch = Arc::new(watch.ok()?);
-        let mut opened = self.lock();
-        opened.processes.retain(|_, process| process.strong_count() > 0);
-        opened.processes.insert(pid, Arc::downgrade(&watch));
-        Some(watch)
-    }
-
-    /// Address space for the memory, for which others are closed that were not used for longer.
-    fn allow(&self, name: &SharedName) -> Result<PinPermit, ImportError> {
-        let bytes = usize::try_from(name.len).unwrap_or(usize::MAX);
-        loop {
-            if let Some(allowance) =
-                PinPermit::take("nixl_mapped_bytes", &self.mapped, bytes, self.limits.mapped_bytes)
-            {
-                return Ok(allowance);
-            }
-            let fits = bytes <= self.limits.mapped_bytes;
-            let oldest = if fits { self.lock().remove_oldest() } else { None };
-            if oldest.is_none() {
-                let (mapped, most) = (self.mapped(), self.limits.mapped_bytes);
-                return Err(ImportError::OverLimit { bytes, mapped, most });
-            }
-        }
-    }
-
     /// Bytes of address space that peers' host memory takes.
     pub(crate) fn mapped(&self) -> usize {
         self.mapped.load(Ordering::Acquire)
-    }
-
-    /// What cannot be pinned is copied through pinned slots.
-    fn pin(&self, memory: Region) -> Arc<dyn TransferBuffer> {
-        let taken = PinPermit::take(
-            "nixl_pinned_bytes",
-            &self.pinned,
-            memory.len(),
-            self.limits.pinned_bytes,
-        );
-        let Some(allowance) = taken else {
-            return Arc::new(memory);
-        };
-        // SAFETY: transfers keep what they got from here as long as a GPU may use it, and leak it if they cannot tell.
-        match unsafe { self.gpus.pin(&memory) } {
-            Ok(buffer) => Arc::new(Pinned { buffer, _allowance: allowance }),
-            Err(error) => {
-                tracing::debug!(%error, "a peer's memory cannot be pinned");
-                Arc::new(memory)
-            }
-        }
     }
 
     /// Pieces of memory that are open, and bytes of them that are pinned.
@@ -287,67 +150,9 @@ impl ImportCache {
         (self.lock().by_name.len(), self.pinned.load(Ordering::Acquire))
     }
 
-    /// *Blocking.* Closes memory that peers have released.
-    pub(crate) fn sweep(&self) {
-        self.sweeping.store(false, Ordering::Release);
-        let mut opened = self.lock();
-        opened.fresh = 0;
-        let owners: Vec<_> =
-            opened.by_name.values().map(|import| Arc::clone(&import.owner)).collect();
-        drop(opened);
-        let gone: Vec<_> = owners.iter().filter(|owner| !self.look(owner)).collect();
-        let mut opened = self.lock();
-        let closed: Vec<_> = gone.into_iter().filter_map(|owner| opened.remove_of(owner)).collect();
-        drop(opened);
-        drop(closed);
-    }
-
-    /// Sweeps in the background, unless nothing is open or a sweep is to come.
-    pub(crate) fn sweep_soon(&self) {
-        if self.lock().by_name.is_empty() || self.sweeping.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let me = Weak::clone(&self.me);
-        self.background.run(Box::new(move || {
-            me.upgrade().into_iter().for_each(|imports| imports.sweep());
-        }));
-    }
-
-    /// *Blocking.* Closes what this peer named.
-    pub(crate) fn close_of(&self, peer: &str) {
-        self.close(|owner| *owner.peer == *peer);
-    }
-
-    /// *Blocking.* Closes what processes had that have ended.
-    fn close_of_ended(&self) {
-        self.close(|owner| owner.process.as_ref().is_some_and(|p| p.process().has_ended()));
-    }
-
-    fn close(&self, which: impl Fn(&Owner) -> bool) {
-        let closed = self.lock().take(which);
-        drop(closed);
-    }
-
-    /// Whether the peer has it, too, as far as this process may know. Of a GPU's memory only the end of the process shows it.
-    fn look(&self, owner: &Owner) -> bool {
-        self.looks.fetch_add(1, Ordering::Relaxed);
-        match owner.memory_key.name() {
-            Some(name) => name.is_there(),
-            None => !owner.process_has_ended(),
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, Opened> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.opened)
     }
-}
-
-fn map(name: &SharedName) -> Result<Region, ImportError> {
-    let memory = SharedMemory::open(name).map_err(|error| match name.presence() {
-        Presence::Absent => ImportError::Absent,
-        _ => ImportError::Failed(error.into()),
-    })?;
-    Region::try_from(memory).map_err(|e| ImportError::Failed(e.into()))
 }
 
 impl fmt::Debug for ImportCache {
@@ -384,10 +189,13 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 
+    use nixl_descriptor::SharedMemory;
     use nixl_device::Device;
+    use nixl_ops::RecentCheck;
 
     use super::*;
     use crate::local::{GpuCapabilities, MemoryKind, SharedHandle, SimulatedGpus};
+    use crate::remote_memory::OwnerId;
 
     const BY: OwnerId<'_> = OwnerId { peer: "peer", pid: None };
     /// In which what is looked at comes to be.

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
+
+use nixl_device::locks::lock;
 
 /// Memory that could not be opened, with the reason and the time of the next attempt. A failure of one piece of memory does not apply to
 /// the others of the same peer.
@@ -71,7 +73,7 @@ impl<T: Copy + Eq + Hash> OpenFailures<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<T, Failure>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 }
 

@@ -1,12 +1,13 @@
 //! The sessions of one connection: the protocol between executors, apart from the transfers that use it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use metrics::counter;
+use nixl_device::locks::lock;
 use nixl_metadata::{AgentMetadata, Limits, NotificationKey, OperationKind};
 use nixl_ops::{Claim, ConnectionContext, Mailbox, Offer, PeerId, Received, TransportError};
 
@@ -319,7 +320,7 @@ impl Sessions {
     }
 
     fn offers(&self) -> MutexGuard<'_, Offers> {
-        self.offers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.offers)
     }
 }
 

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use nixl_descriptor::Descriptor;
+use nixl_device::locks::lock;
 use nixl_metadata::NotificationKey;
 use nixl_ops::QuietProof;
 
 use super::peer_quiet::PeerQuiet;
 use super::quarantine::Quarantine;
 use super::stopped::StoppedSources;
-use crate::local::lock;
 use crate::messages::{Message, SessionId};
 
 /// All sessions of a connection, of both sides.
@@ -47,7 +47,7 @@ struct Entry {
     key: Option<(NotificationKey, usize)>,
     inbox: Mutex<Inbox>,
     /// The session's reader is gone.
-    deaf: AtomicBool,
+    closed: AtomicBool,
     /// Slots that the peer may still use although the session has ended.
     quarantine: Mutex<Quarantine>,
     /// Looks for the peer so far, and those until it is asked again.
@@ -111,7 +111,7 @@ impl SessionTable {
             peer: peer.into(),
             key,
             inbox: Mutex::default(),
-            deaf: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             quarantine: Mutex::default(),
             looks: Mutex::default(),
             unreachable: AtomicBool::new(false),
@@ -157,7 +157,7 @@ impl SessionTable {
         }
         let mut inbox = lock(&entry.inbox);
         inbox.last_heard = Some(now);
-        if message == Message::Ping || entry.deaf.load(Ordering::Relaxed) {
+        if message == Message::Ping || entry.closed.load(Ordering::Relaxed) {
             return true;
         }
         let waiting = inbox.messages.len();
@@ -419,7 +419,7 @@ impl Membership {
     /// Keeps the place for ever. What arrives is dropped.
     pub(crate) fn keep(&mut self) {
         self.kept = true;
-        self.entry.deaf.store(true, Ordering::Relaxed);
+        self.entry.closed.store(true, Ordering::Relaxed);
         drop(self.take());
     }
 }

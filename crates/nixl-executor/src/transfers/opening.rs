@@ -1,6 +1,8 @@
 //! Memory of a peer that is being opened, on the connection's own thread.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use nixl_device::locks::lock;
 
 use crate::local::{SharedHandle, TransferBuffer};
 use crate::remote_memory::{ImportCache, OwnerId, RemoteMemoryKey};
@@ -30,12 +32,12 @@ impl Opening {
                 opened.map_err(|error| error.to_string())
             };
             let all = handles.into_iter().map(open).collect();
-            *reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
+            *lock(&reply) = Some(all);
             waker.wake();
         }));
         if !is_queued {
             let refused = "too many peers ask at once: ask again".to_owned();
-            *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Err(refused));
+            *lock(&answer) = Some(Err(refused));
             sessions.link().waker().wake_by_ref();
         }
         Self(answer)
@@ -43,6 +45,6 @@ impl Opening {
 
     /// The memory, or why it cannot be opened, once that is known.
     pub(super) fn take(&self) -> Option<Result<Vec<Arc<dyn TransferBuffer>>, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.0).take()
     }
 }

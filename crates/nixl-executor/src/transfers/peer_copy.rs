@@ -98,6 +98,73 @@ enum Stage {
     Ended,
 }
 
+/// The peer's open memory, as the descriptors of one request use it.
+struct OpenMemory<'a> {
+    path: PathKind,
+    request: &'a TransferRequest<'a>,
+    imports: &'a ImportCache,
+    /// The GPU that copies.
+    gpu: u32,
+    local: MemoryKind,
+    opened: Imports,
+    /// The memory of the descriptor before, and its address.
+    last: Option<(RemoteMemoryKey, u64)>,
+}
+
+impl OpenMemory<'_> {
+    /// The copy of the first bytes, `most` of them.
+    fn first_ops(&mut self, list: &[Descriptor], most: u64) -> Result<Vec<CopyOp>, TransportError> {
+        let (mut ops, mut left) = (Vec::with_capacity(list.len()), most);
+        for (index, ours) in list.iter().enumerate() {
+            if left == 0 {
+                break;
+            }
+            let len = left.min(ours.len() as u64);
+            left -= len;
+            ops.push(self.op(index, ours, len)?);
+        }
+        Ok(ops)
+    }
+
+    /// The copy of the first bytes of one descriptor.
+    fn op(&mut self, index: usize, ours: &Descriptor, len: u64) -> Result<CopyOp, TransportError> {
+        let remote = self.request.remote();
+        let (share, offset) = remote.share_of(index).ok_or_else(|| {
+            failed(self.path, "open", format!("descriptor {index} is not shared"))
+        })?;
+        let key = memory_key(share.kind(), self.gpu, self.local).ok_or_else(|| {
+            failed(self.path, "open", format!("descriptor {index} is shared in an unknown way"))
+        })?;
+        // Inside the shared memory, which was checked when the metadata was read and when the memory was opened.
+        let theirs = self.base(key)?.wrapping_add(offset);
+        Ok(match self.request.kind() {
+            OperationKind::Read => CopyOp { src: theirs, dst: ours.address(), len },
+            OperationKind::Write => CopyOp { src: ours.address(), dst: theirs, len },
+        })
+    }
+
+    /// The address at which the memory is open.
+    fn base(&mut self, key: RemoteMemoryKey) -> Result<u64, TransportError> {
+        if let Some((known, base)) = &self.last
+            && *known == key
+        {
+            return Ok(*base);
+        }
+        let memory = match self.imports.find(&key) {
+            Found::Open(memory) => memory,
+            // The engine would reach other memory at that address now.
+            Found::Gone => return Err(owner_gone()),
+            Found::Closed => {
+                return Err(failed(self.path, NOT_OPEN, "the peer's memory could not be opened"));
+            }
+        };
+        let base = memory.address();
+        self.opened.push(memory);
+        self.last = Some((key, base));
+        Ok(base)
+    }
+}
+
 impl PeerCopy {
     /// Prepares the copy by one of the kinds of path, of the first bytes, `most` of them. Their descriptors in
     /// `request.remote` are in shares that are open.
@@ -112,62 +179,28 @@ impl PeerCopy {
         let Some(route) = request.route() else { return Err(TransportError::Closed) };
         let (gpu, theirs) =
             copier(here, &*context.gpus, (request.local(), local), request.remote());
-        let mut opened = Imports::default();
-        let mut last: Option<(RemoteMemoryKey, u64)> = None;
-        let mut op = |index, ours: &Descriptor, len| {
-            let (share, offset) = request
-                .remote()
-                .share_of(index)
-                .ok_or_else(|| failed(path, "open", format!("descriptor {index} is not shared")))?;
-            let wanted = memory_key(share.kind(), gpu, local).ok_or_else(|| {
-                failed(path, "open", format!("descriptor {index} is shared in an unknown way"))
-            })?;
-            let base = match last {
-                Some((known, base)) if known == wanted => base,
-                _ => {
-                    let memory = match imports.find(&wanted) {
-                        Found::Open(memory) => memory,
-                        // The engine would reach other memory at that address now.
-                        Found::Gone => return Err(owner_gone()),
-                        Found::Closed => {
-                            let reason = "the peer's memory could not be opened";
-                            return Err(failed(path, NOT_OPEN, reason));
-                        }
-                    };
-                    let base = memory.address();
-                    opened.push(memory);
-                    last = Some((wanted, base));
-                    base
-                }
-            };
-            // Inside the shared memory, which was checked when the metadata was read and when the memory was opened.
-            let theirs = base.wrapping_add(offset);
-            Ok(match request.kind() {
-                OperationKind::Read => CopyOp { src: theirs, dst: ours.address(), len },
-                OperationKind::Write => CopyOp { src: ours.address(), dst: theirs, len },
-            })
+        let mut memory = OpenMemory {
+            path,
+            request,
+            imports,
+            gpu,
+            local,
+            opened: Imports::default(),
+            last: None,
         };
         let whole = request.local().total_bytes() <= most;
-        let (one, mut many);
+        let (one, many);
         let ops: &[CopyOp] = match request.local().as_slice() {
             [ours] => {
-                one = op(0, ours, most.min(ours.len() as u64))?;
+                one = memory.op(0, ours, most.min(ours.len() as u64))?;
                 slice::from_ref(&one)
             }
             list => {
-                many = Vec::with_capacity(list.len());
-                let mut left = most;
-                for (index, ours) in list.iter().enumerate() {
-                    if left == 0 {
-                        break;
-                    }
-                    let len = left.min(ours.len() as u64);
-                    left -= len;
-                    many.push(op(index, ours, len)?);
-                }
+                many = memory.first_ops(list, most)?;
                 &many
             }
         };
+        let opened = memory.opened;
         let (remote, by, policy) = match path {
             PathKind::SharedMemory => {
                 let pinned = matches!(local, MemoryKind::Gpu(_))

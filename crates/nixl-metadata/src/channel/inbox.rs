@@ -8,6 +8,8 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+#[cfg(any(feature = "channel-etcd", feature = "channel-nats"))]
+use super::error::Fault;
 use super::seals::{open_request, seal_reply};
 use super::watch::AbortOnDrop;
 use super::{ChannelError, ChannelOptions, WorkerName};
@@ -166,6 +168,28 @@ impl Delivery {
             }
         })?;
         Ok(receiver)
+    }
+
+    /// Puts a request into the queue at once, and returns its reply to come, as it travels. `None` if there is none in time.
+    #[cfg(any(feature = "channel-etcd", feature = "channel-nats"))]
+    pub(crate) fn answer(
+        &self,
+        from: WorkerName,
+        payload: Bytes,
+        within: Duration,
+    ) -> impl Future<Output = Option<Result<Bytes, Fault>>> + Send + use<> {
+        let reply = self.deliver(from, payload, within);
+        async move {
+            let reply = match reply {
+                Ok(reply) => match tokio::time::timeout(within, reply).await {
+                    Ok(Ok(reply)) => reply,
+                    Ok(Err(_)) => Err(ChannelError::refused("the worker dropped the request")),
+                    Err(_) => return None,
+                },
+                Err(error) => Err(error),
+            };
+            Some(reply.map_err(|error| Fault::of(&error)))
+        }
     }
 
     /// Delivers a request and waits for its reply.

@@ -1,8 +1,10 @@
 //! The server's side of channels over TCP and HTTP: calls on a hub.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use nixl_device::locks::lock;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -159,7 +161,7 @@ impl Service {
 
 impl Pending {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u128, oneshot::Sender<Reply>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     fn add(&self, id: u128, sender: oneshot::Sender<Reply>) {

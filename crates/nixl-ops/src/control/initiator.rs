@@ -1,11 +1,12 @@
 //! The initiator's side of claims by messages.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use nixl_device::locks::lock;
 use nixl_metadata::NotificationKey;
 
 use super::message::{ControlMessage, ControlVerb};
@@ -162,7 +163,7 @@ impl Claims {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 

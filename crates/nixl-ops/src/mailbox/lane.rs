@@ -1,9 +1,10 @@
 //! The lanes of a page: the sender's and the owner's end.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use nixl_descriptor::SharedName;
+use nixl_device::locks::lock;
 use nixl_metadata::{Doorbell, PeerInfo};
 use rustix::process::{Pid, test_kill_process};
 
@@ -62,7 +63,7 @@ impl Lane {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Claimed>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

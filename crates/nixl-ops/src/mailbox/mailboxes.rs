@@ -1,9 +1,10 @@
 //! The open mailboxes of a connection.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use nixl_descriptor::SharedName;
+use nixl_device::locks::lock;
 use nixl_metadata::{Doorbell, RdmaMetadata};
 
 use super::open::Mailbox;
@@ -70,7 +71,7 @@ impl Mailboxes {
     }
 
     fn lock(&self) -> MutexGuard<'_, RecentMap<Box<str>, SharedName>> {
-        self.by_agent.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.by_agent)
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{
-    Arc, Mutex as ProcessMutex, MutexGuard as ProcessGuard, OnceLock, PoisonError, Weak,
-};
+use std::sync::{Arc, Mutex as ProcessMutex, MutexGuard as ProcessGuard, OnceLock, Weak};
 
 use nixl_descriptor::SharedName;
+use nixl_device::locks::lock as lock_process;
 use nixl_device::{ForkGeneration, PerProcess};
 use nixl_metadata::{Doorbell, NotificationKey, OperationKind, SharedFile};
 
@@ -295,7 +294,7 @@ fn own_pages() -> ProcessGuard<'static, HashMap<[u8; 16], Weak<OfferPage>>> {
     // Outside loom's models: it outlives each.
     static PAGES: PerProcess<ProcessMutex<HashMap<[u8; 16], Weak<OfferPage>>>> =
         PerProcess::new(ProcessMutex::default);
-    PAGES.get().lock().unwrap_or_else(PoisonError::into_inner)
+    lock_process(PAGES.get())
 }
 
 /// The word of a slot.

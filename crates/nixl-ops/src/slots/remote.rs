@@ -1,9 +1,10 @@
 //! The slots of peers on this host.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use nixl_descriptor::{SharedMemoryError, SharedName};
+use nixl_device::locks::lock;
 use nixl_metadata::{Doorbell, OperationKind, RdmaMetadata};
 
 use super::page::{OfferPage, mark, ring, word};
@@ -277,7 +278,7 @@ impl RemoteSlots {
     }
 
     fn lock(&self) -> MutexGuard<'_, RecentMap<SharedName, Known>> {
-        self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.by_name)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The steps of a task: polls of its execution, its deadlines and its end.
 
 use std::mem;
-use std::sync::{Arc, TryLockError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::contained::contained;
 use crate::outcome::{Completion, Outcome};
 use crate::overdue::OverdueTotal;
 use crate::posts::PostHistory;
-use crate::sync::{get_mut, lock};
+use crate::sync::{get_mut, lock, try_lock};
 use crate::telemetry::EndMetrics;
 use crate::typical::TypicalDurations;
 use crate::{Clock, CompletionMode, DriverConfig, OperationError, OperationStatus};
@@ -51,11 +51,7 @@ impl TaskSlot {
     /// Polls the task, and applies its deadline or an abandoned one's drain deadline. A panic of its execution ends the task; a
     /// panic of a `tracing` subscriber does not.
     pub(crate) fn poll(self: &Arc<Self>, context: DriverContext<'_>) -> SlotState {
-        let mut guard = match self.task.try_lock() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return SlotState::Busy,
-        };
+        let Some(mut guard) = try_lock(&self.task) else { return SlotState::Busy };
         let (state, ended) = self.poll_task(&mut guard, context);
         drop(guard);
         ended.into_iter().for_each(|ended| self.finish(ended));

@@ -6,8 +6,9 @@ use std::env;
 use std::ffi::CString;
 use std::fs;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
+use nixl_device::locks::lock;
 use nixl_ops::{EngineSetting, SettingSource};
 
 use super::choice::UcxDevices;
@@ -246,7 +247,7 @@ pub(in crate::nixl) struct Process(RefCell<BTreeMap<String, String>>);
 /// Waits until no other connector of this process starts an engine. **Blocks.**
 pub(in crate::nixl) fn alone() -> MutexGuard<'static, Process> {
     static PROCESS: Mutex<Process> = Mutex::new(Process(RefCell::new(BTreeMap::new())));
-    PROCESS.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&PROCESS)
 }
 
 impl Process {

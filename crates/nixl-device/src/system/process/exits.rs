@@ -6,13 +6,14 @@ use std::io;
 use std::mem;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
 use rustix::event::epoll;
 use rustix::io::Errno;
 
 use super::{LeakInChild, PerProcess, ProcessError, ProcessWatch};
+use crate::locks::lock;
 
 /// Calls back when processes of this PID namespace end. There is [one](Self::global) for the whole process: one thread,
 /// which the first watch starts and which sleeps until a process ends, and one descriptor for each watched process, however
@@ -177,7 +178,7 @@ impl ProcessExits {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

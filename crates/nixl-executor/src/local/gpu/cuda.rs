@@ -16,6 +16,7 @@ use nixl_device::cuda::{
     HostRegistration, ImportedMemory, IpcMemoryHandle, MemoryError, Module, PinnedMemory,
     PinnedPool, PoolLimits, Stream, devices, gpu_links,
 };
+use nixl_device::locks::lock;
 use nixl_device::{Device, DeviceKind, SharedError};
 
 use super::gpu_backend::{
@@ -25,7 +26,7 @@ use super::memory_limits::GpuMemoryLimits;
 use super::table::{table_len, width, write_table};
 use crate::local::plan::block_copy::{BlockCopy, CopyOp};
 use crate::local::plan::strategy::GpuCapabilities;
-use crate::local::{BlockError, GpuError, MemoryKind, lock, on_a_thread, thread_error};
+use crate::local::{BlockError, GpuError, MemoryKind, on_a_thread, thread_error};
 
 /// The kernel for scattered chunks; see `kernels/README.md`.
 const KERNEL: &str = include_str!("../../../kernels/copy.ptx");

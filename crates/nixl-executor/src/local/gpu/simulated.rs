@@ -13,6 +13,7 @@ use nixl_descriptor::{
     AllocationKind, DependencyError, GpuAllocation, QueuedFunction, Region, RegionError,
     SharedMemory, SharedName,
 };
+use nixl_device::locks::lock;
 use nixl_device::{Device, DeviceKind, SharedError};
 
 use super::gpu_backend::{
@@ -23,7 +24,7 @@ use super::table::{Parameter, ParameterSide, table_len, width, write_table};
 use crate::local::host::host_copy::{CacheHint, copy};
 use crate::local::plan::block_copy::{BlockCopy, CopyOp};
 use crate::local::plan::strategy::GpuCapabilities;
-use crate::local::{GpuError, MemoryKind, lock};
+use crate::local::{GpuError, MemoryKind};
 
 /// Simulated GPUs. Their memory is shared like that of real ones: those of another process of the machine can open it. One
 /// thread copies, in the order of the queue; a test can [pause](Self::pause) it, and make it [fail](Self::fail).

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use nixl_descriptor::{Access, Region, RegionError};
 use nixl_device::Device;
+use nixl_device::locks::lock;
 
 use crate::local::plan::strategy::GpuCapabilities;
 
@@ -72,7 +73,7 @@ impl Memories {
     ) -> Result<Region, RegionError> {
         let (inner, access) = (Arc::new(inner), Access::ReadWrite);
         let base = NonNull::new(inner.address() as *mut u8).ok_or(RegionError::Empty)?;
-        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = lock(&self.0);
         list.by_address.retain(|_, other| other.bytes.strong_count() > 0);
         list.last += 1;
         let key = (inner.address(), list.last);
@@ -84,7 +85,7 @@ impl Memories {
 
     /// The memory at an address.
     pub(crate) fn find(&self, address: u64) -> Option<(Arc<Region>, Place)> {
-        let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = lock(&self.0);
         // Live memory does not overlap, so only the last entry before the address can contain it.
         let before = list.by_address.range(..=(address, u64::MAX)).rev();
         let (bytes, place) = before.map(|(_, listed)| listed).find_map(Listed::living)?;
@@ -93,7 +94,7 @@ impl Memories {
 
     /// A snapshot, held until the drop.
     pub(crate) fn now(&self) -> Reach {
-        let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = lock(&self.0);
         Reach(list.by_address.values().filter_map(Listed::living).collect())
     }
 }

@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use std::hint::spin_loop;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::time::Duration;
 use std::{fmt, io, thread};
 
+use nixl_device::locks::lock;
 use nixl_ops::{Clock, Sleeper};
 
 use super::changing::copy_bytes;
@@ -296,10 +297,6 @@ pub(crate) fn cut(op: CopyOp, longest: u64) -> impl Iterator<Item = CopyOp> {
         dst: op.dst + at,
         len: longest.min(op.len - at),
     })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for CopyPool {

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use nixl_device::locks::lock;
 
 /// Progress of a transfer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,7 +58,7 @@ impl Reporter {
             return;
         }
         // Held during the call: calls come in order.
-        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut done = lock(&self.done);
         *done = done.saturating_add(bytes).min(self.total);
         let progress = Progress { done: *done, total: self.total };
         if catch_unwind(AssertUnwindSafe(|| (self.callback.0)(progress))).is_err() {

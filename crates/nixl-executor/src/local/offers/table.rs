@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use nixl_device::PerProcess;
+use nixl_device::locks::lock;
 use nixl_metadata::NotificationKey;
 use nixl_ops::Offer;
 
@@ -49,6 +50,6 @@ impl ProcessOffers {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<NotificationKey, Offer>> {
-        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.by_key)
     }
 }

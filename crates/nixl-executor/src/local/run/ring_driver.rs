@@ -6,13 +6,14 @@
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Duration;
 use std::{hint, io};
 
 use nixl_device::cuda::relax_capture;
+use nixl_device::locks::{lock, try_lock};
 use nixl_ops::{Backoff, Clock, Sleeper};
 
 use super::ring::Ring;
@@ -159,11 +160,7 @@ impl Drop for RingTransfer {
 impl ActiveRing {
     /// Polls the ring, unless another thread does at this moment.
     fn look(&self) -> RingProgress {
-        let mut stage = match self.stage.try_lock() {
-            Ok(stage) => stage,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return RingProgress::Still,
-        };
+        let Some(mut stage) = try_lock(&self.stage) else { return RingProgress::Still };
         let Stage::ActiveRing(ring) = &mut *stage else {
             return RingProgress::Ended { now: false };
         };
@@ -255,10 +252,6 @@ impl Shared {
     fn is_closing(&self) -> bool {
         self.closing.load(Ordering::SeqCst)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub(super) struct TwoSided {
     /// It is proven that the peer writes to nothing any more.
     peer_quiet: bool,
     /// Nothing can be sent, for reasons that say nothing about the peer.
-    mute: bool,
+    send_failed: bool,
     /// The peer sent its last message: `Done` to a source, `Stopped` to a sink.
     peer_ended: bool,
     /// The peer stopped, so it has not completed the operation.
@@ -83,7 +83,7 @@ impl TwoSided {
             sent_end: false,
             peer_gone: false,
             peer_quiet: false,
-            mute: false,
+            send_failed: false,
             peer_ended: false,
             refused: false,
             superseded: false,
@@ -117,11 +117,11 @@ impl TwoSided {
         if self.outbox.is_empty() && now.saturating_sub(self.outbox.last) >= config.ping {
             self.outbox.push(&self.reminder());
         }
-        if !self.mute && !self.peer_gone {
+        if !self.send_failed && !self.peer_gone {
             match self.outbox.flush(self.sessions.link(), now) {
                 Ok(sent) => moved |= sent,
                 Err(error) => {
-                    self.mute = true;
+                    self.send_failed = true;
                     self.fail(error, now);
                     moved = true;
                 }
@@ -286,7 +286,7 @@ impl TwoSided {
             return Poll::Pending;
         }
         let unasked = matches!(self.begun, Begun::Initiator(_));
-        let told = self.mute || self.peer_gone || (self.sent_end && self.outbox.is_empty());
+        let told = self.send_failed || self.peer_gone || (self.sent_end && self.outbox.is_empty());
         let Some(error) = &self.failure else {
             match self.role.is_source() {
                 true if self.peer_ended => self.complete_claim(),
@@ -300,7 +300,7 @@ impl TwoSided {
         if !(told || unasked || waited) {
             return Poll::Pending;
         }
-        let peer_has_ended = self.peer_ended || self.refused || self.peer_gone || self.mute;
+        let peer_has_ended = self.peer_ended || self.refused || self.peer_gone || self.send_failed;
         if self.role.is_on_gpu()
             && matches!(self.begun, Begun::Asked { .. })
             && !(peer_has_ended || self.abandoned || waited)

@@ -175,18 +175,10 @@ impl Etcd {
         // What does not decode names no sender, and is not answered.
         let Ok(asked) = self.value::<Asked>(&request.value()?) else { return Ok(()) };
         let within = Duration::from_millis(asked.within_ms);
-        let reply = delivery.deliver(asked.from, asked.payload, within);
+        let reply = delivery.answer(asked.from, asked.payload, within);
         let etcd = self.clone();
         tokio::spawn(async move {
-            let reply = match reply {
-                Ok(reply) => match timeout(within, reply).await {
-                    Ok(Ok(reply)) => reply,
-                    Ok(Err(_)) => Err(ChannelError::refused("the worker dropped the request")),
-                    Err(_) => return,
-                },
-                Err(error) => Err(error),
-            };
-            let reply = reply.map_err(|error| Fault::of(&error));
+            let Some(reply) = reply.await else { return };
             let puts = async {
                 let (lease, _) = etcd.gateway.grant(INBOX).await?;
                 etcd.gateway.put_if(&etcd.reply_key(&id), 0, &encode(&reply)?, lease).await

@@ -139,20 +139,19 @@ impl Nats {
         while let Some(message) = requests.next().await {
             let Some(reply_to) = message.reply else { continue };
             let asked = decode::<Asked>(&message.payload, "a request");
-            let within =
-                asked.as_ref().map_or(CALL, |asked| Duration::from_millis(asked.within_ms));
-            let reply = asked.and_then(|asked| delivery.deliver(asked.from, asked.payload, within));
+            let reply = asked.map(|asked| {
+                let within = Duration::from_millis(asked.within_ms);
+                delivery.answer(asked.from, asked.payload, within)
+            });
             let client = self.client.clone();
             tokio::spawn(async move {
                 let reply = match reply {
-                    Ok(reply) => match timeout(within, reply).await {
-                        Ok(Ok(reply)) => reply,
-                        Ok(Err(_)) => Err(ChannelError::refused("the worker dropped the request")),
-                        Err(_) => return,
+                    Ok(reply) => match reply.await {
+                        Some(reply) => reply,
+                        None => return,
                     },
-                    Err(error) => Err(error),
+                    Err(error) => Err(Fault::of(&error)),
                 };
-                let reply = reply.map_err(|error| Fault::of(&error));
                 let reply =
                     encode(&reply).ok().filter(|r| r.len() <= client.server_info().max_payload);
                 let too_large = || {

@@ -1,8 +1,0 @@
-//! Mutexes without poison.
-
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// Locks, ignoring poison: the data that the locks of this module guard is consistent between any two statements.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
