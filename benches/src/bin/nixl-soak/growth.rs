@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::sample::Metric;
 
 /// The fewest samples that say anything: each quarter has one.
-const FEWEST: usize = 4;
+pub(crate) const FEWEST: usize = 4;
 
 /// How much of a metric may come on top between the second and the last quarter.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +27,16 @@ pub(crate) enum Pace {
     Operations,
     /// One event: the end of a process, or a partition.
     Events,
+}
+
+impl Pace {
+    /// The fewest operations of a process that say anything.
+    pub(crate) const fn least_operations(self) -> u64 {
+        match self {
+            Self::Operations => 100,
+            Self::Events => 2 * FEWEST as u64,
+        }
+    }
 }
 
 impl Allowance {

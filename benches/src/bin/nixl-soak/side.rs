@@ -35,6 +35,8 @@ pub(crate) struct SideReport {
     pub(crate) series: Vec<(u64, Sample)>,
     /// Missing where there are too few samples.
     pub(crate) growth: BTreeMap<Metric, Growth>,
+    #[serde(skip)]
+    least_operations: u64,
 }
 
 impl Side {
@@ -89,6 +91,7 @@ impl Side {
             leaked_bytes: self.state.leaked_bytes,
             series: self.series.clone(),
             growth: growth.collect(),
+            least_operations: pace.least_operations(),
         }
     }
 }
@@ -126,8 +129,9 @@ impl SideReport {
             failures
                 .push(format!("{role}: {} samples are too few to judge growth", self.series.len()));
         }
-        if self.tally.operations == 0 {
-            failures.push(format!("{role}: no operation at all"));
+        let (operations, least) = (self.tally.operations, self.least_operations);
+        if operations < least {
+            failures.push(format!("{role}: {operations} operations, of at least {least}"));
         }
         failures
     }

@@ -16,7 +16,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::bytes::Random;
-use crate::growth::Pace;
+use crate::growth::{self, Pace};
 use crate::messages::{Executor, Load, Memory, Setup, Work};
 use crate::process::{Node, Place, Sockets};
 use crate::report::Finding;
@@ -59,6 +59,18 @@ impl Scenario {
         }
     }
 
+    /// The time after which a quick run does no more than the least of it.
+    const fn quick(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Fresh => 24,
+            Self::Abandoned => 16,
+            // The rounds of a partition are few, and none is left out.
+            Self::Partition => 0,
+            Self::Restarts | Self::Exits => 12,
+            Self::Kept => 6,
+        })
+    }
+
     /// Runs the variants whose name contains `part` one after another, and reports each as it ends. They share the
     /// scenario's time.
     pub(crate) fn run(self, part: &str, bench: &mut Bench, report: &mut dyn FnMut(Finding)) {
@@ -71,9 +83,13 @@ impl Scenario {
             Self::Exits => exits::variants(),
         };
         variants.retain(|variant| variant.name.contains(part));
-        let share = self.share() / variants.len() as f64;
+        let count = variants.len() as f64;
         for variant in variants {
-            let time = bench.whole.map(|whole| whole.mul_f64(share));
+            let whole = bench.whole.map(|whole| whole.mul_f64(self.share()));
+            let time = match whole {
+                Some(whole) => Time::Long(whole.div_f64(count)),
+                None => Time::Quick(self.quick().div_f64(count)),
+            };
             report(variant.run(self, bench, time));
         }
     }
@@ -160,7 +176,45 @@ struct Trial {
     notes: Vec<String>,
     skipped: Option<String>,
     begun: Instant,
-    time: Option<Duration>,
+    time: Time,
+}
+
+/// How long a variant goes on.
+#[derive(Clone, Copy, Debug)]
+enum Time {
+    /// For its rounds, or for as long as this on a slow machine.
+    Quick(Duration),
+    /// For as long as this.
+    Long(Duration),
+}
+
+impl Time {
+    const fn is_quick(self) -> bool {
+        matches!(self, Self::Quick(_))
+    }
+
+    /// Whether another round is due after this time and so many.
+    fn goes_on(self, begun: Duration, rounds: usize, quick: Rounds) -> bool {
+        match self {
+            Self::Quick(most) => rounds < quick.least || (rounds < quick.all && begun < most),
+            Self::Long(time) => rounds < quick.all || begun < time,
+        }
+    }
+}
+
+/// The rounds of a quick run.
+#[derive(Clone, Copy, Debug)]
+struct Rounds {
+    all: usize,
+    /// On a slow machine.
+    least: usize,
+}
+
+impl Rounds {
+    /// As many as growth is judged by, where each takes so many samples.
+    const fn of(all: usize, samples: usize) -> Self {
+        Self { all, least: growth::FEWEST.div_ceil(samples) }
+    }
 }
 
 impl Variant {
@@ -172,7 +226,7 @@ impl Variant {
         Self { name: name.into(), pace, run: Box::new(run) }
     }
 
-    fn run(self, scenario: Scenario, bench: &mut Bench, time: Option<Duration>) -> Finding {
+    fn run(self, scenario: Scenario, bench: &mut Bench, time: Time) -> Finding {
         let mut trial = Trial {
             sides: Vec::new(),
             failures: Vec::new(),
@@ -203,7 +257,34 @@ impl Variant {
 
 impl Trial {
     /// Whether another round is due: the quick run has so many, a long one at least those.
-    fn goes_on(&self, rounds: usize, quick: usize) -> bool {
-        rounds < quick || self.time.is_some_and(|time| self.begun.elapsed() < time)
+    fn goes_on(&self, rounds: usize, quick: Rounds) -> bool {
+        self.time.goes_on(self.begun.elapsed(), rounds, quick)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quick_run_ends_after_its_rounds_or_its_time_but_not_before_growth_can_be_judged() {
+        let rounds = Rounds::of(8, 1);
+        let (short, long) = (Duration::from_secs(1), Duration::from_secs(3));
+        let quick = Time::Quick(Duration::from_secs(2));
+        assert!(quick.goes_on(short, 7, rounds) && !quick.goes_on(short, 8, rounds));
+        assert!(quick.goes_on(long, 3, rounds) && !quick.goes_on(long, 4, rounds));
+        assert!(
+            quick.goes_on(long, 0, Rounds::of(8, 4)) && !quick.goes_on(long, 1, Rounds::of(8, 4))
+        );
+        let whole = Time::Long(Duration::from_secs(2));
+        assert!(whole.goes_on(short, 100, rounds) && whole.goes_on(long, 7, rounds));
+        assert!(!whole.goes_on(long, 8, rounds));
+    }
+
+    #[test]
+    fn the_quick_run_takes_less_than_two_minutes() {
+        let all: Duration =
+            Scenario::value_variants().iter().map(|scenario| scenario.quick()).sum();
+        assert!(all < Duration::from_secs(90), "starts, ends and partitions take time, too");
     }
 }

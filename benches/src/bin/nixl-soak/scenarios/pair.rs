@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Bench, Trial};
+use super::{Bench, Rounds, Trial};
 use crate::messages::{Executor, Memory, Work};
 use crate::process::Place;
 use crate::side::Side;
@@ -38,9 +38,10 @@ impl Pair {
         let setups = [bench.setup(self.executor), bench.setup(self.executor)];
         let [mut owner, mut reader] = bench.start(Place::Host, setups)?;
         trial.sides.extend([Side::new("owner"), Side::new("reader")]);
-        let ms = if trial.time.is_some() { Self::LONG_MS } else { self.quick_ms };
+        let ms = if trial.time.is_quick() { self.quick_ms } else { Self::LONG_MS };
+        let quick = Rounds::of(self.cycles, self.tasks.len());
         let mut cycles = 0;
-        while trial.goes_on(cycles, self.cycles) {
+        while trial.goes_on(cycles, quick) {
             for tasks in self.tasks {
                 let mut load = bench.load(&owner, ms);
                 load.tasks = *tasks;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use rustix::process::Signal;
 
 use super::network::Network;
-use super::{Bench, Trial, Variant};
+use super::{Bench, Rounds, Trial, Variant};
 use crate::growth::Pace;
 use crate::messages::{Executor, Load, Memory, Setup};
 use crate::process::{Node, Place};
@@ -98,8 +98,8 @@ fn silences(
     trial.sides.extend([Side::new("owner"), Side::new("reader")]);
     let mut slowest = Duration::ZERO;
     let mut rounds = 0;
-    while trial.goes_on(rounds, 4) {
-        let silence = bench.silence.unwrap_or_else(|| silence(rounds, trial.time.is_none()));
+    while trial.goes_on(rounds, Rounds::of(4, 1)) {
+        let silence = bench.silence.unwrap_or_else(|| silence(rounds, trial.time.is_quick()));
         let load = load(bench, &owner, memory, silence);
         reader.begin(&load)?;
         thread::sleep(Duration::from_millis(bench.random.between(100, 200)));

@@ -78,7 +78,7 @@ impl Rounds {
     ) -> Result<()> {
         let mut next = self.spawn(bench)?;
         let mut rounds = 0;
-        while trial.goes_on(rounds, self.quick) {
+        while trial.goes_on(rounds, super::Rounds::of(self.quick, 1)) {
             let mut child = next;
             child.ready()?;
             // It starts while this round goes on.
