@@ -26,11 +26,13 @@
 //! let source = nixl_executor::connector().await?.transport(transport("source")).build().await?;
 //! let sink = nixl_executor::connector().await?.transport(transport("sink")).build().await?;
 //!
-//! let mut offered = source.create_readable(Region::try_from(vec![7u8; 4096])?).await?;
+//! let bytes = source.buffer(4096)?;
+//! bytes.copy_from_slice(0, &[7; 4096])?;
+//! let mut offered = source.create_readable(bytes).await?;
 //! let message = offered.metadata().to_native_bytes()?;
 //!
 //! let remote = RdmaMetadata::decode(&message)?;
-//! let local = Region::zeroed(4096)?;
+//! let local = sink.buffer(4096)?;
 //! let completion = sink.begin_read(&remote, local.clone()).await?.wait_for_completion().await?;
 //! assert_eq!(completion.path().map(|path| path.kind()), Some(PathKind::SameProcessCopy));
 //! assert_eq!(local.to_vec()?, [7u8; 4096]);
