@@ -6,6 +6,8 @@
 //! | an agent with a claim by message, or any holder of the metadata | no NIC writes memory here, and every TCP socket of this process to another one is past its end of stream |
 //! | agents that report failed writes | no NIC writes memory here, and all bytes that they had sent have arrived, as for reads (below) |
 //!
+//! | processes that could read a closed export | no NIC reads memory here, every TCP socket of this process to another one is past its end of stream, and no other process has the words of its grants, or the memory, open or mapped: readers on this host that map something have both, and others are connected. A process that cannot be looked into counts for memory on a GPU: a late read of host memory, by its own mapping or by CMA, finds the mapped pages or fails, and its check fails |
+//!
 //! In addition, no process in another PID namespace that got the file of the memory through a rendezvous runs any more: such a
 //! process claims without a number, and `/proc` does not show it.
 //!
@@ -59,6 +61,17 @@ unsafe impl QuietProof for Proofs {
         Box::new(Watch { subject, names: names.into_iter().collect(), held: false })
     }
 
+    fn holders(&self, files: &[SharedName], on_gpu: bool) -> Box<dyn QuietWatch> {
+        let subject = match self.nic_writes {
+            true => Subject::Nic,
+            false => {
+                let files = files.iter().map(SharedName::file).collect();
+                Subject::Holders { files, on_gpu }
+            }
+        };
+        Box::new(Watch { subject, names: files.to_vec(), held: false })
+    }
+
     fn reads(&self, ago: Duration) -> Box<dyn QuietWatch> {
         Box::new(Reads { ago, made: Instant::now(), waits: None })
     }
@@ -82,6 +95,12 @@ enum Subject {
         offered: u64,
     },
     AnyHost,
+    Holders {
+        /// `None` if one of them cannot be told.
+        files: Option<Vec<FileIdentity>>,
+        /// No process may be one that cannot be looked into.
+        on_gpu: bool,
+    },
     /// The system does not show the accesses of a NIC.
     Nic,
 }
@@ -118,7 +137,9 @@ impl Process {
 
 // SAFETY: `holds` is what the table above asks for. A process that has ended accesses nothing, nor do its children, none of
 // which has the file; the bytes that it had sent are read, since its sockets are past end of stream; the same held one check
-// ago, so the engine's thread has written all bytes that it had read by then.
+// ago, so the engine's thread has written all bytes that it had read by then, and has answered all requests. A process that could
+// read a closed export has its words mapped or is connected; one that was and connects anew looks at the words before it reads
+// (`RemoteExport::look_anew`), and so does one that imports it later.
 unsafe impl QuietWatch for Watch {
     fn is_quiet(&mut self) -> bool {
         let holds = match &self.subject {
@@ -128,6 +149,11 @@ unsafe impl QuietWatch for Watch {
                     && sockets_are_over(of_the_dead).unwrap_or(false)
             }
             Subject::AnyHost => sockets_are_over(of_others).unwrap_or(false),
+            Subject::Holders { files, on_gpu } => {
+                let none_has = |file: &FileIdentity| none_has(*file, *on_gpu);
+                sockets_are_over(of_others).unwrap_or(false)
+                    && files.as_ref().is_some_and(|files| files.iter().all(none_has))
+            }
             Subject::Nic => false,
         };
         let holds = holds && !self.names.iter().any(SharedName::is_held_elsewhere);
@@ -211,6 +237,14 @@ fn no_child_has(file: FileIdentity, offered: u64) -> bool {
     // A process that cannot be inspected inherited nothing if it is older.
     let older = holders.last_unreadable_start().is_none_or(|started| started < offered);
     !holders.hidden() && older && !holders.pids().iter().any(started_later)
+}
+
+/// Whether no process but this one has the file: of those that can be looked into, or of all.
+fn none_has(file: FileIdentity, of_all: bool) -> bool {
+    const LIMIT: Duration = Duration::from_millis(200);
+    let holders = Holders::of_file(file, LIMIT);
+    let is_known = !of_all || holders.unreadable() == 0;
+    holders.pids().is_empty() && !holders.hidden() && is_known
 }
 
 /// Whether all of this process's sockets that `counts` selects are past their end of stream.
