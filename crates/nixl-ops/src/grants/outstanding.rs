@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::time::Duration;
 
 use super::terms::TicketEnd;
 use super::tokens::same;
@@ -156,6 +155,8 @@ impl fmt::Debug for OutstandingTickets {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
