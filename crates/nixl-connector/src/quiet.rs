@@ -5,6 +5,7 @@
 //! | a process on this host with a claim in the slot | it has ended; no process younger than the offer has the offer's shared memory open or mapped by a fork (one that has made an agent of its own has not, nor has a child of this process); and every TCP socket of this process to an ownerless end on this host is past its end of stream |
 //! | an agent with a claim by message, or any holder of the metadata | no NIC writes memory here, and every TCP socket of this process to another one is past its end of stream |
 //! | agents that report failed writes | no NIC writes memory here, and all bytes that they had sent have arrived, as for reads (below) |
+//! | processes that could read a closed export | no NIC reads memory here, every TCP socket of this process to another one is past its end of stream, and no other process has the words of its grants, or the memory, open or mapped: readers on this host that map something have both, and others are connected. A process that cannot be looked into counts for memory on a GPU: a late read of host memory, by its own mapping or by CMA, finds the mapped pages or fails, and its check fails |
 //!
 //! In addition, no process in another PID namespace that got the file of the memory through a rendezvous runs any more: such a
 //! process claims without a number, and `/proc` does not show it.
@@ -67,6 +68,18 @@ unsafe impl QuietProof for Proofs {
         Box::new(Watch { subject, names, looks, since: None, held: false })
     }
 
+    fn holders(&self, files: &[SharedName], on_gpu: bool) -> Box<dyn QuietWatch> {
+        let subject = match self.nic_writes {
+            true => Subject::Nic,
+            false => {
+                let files: Option<Vec<_>> = files.iter().map(SharedName::file).collect();
+                Subject::Holders { files: files.map(|files| self.looks.include(files)), on_gpu }
+            }
+        };
+        let (names, looks) = (files.to_vec(), Arc::clone(&self.looks));
+        Box::new(Watch { subject, names, looks, since: None, held: false })
+    }
+
     fn reads(&self, ago: Duration) -> Box<dyn QuietWatch> {
         Box::new(Reads { ago, made: Instant::now(), waits: None })
     }
@@ -93,6 +106,12 @@ enum Subject {
         offered: u64,
     },
     AnyHost,
+    Holders {
+        /// `None` if one of them cannot be told.
+        files: Option<Arc<Vec<FileIdentity>>>,
+        /// No process may be one that cannot be looked into.
+        on_gpu: bool,
+    },
     /// The system does not show the accesses of a NIC.
     Nic,
 }
@@ -133,6 +152,7 @@ impl Subject {
         match self {
             Self::Process { process, .. } => process.has_ended(),
             Self::AnyHost => true,
+            Self::Holders { files, .. } => files.is_some(),
             Self::Nic => false,
         }
     }
@@ -144,6 +164,12 @@ impl Subject {
                     && look.sockets_of_the_dead_are_over()
             }
             Self::AnyHost => look.sockets_of_others_are_over(),
+            Self::Holders { files, on_gpu } => {
+                look.sockets_of_others_are_over()
+                    && files.as_ref().is_some_and(|files| {
+                        files.iter().all(|file| look.no_other_has(file, *on_gpu))
+                    })
+            }
             Self::Nic => false,
         }
     }
@@ -152,7 +178,9 @@ impl Subject {
 // SAFETY: two looks, one after the other, find what the table above asks for, and both begin after the process is seen to have
 // ended. A process that has ended accesses nothing, nor do its children, none of which has the file; the bytes that it had sent are
 // read, since its sockets are past end of stream; the same held one check ago, so the engine's thread has written all bytes that it
-// had read by then.
+// had read by then, and has answered all requests. A process that could read a closed export has its words mapped or is connected;
+// one that was and connects anew looks at the words before it reads (`RemoteExport::look_anew`), and so does one that imports it
+// later.
 unsafe impl QuietWatch for Watch {
     fn is_quiet(&mut self) -> bool {
         if !self.subject.may_be_quiet() || self.names.iter().any(SharedName::is_held_elsewhere) {

@@ -112,8 +112,8 @@ pub use executor::{
 pub use grants::{
     DoneOutcome, ExportNotification, FreeBlocks, GrantError, GrantMessage, GrantMessageKind,
     GrantStats, GrantTable, GrantTableOptions, GrantTerms, GrantWords, Granted, LayerWatch,
-    NotificationReceiver, NotificationSender, RenewedUntil, SpentWords, StaleRead, WordCheck,
-    WrittenBlocks,
+    NotificationReceiver, NotificationSender, OutstandingTickets, SpentWords, StaleRead, TicketEnd,
+    WordCheck, WrittenBlocks,
 };
 pub use mailbox::{Mailbox, Mailboxes};
 pub use nixl_device::Advice;

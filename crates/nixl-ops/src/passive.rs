@@ -3,6 +3,7 @@
 mod announced;
 mod entry;
 mod quiet;
+mod readers;
 mod reads;
 mod retained;
 mod spec;
@@ -11,6 +12,7 @@ mod telemetry;
 
 pub(crate) use entry::{PassiveEntry, Release};
 pub use quiet::{Claimant, QuietProof, QuietWatch};
+pub(crate) use readers::ExportReaders;
 pub(crate) use retained::Freed;
 pub use spec::OfferSpec;
 pub use table::Held;

@@ -1,4 +1,5 @@
-//! Owners that close their exports while readers are at work, and give the memory back to the system.
+//! Owners that close their exports while readers are at work, and give the memory back to the system, and once readers are done or
+//! gone.
 
 use std::path::Path;
 use std::time::Duration;
@@ -76,4 +77,69 @@ async fn closed_with_readers_at_work() {
     assert_eq!(connector.stats().retained().offers(), 0);
     assert_eq!(leaked(), Default::default());
     println!("{right} reads were right, and {stale} stale");
+}
+
+/// What a reader of a closed export does. Its ticket lives on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Reader {
+    Done,
+    /// Only after the export was closed.
+    DoneLate,
+    Silent,
+    Killed,
+}
+
+#[test]
+fn exports_close_when_their_readers_are_done_or_gone() {
+    let name = "closing::exports_close_when_their_readers_are_done_or_gone";
+    alone_within(LIMIT, name, &tcp(), || within(LIMIT, closed_by_readers()));
+}
+
+async fn closed_by_readers() {
+    const TIME_TO_LIVE: Duration = Duration::from_secs(3600);
+    const SHORT: Duration = Duration::from_millis(1500);
+    for by in [By::Engine, By::Paths] {
+        let connector = by.builder().build().await.unwrap();
+        let is_free = async || {
+            while connector.stats().retained().offers() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        for does in [Reader::Done, Reader::DoneLate, Reader::Silent, Reader::Killed] {
+            let cache = Cache::of_own_pages(PAGE).unwrap();
+            let export = connector.export([("cache", cache.layout.clone())]).await.unwrap();
+            let mut reader = start(by, PAGE);
+            let metadata = hex_line(&export.metadata().encode().unwrap());
+            reader.ask(&format!("import {metadata}")).unwrap();
+            let options = GrantOptions::new().time_to_live(TIME_TO_LIVE);
+            let grant = export.grant(0, &[0, 1], options).unwrap();
+            let ticket = hex_line(&grant.ticket().encode());
+            reader.ask(&format!("blocks {ticket}")).unwrap();
+            let done = format!("done {ticket}");
+            match does {
+                Reader::Done => {
+                    reader.ask(&done).unwrap();
+                    assert!(export.close(LIMIT).await, "{by:?}");
+                }
+                Reader::DoneLate => {
+                    assert!(!export.close(SHORT).await, "{by:?}: it may be reading");
+                    reader.ask(&done).unwrap();
+                    is_free().await;
+                }
+                Reader::Silent => {
+                    assert!(!export.close(SHORT).await, "{by:?}: it may be reading");
+                    assert_eq!(connector.stats().retained().offers(), 1);
+                    drop(reader);
+                    is_free().await;
+                }
+                Reader::Killed => {
+                    drop(reader);
+                    assert!(export.close(LIMIT).await, "{by:?}");
+                }
+            }
+            drop((grant, cache));
+            println!("{by:?}: {does:?}");
+        }
+    }
+    assert_eq!(leaked(), Default::default());
 }

@@ -1,25 +1,23 @@
-//! An execution that holds its permit.
+//! An execution that holds its permit, and other things that last as long.
 
 use std::task::{Context, Poll};
 
 use nixl_ops::{Execution, TransportError, forward_execution};
 
-use super::Permit;
-
-/// Returns its permit once the engine is quiet. Field order: the execution drops before the permit.
-pub(crate) struct Admitted {
+/// Returns what it holds once the engine is quiet. Field order: the execution drops before that.
+pub(crate) struct Admitted<H> {
     execution: Box<dyn Execution>,
-    _permit: Permit,
+    _held: H,
 }
 
-impl Admitted {
-    pub(crate) fn with(execution: Box<dyn Execution>, permit: Permit) -> Box<dyn Execution> {
-        Box::new(Self { execution, _permit: permit })
+impl<H: Send + 'static> Admitted<H> {
+    pub(crate) fn with(execution: Box<dyn Execution>, held: H) -> Box<dyn Execution> {
+        Box::new(Self { execution, _held: held })
     }
 }
 
 #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
-impl Execution for Admitted {
+impl<H: Send> Execution for Admitted<H> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         self.execution.poll(cx)
     }

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +28,6 @@ use super::progress::ExportProgress;
 use super::registering::{self, Part};
 use super::table::ExportTable;
 use super::writers::Writers;
-use crate::connection::Connection;
 use crate::offload::Offloaded;
 use crate::{Connector, ConnectorError};
 
@@ -115,10 +113,6 @@ pub(crate) struct ExportShared {
     table: ExportTable,
     writers: Writers,
     metadata: ExportMetadata,
-    /// The latest time, in milliseconds since 1970, until when a reader of a ticket may begin.
-    latest: AtomicU64,
-    /// The same on the connection's clock, in nanoseconds: a step of the wall clock makes it the later.
-    latest_by_clock: AtomicU64,
     held: LeakInChild<Mutex<Option<Held>>>,
 }
 
@@ -214,8 +208,6 @@ impl Connector {
             table,
             writers: Writers::default(),
             metadata,
-            latest: AtomicU64::new(0),
-            latest_by_clock: AtomicU64::new(0),
             held: LeakInChild::new(Mutex::new(Some(held))),
         });
         exports_of_this_process().insert(id, &shared);
@@ -257,7 +249,6 @@ impl Export {
         let granted = table.grant(&terms, blocks)?;
         let alive = Alive::new(&self.shared, granted);
         let connection = self.shared.connector.connection();
-        let expires = ends_at(connection, time_to_live);
         let ready = ready.unwrap_or(layers.end);
         let is_filled = after.is_none() && ready >= layers.end;
         let terms = TicketTerms {
@@ -268,18 +259,17 @@ impl Export {
             slot: granted.slot(),
             generation: granted.generation(),
             token: granted.token(),
-            expires_unix_millis: expires.0,
+            expires_unix_millis: granted.end().unix_millis(),
         };
         let ticket = match is_filled {
             true => Ticket::new(terms, blocks)?,
             false => Ticket::new_unfilled(terms, blocks)?,
         };
-        self.shared.note_expiry(expires);
         if !is_filled {
             // Readers may ask for layers.
             connection.driver().await_grants();
         }
-        connection.driver().grant_expires(expires.1);
+        connection.driver().grant_expires(granted.end().time());
         let (slot, generation, digest) = (granted.slot(), granted.generation(), ticket.digest());
         match after {
             None => table.publish(slot, generation, digest, ready.into())?,
@@ -319,6 +309,10 @@ impl Export {
 
     /// Ends all grants, and waits until the memory is registered no longer and no read or claimed write of it can be under way; no
     /// longer than `deadline`. Returns whether that is so: if not, it comes later. `false` in a forked child, where nothing ends.
+    ///
+    /// It waits for the readers of each grant: until as many as [that is for](GrantOptions::readers) are
+    /// [done](crate::RemoteExport::done), their ticket has expired and reads that began in time have arrived, or the system shows
+    /// that no process is left that could read.
     ///
     /// Cancel safe: if the future is dropped, the export is closed all the same.
     pub async fn close(self, deadline: Duration) -> bool {
@@ -398,13 +392,6 @@ impl ExportShared {
         Ok((of, layers))
     }
 
-    /// Notes until when a peer that has a ticket may begin.
-    pub(super) fn note_expiry(&self, (unix_millis, time): (u64, Duration)) {
-        self.latest.fetch_max(unix_millis, Ordering::AcqRel);
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.latest_by_clock.fetch_max(nanos, Ordering::AcqRel);
-    }
-
     /// Ends all grants, and has the memory kept for as long as reads and writes may be under way. `None` if the export was closed
     /// before.
     fn close(&self) -> Option<Closing> {
@@ -415,27 +402,10 @@ impl ExportShared {
         // The words stay: a peer that imports late reads there that the export is closed.
         self.table.close();
         let written = self.writers.close();
-        let until = self.readable_until();
         let (tell, freed) = oneshot::channel();
         let freed_at = move || _ = tell.send(());
-        connection.driver().retain_export(until, (registrations, memory), freed_at);
+        connection.driver().retain_export(&self.table, (registrations, memory), freed_at);
         Some(Closing { written, freed })
-    }
-
-    /// Until when a read that began in time may be under way: the later of what the wall clock says, which readers go by, and the
-    /// connection's own, which no step of the wall clock moves.
-    fn readable_until(&self) -> Duration {
-        let connection = self.connector.connection();
-        let (unix, now) = (connection.clock().unix_time(), connection.clock().now());
-        let renewed = self.table.renewed_until();
-        let latest = self.latest.load(Ordering::Acquire).max(renewed.unix_millis());
-        if latest == 0 {
-            return now;
-        }
-        let by_clock = Duration::from_nanos(self.latest_by_clock.load(Ordering::Acquire));
-        let by_clock = by_clock.max(renewed.time()).saturating_add(connection.skew());
-        let latest = Duration::from_millis(latest).saturating_add(connection.skew());
-        now.saturating_add(latest.saturating_sub(unix)).max(by_clock)
     }
 
     /// Copies granted blocks to local ones, both of this process, under a real lease.
@@ -506,17 +476,6 @@ impl Drop for ExportShared {
 fn random() -> u64 {
     // 0 says that no export is open.
     (uuid::Uuid::new_v4().as_u128() as u64).max(1)
-}
-
-/// When a grant ends that is made now: in milliseconds since 1970, and by the connection's clock.
-pub(super) fn ends_at(connection: &Connection, time_to_live: Duration) -> (u64, Duration) {
-    let clock = connection.clock();
-    let unix = clock.unix_time().saturating_add(time_to_live);
-    (millis(unix), clock.now().saturating_add(time_to_live))
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Debug for ExportShared {

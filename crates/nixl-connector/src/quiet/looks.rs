@@ -38,12 +38,17 @@ pub(super) struct Look {
     is_cut_off: bool,
 }
 
-/// The processes that have a file open or mapped and may have it by a fork.
+/// The other processes that have a file open or mapped.
 #[derive(Clone, Copy, Debug, Default)]
 struct FileHolders {
-    /// When the last of them started, in clock ticks since boot; beyond any time if that is not known of one.
+    /// There is one.
+    is_held: bool,
+    /// When the last of those started that may have it by a fork, in clock ticks since boot; beyond any time if that is not known of
+    /// one.
     last_start: Option<u64>,
-    /// There may be others.
+    /// Processes that were not looked into.
+    unreadable: usize,
+    /// There may be processes that are not shown.
     hidden: bool,
 }
 
@@ -123,7 +128,13 @@ impl Look {
         let holders = found.into_iter().map(|(file, holders)| {
             let starts = holders.pids().iter().filter_map(&mut start);
             let last_start = starts.max().max(holders.last_unreadable_start());
-            (file, FileHolders { last_start, hidden: holders.hidden() })
+            let holders = FileHolders {
+                is_held: !holders.pids().is_empty(),
+                last_start,
+                unreadable: holders.unreadable(),
+                hidden: holders.hidden(),
+            };
+            (file, holders)
         });
         let holders = holders.collect();
         let sockets = sockets(limit, &mut is_cut_off).unwrap_or_else(|error| {
@@ -140,6 +151,15 @@ impl Look {
         holders.is_some_and(|holders| {
             !holders.hidden && holders.last_start.is_none_or(|start| start < offered)
         })
+    }
+
+    /// Whether no other process has the file. `of_all`: also none that may not be looked into.
+    pub(super) fn no_other_has(&self, file: &FileIdentity, of_all: bool) -> bool {
+        let holders = self.holders.get(file);
+        !self.is_cut_off
+            && holders.is_some_and(|holders| {
+                !holders.is_held && !holders.hidden && (!of_all || holders.unreadable == 0)
+            })
     }
 
     /// Whether all sockets to ends on this host without an owner are past their end of stream.
@@ -254,6 +274,7 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(holders.pids().contains(&child.id()), "{holders:?}");
+        assert!(!look.no_other_has(&identity, false), "it is another process all the same");
         let start = ProcessIdentity::current().unwrap().start_time();
         assert!(look.no_child_has(&identity, start) || holders.hidden());
     }

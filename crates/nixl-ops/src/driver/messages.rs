@@ -34,7 +34,11 @@ impl Shared {
             return true;
         }
         if message.verb == ControlVerb::OfGrant {
-            return self.passive.grants.receive(message.key);
+            let is_taken = self.passive.grants.receive(message.key);
+            if is_taken {
+                self.passive.reader_is_done();
+            }
+            return is_taken;
         }
         if let ControlVerb::Notification { .. } = message.verb {
             return self.passive.grants.notified(from, &message);

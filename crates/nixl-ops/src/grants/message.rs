@@ -18,6 +18,7 @@ use std::fmt;
 use nixl_metadata::Ticket;
 
 use super::error::GrantError;
+use super::outstanding::OutstandingTickets;
 use super::table::GrantTable;
 
 /// A message of a reader about a grant.
@@ -41,7 +42,7 @@ pub struct GrantMessage {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum GrantMessageKind {
-    /// It is done with the grant.
+    /// It is done with the grant: no read by its ticket is under way, and none begins.
     Done,
     /// The grant's time to live begins anew. Owners of earlier releases ignore it, and none answers: the words of the grant
     /// [say](crate::WordCheck::renewed_until) whether it is so.
@@ -102,6 +103,14 @@ impl GrantMessage {
             reader: *reader,
             kind,
         })
+    }
+}
+
+impl GrantMessage {
+    /// Records that the reader is done, if it says so. Returns whether its grant's ticket is not outstanding any more.
+    pub(super) fn is_done_with(&self, tickets: &OutstandingTickets) -> bool {
+        let is_done = self.kind == GrantMessageKind::Done;
+        is_done && tickets.done(self.generation, &self.token, self.reader)
     }
 }
 

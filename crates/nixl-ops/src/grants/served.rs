@@ -11,26 +11,46 @@ use nixl_descriptor::{DescriptorList, Registration};
 use super::layers::{WatchRequest, Watcher};
 use super::message::GrantMessage;
 use super::notifications::NotificationSender;
+use super::outstanding::OutstandingTickets;
 use super::table::GrantTable;
 use crate::control::{ControlMessage, ControlVerb, Message};
-use crate::passive::Freed;
+use crate::passive::{ExportReaders, Freed};
 use crate::sync::{Mutex, lock};
 use crate::{Driver, Mailbox, OperationError, OperationOptions, PeerId, TransportError};
 
-/// The tables of the exports that are open, by the numbers of the exports.
+/// The tables of the exports that are open, by the numbers of the exports, and the tickets of closed ones.
 #[derive(Debug, Default)]
 pub(crate) struct ServedGrants {
-    tables: Mutex<HashMap<u64, Weak<GrantTable>>>,
+    tables: Mutex<HashMap<u64, Served>>,
     /// How many there are, so that a connection without exports pays a load.
     count: AtomicUsize,
+}
+
+/// What is served of an export.
+#[derive(Debug)]
+struct Served {
+    table: Weak<GrantTable>,
+    /// Outlive the table while the memory of the export is retained.
+    tickets: Weak<OutstandingTickets>,
+}
+
+impl Served {
+    fn is_over(&self) -> bool {
+        self.table.strong_count() == 0 && self.tickets.strong_count() == 0
+    }
 }
 
 impl ServedGrants {
     fn add(&self, export: u64, table: &Arc<GrantTable>) {
         let mut tables = lock(&self.tables);
-        tables.retain(|_, table| table.strong_count() > 0);
-        tables.insert(export, Arc::downgrade(table));
+        tables.retain(|_, served| !served.is_over());
+        let tickets = Arc::downgrade(table.tickets());
+        tables.insert(export, Served { table: Arc::downgrade(table), tickets });
         self.count.store(tables.len(), Ordering::Release);
+    }
+
+    fn table(&self, export: u64) -> Option<Arc<GrantTable>> {
+        lock(&self.tables).get(&export)?.table.upgrade()
     }
 
     /// Ends the grants whose time is over. Returns when the next one's is.
@@ -59,7 +79,7 @@ impl ServedGrants {
         }
         let mut last = Vec::new();
         let tables = lock(&self.tables);
-        let is_any = tables.values().filter_map(Weak::upgrade).any(|table| {
+        let is_any = tables.values().filter_map(|served| served.table.upgrade()).any(|table| {
             let is_it = is_so(&table);
             last.extend(Arc::into_inner(table));
             is_it
@@ -73,8 +93,7 @@ impl ServedGrants {
     /// A reader's message. Returns whether it is about an export here.
     pub(crate) fn receive(&self, message: &[u8]) -> bool {
         let Some(message) = GrantMessage::decode(message) else { return false };
-        let table = lock(&self.tables).get(&message.export).and_then(Weak::upgrade);
-        let Some(table) = table else { return false };
+        let Some(table) = self.table(message.export) else { return self.is_done(&message) };
         match table.receive(&message) {
             Ok(()) => true,
             Err(error) => {
@@ -82,6 +101,15 @@ impl ServedGrants {
                 false
             }
         }
+    }
+
+    /// A reader's message about a grant of a closed export. Returns whether that ends the wait for its readers.
+    fn is_done(&self, message: &GrantMessage) -> bool {
+        let tickets = {
+            let tables = lock(&self.tables);
+            tables.get(&message.export).and_then(|served| served.tickets.upgrade())
+        };
+        tickets.is_some_and(|tickets| message.is_done_with(&tickets))
     }
 
     /// Registers a reader for notices of layers, by `tell`. Returns whether it is registered.
@@ -93,8 +121,7 @@ impl ServedGrants {
         let ControlVerb::Watch { metadata } = message.verb else { return false };
         let request = WatchRequest::decode(message.key, metadata);
         let Some(WatchRequest { message, metadata }) = request else { return false };
-        let table = lock(&self.tables).get(&message.export).and_then(Weak::upgrade);
-        let Some(table) = table else { return false };
+        let Some(table) = self.table(message.export) else { return false };
         let (_, generation, _) = message.grant();
         let Some(watcher) = tell(*message.reader(), generation, metadata) else { return false };
         match table.watch(&message, watcher) {
@@ -110,15 +137,14 @@ impl ServedGrants {
     pub(crate) fn notified(&self, from: &str, message: &ControlMessage<'_>) -> bool {
         let ControlVerb::Notification { sequence, payload } = message.verb else { return false };
         let Ok(import) = message.key.try_into() else { return false };
-        let table = lock(&self.tables).get(&message.token).and_then(Weak::upgrade);
-        let Some(table) = table else { return false };
+        let Some(table) = self.table(message.token) else { return false };
         let sender = NotificationSender::new(from, import);
         table.notify(sender, sequence, payload);
         true
     }
 
     fn alive(&self) -> Vec<Arc<GrantTable>> {
-        lock(&self.tables).values().filter_map(Weak::upgrade).collect()
+        lock(&self.tables).values().filter_map(|served| served.table.upgrade()).collect()
     }
 }
 
@@ -140,16 +166,17 @@ impl Driver {
         self.shared().kick();
     }
 
-    /// Keeps the memory of a closed export, of which readers begin no read after `until` by any clock, for as long as a read may be
-    /// under way.
-    /// Then `freed` is called, once the registrations and this handle to the memory are gone.
+    /// Keeps the memory of a closed export for as long as a read of it may be under way: until its tickets have ended and reads that
+    /// began in time have arrived, or no process is left that could read. Then `freed` is called, once the registrations and this
+    /// handle to the memory are gone.
     pub fn retain_export(
         &self,
-        until: Duration,
+        table: &GrantTable,
         held: (Vec<Registration>, Arc<DescriptorList>),
         freed: impl FnOnce() + Send + 'static,
     ) {
-        self.shared().passive.retain_export(until, held, Freed::new(freed));
+        let readers = ExportReaders::new(table, held.1.as_slice());
+        self.shared().passive.retain_export(readers, held, Freed::new(freed));
         self.shared().wake(true);
     }
 

@@ -15,7 +15,8 @@ use super::expiry::Expiries;
 use super::layers::{ENDED, Told, Watcher, Watchers};
 use super::message::GrantMessage;
 use super::notifications::{NotificationInbox, NotificationReceiver, NotificationSender};
-use super::terms::{GrantTableOptions, GrantTerms, Granted};
+use super::outstanding::{OutstandingTickets, Unanswered};
+use super::terms::{GrantTableOptions, GrantTerms, Granted, TicketEnd};
 use super::tokens::{Tokens, same};
 use super::waiters::{FreeBlocks, Waiters, WrittenBlocks};
 use super::words::GrantWords;
@@ -31,6 +32,7 @@ pub struct GrantTable {
     layouts: Vec<BlockGrants>,
     state: Mutex<State>,
     notifications: Arc<NotificationInbox>,
+    tickets: Arc<OutstandingTickets>,
 }
 
 struct State {
@@ -44,7 +46,6 @@ struct State {
     waiters: Waiters,
     /// Grants whose readers may wait for layers.
     unfilled: usize,
-    renewed: RenewedUntil,
     closed: bool,
 }
 
@@ -62,30 +63,24 @@ struct Grant {
     watchers: Watchers,
     time_to_live: Option<Duration>,
     expires: Option<Duration>,
+    /// Of the ticket: that may be read beyond the grant's own end.
+    end: TicketEnd,
     readers: usize,
     /// The readers that are done.
     done: HashSet<[u8; 16]>,
 }
 
-/// Until when the grants of a table live that were renewed. A step of the wall clock makes one of the two the later.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct RenewedUntil {
-    pub(crate) unix_millis: u64,
-    pub(crate) time: Duration,
-}
-
-impl RenewedUntil {
-    /// In milliseconds since 1970; 0 if none was renewed.
-    #[must_use]
-    pub fn unix_millis(&self) -> u64 {
-        self.unix_millis
-    }
-
-    /// By the clock of the table.
-    #[must_use]
-    pub fn time(&self) -> Duration {
-        self.time
-    }
+/// Why a grant has ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum GrantEnd {
+    /// Its readers are done.
+    Done,
+    /// Its time to live is over.
+    Expired,
+    /// Its owner ended it.
+    Revoked,
+    /// Its export was closed.
+    Closed,
 }
 
 /// The words of a table that is closed, for the next one: no value of theirs is used again.
@@ -184,12 +179,12 @@ impl GrantTable {
             expiries: Expiries::default(),
             waiters: Waiters::default(),
             unfilled: 0,
-            renewed: RenewedUntil::default(),
             closed: false,
         };
         let layouts = layouts.iter().map(Layout::grantable).collect();
         let notifications = NotificationInbox::new();
-        Ok(Self { clock, words, layouts, state: Mutex::new(state), notifications })
+        let tickets = Arc::new(OutstandingTickets::new());
+        Ok(Self { clock, words, layouts, state: Mutex::new(state), notifications, tickets })
     }
 
     /// Refuses more layouts than a table has.
@@ -309,13 +304,14 @@ impl GrantTable {
         self.change(|changes| {
             let alive = changes.state.grant(slot, generation).is_some();
             if alive {
-                changes.end(slot);
+                changes.end(slot, GrantEnd::Revoked);
             }
             alive
         })
     }
 
-    /// Records that a reader is done with the grant. A repetition counts once.
+    /// Records that a reader is done with the grant: it has no read under way by its ticket, and begins none. A repetition counts
+    /// once.
     ///
     /// # Errors
     ///
@@ -331,13 +327,15 @@ impl GrantTable {
         let now = self.clock.now();
         self.change(|changes| {
             let Some(grant) = changes.state.grant(slot, generation) else {
+                self.tickets.done(generation, token, reader);
                 return Ok(DoneOutcome::Over);
             };
             if !same(&grant.token, token) {
                 return Err(GrantError::WrongToken { slot });
             }
             if grant.expires.is_some_and(|at| at <= now) {
-                changes.end(slot);
+                changes.end(slot, GrantEnd::Expired);
+                self.tickets.done(generation, token, reader);
                 return Ok(DoneOutcome::Over);
             }
             if grant.readers > 1 {
@@ -347,7 +345,7 @@ impl GrantTable {
                     return Ok(DoneOutcome::Waiting { readers });
                 }
             }
-            changes.end(slot);
+            changes.end(slot, GrantEnd::Done);
             Ok(DoneOutcome::Ended)
         })
     }
@@ -370,21 +368,18 @@ impl GrantTable {
             // The entry of the earlier deadline leads to the later one.
             grant.expires = grant.time_to_live.map(|time| now.saturating_add(time));
             let (expires, time_to_live) = (grant.expires, grant.time_to_live);
-            if let Some(time) = time_to_live {
-                let until = self.clock.unix_time().saturating_add(time).as_millis();
-                let until = u64::try_from(until).unwrap_or(u64::MAX);
-                let RenewedUntil { unix_millis, time } = &mut changes.state.renewed;
-                *unix_millis = until.max(*unix_millis);
-                *time = expires.unwrap_or_default().max(*time);
-                self.words.renew(slot, until);
+            if time_to_live.is_some() {
+                let end = TicketEnd::after(time_to_live, &*self.clock);
+                grant.end = self.tickets.renew(grant.end, end);
+                self.words.renew(slot, end.unix_millis);
             }
             Ok(expires)
         })
     }
 
-    /// Until when a reader of a grant that was renewed may begin.
-    pub fn renewed_until(&self) -> RenewedUntil {
-        self.lock().renewed
+    /// The tickets by which readers may read.
+    pub fn tickets(&self) -> &Arc<OutstandingTickets> {
+        &self.tickets
     }
 
     /// Leases some layers of the granted blocks, for a use in this process of the ticket that has this digest: its reader needs no
@@ -432,7 +427,7 @@ impl GrantTable {
             loop {
                 let State { slots, expiries, .. } = &mut *changes.state;
                 let Some(slot) = expiries.take_due(now, deadline(slots)) else { return ended };
-                changes.end(slot);
+                changes.end(slot, GrantEnd::Expired);
                 ended += 1;
             }
         })
@@ -451,7 +446,7 @@ impl GrantTable {
             }
             self.words.set_export(0);
             for slot in 0..changes.state.slots.len() {
-                changes.end(slot as u32);
+                changes.end(slot as u32, GrantEnd::Closed);
             }
             Some(SpentWords { words: Arc::clone(&self.words), value: changes.state.value })
         });
@@ -580,7 +575,9 @@ impl GrantTable {
         }
         let token = state.tokens.next().map_err(no_randomness)?;
         let generation = state.next_value();
-        let expires = terms.time_to_live.map(|time| self.clock.now().saturating_add(time));
+        let end = TicketEnd::after(terms.time_to_live, &*self.clock);
+        let expires = terms.time_to_live.map(|_| end.time);
+        self.tickets.issue(end);
         let grant = Grant {
             generation,
             token,
@@ -592,6 +589,7 @@ impl GrantTable {
             watchers: Watchers::default(),
             time_to_live: terms.time_to_live,
             expires,
+            end,
             readers: terms.readers.get() as usize,
             done: HashSet::new(),
         };
@@ -613,7 +611,7 @@ impl GrantTable {
             let State { slots, expiries, .. } = state;
             expiries.trim(alive, deadline(slots));
         }
-        Ok(Granted { slot, generation, token })
+        Ok(Granted { slot, generation, token, end })
     }
 
     fn layout(&self, layout: u16) -> Result<&BlockGrants, GrantError> {
@@ -709,19 +707,25 @@ impl Changes<'_> {
             return Err(GrantError::WrongToken { slot });
         }
         if grant.expires.is_some_and(|at| at <= now) {
-            self.end(slot);
+            self.end(slot, GrantEnd::Expired);
             return Err(GrantError::Over);
         }
         self.table.alive(&mut self.state, slot, generation)
     }
 
     /// Ends the grant of a slot, if it has one.
-    fn end(&mut self, slot: u32) {
+    fn end(&mut self, slot: u32, why: GrantEnd) {
         let Self { table, state, wakers, told } = self;
         let grant = state.slots.get_mut(slot as usize).and_then(Option::take);
         let Some(grant) = grant else { return };
         state.unfilled -= usize::from(!grant.is_filled());
-        let Grant { layout, blocks, watchers, .. } = grant;
+        let Grant { layout, blocks, watchers, generation, token, readers, done, end, .. } = grant;
+        match why {
+            GrantEnd::Done => table.tickets.answered(end),
+            GrantEnd::Expired | GrantEnd::Revoked | GrantEnd::Closed => {
+                table.tickets.ended(generation, Unanswered { token, readers, done, end });
+            }
+        }
         // Before the blocks are free, so later writes to them come after it.
         let value = state.next_value();
         table.words.raise(slot, value);

@@ -4,6 +4,8 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::clock::Clock;
+
 /// The capacity of a table.
 #[derive(Clone, Copy, Debug)]
 pub struct GrantTableOptions {
@@ -65,12 +67,67 @@ impl GrantTerms {
     }
 }
 
+/// Until when a reader of a ticket may begin. A step of the wall clock makes one of the two the later.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct TicketEnd {
+    pub(crate) unix_millis: u64,
+    pub(crate) time: Duration,
+}
+
+impl TicketEnd {
+    /// For a grant without a time to live.
+    const NEVER: Self = Self { unix_millis: u64::MAX, time: Duration::MAX };
+
+    /// After this time from now.
+    pub(super) fn after(time_to_live: Option<Duration>, clock: &dyn Clock) -> Self {
+        let Some(time_to_live) = time_to_live else { return Self::NEVER };
+        let unix = clock.unix_time().saturating_add(time_to_live).as_millis();
+        Self {
+            unix_millis: u64::try_from(unix).unwrap_or(u64::MAX),
+            time: clock.now().saturating_add(time_to_live),
+        }
+    }
+
+    /// The later by each clock.
+    pub(super) fn max(self, other: Self) -> Self {
+        Self {
+            unix_millis: self.unix_millis.max(other.unix_millis),
+            time: self.time.max(other.time),
+        }
+    }
+
+    /// In milliseconds since 1970.
+    #[must_use]
+    pub fn unix_millis(&self) -> u64 {
+        self.unix_millis
+    }
+
+    /// By the clock of the table.
+    #[must_use]
+    pub fn time(&self) -> Duration {
+        self.time
+    }
+
+    /// When no reader begins any more, on the clock of the table: `skew` later than either clock says. Of a time that is over by
+    /// the wall clock alone, now.
+    pub(crate) fn is_over_at(
+        &self,
+        (now, unix_now): (Duration, Duration),
+        skew: Duration,
+    ) -> Duration {
+        let unix = Duration::from_millis(self.unix_millis).saturating_add(skew);
+        let by_unix = now.saturating_add(unix.saturating_sub(unix_now));
+        by_unix.max(self.time.saturating_add(skew))
+    }
+}
+
 /// The identity of a grant in its ticket.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub struct Granted {
     pub(crate) slot: u32,
     pub(crate) generation: u64,
     pub(crate) token: [u8; 16],
+    pub(crate) end: TicketEnd,
 }
 
 impl Granted {
@@ -84,6 +141,12 @@ impl Granted {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Until when a reader may begin, unless the grant is renewed.
+    #[must_use]
+    pub fn end(&self) -> TicketEnd {
+        self.end
     }
 
     /// Random: its holder may renew and end the grant.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use nixl_descriptor::Descriptor;
+use nixl_descriptor::{Descriptor, SharedName};
 
 /// The peer that may be writing to an offer that has ended.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -29,6 +29,12 @@ pub unsafe trait QuietProof: Send + Sync + fmt::Debug {
     /// A watch over this peer, which may be writing `memory` since at most `age`. Made and queried on the connection's blocking
     /// thread.
     fn watch(&self, peer: &Claimant, memory: &[Descriptor], age: Duration) -> Box<dyn QuietWatch>;
+
+    /// A watch over all processes that could read the memory of a closed export, of which a later import reads nothing: any
+    /// that has one of these files open or mapped, or is connected. Of memory that is `on_gpu` no process may be unknown; a late
+    /// reader of host memory by its own mapping, or by a call of the system's, finds it or gets an error. Made and queried on the
+    /// connection's blocking thread.
+    fn holders(&self, files: &[SharedName], on_gpu: bool) -> Box<dyn QuietWatch>;
 
     /// A watch over reads of offers whose life time ended `ago`: peers begin none any more, but an earlier one may be in
     /// flight, also after a silence of the peer, the network or this process. Made and queried on the connection's blocking

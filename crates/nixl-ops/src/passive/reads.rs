@@ -66,7 +66,7 @@ impl LateReads {
                     state.watch = None;
                     state.watched = mem::take(&mut state.added);
                 }
-                let ended = state.watched.iter().map(Retained::until).max();
+                let ended = state.watched.iter().map(Retained::ended).max();
                 (state.watch.take(), now.saturating_sub(ended.unwrap_or(now)))
             };
             let mut watch = watch.unwrap_or_else(|| quiet.reads(ago));

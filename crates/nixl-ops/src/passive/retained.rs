@@ -8,6 +8,7 @@ use std::time::Duration;
 use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Registration};
 use nixl_metadata::NotificationKey;
 
+use super::readers::ExportReaders;
 use super::telemetry::{HeldGauges, OfferMetrics};
 use crate::contained::contained;
 
@@ -16,7 +17,7 @@ use crate::contained::contained;
 #[derive(Debug)]
 pub(super) struct Retained {
     key: NotificationKey,
-    until: Duration,
+    until: Until,
     /// Readers that have not reported their end.
     readers: u32,
     bytes: u64,
@@ -24,6 +25,14 @@ pub(super) struct Retained {
     held: Option<(Vec<Registration>, Arc<DescriptorList>)>,
     freed: Option<Freed>,
     _gauges: HeldGauges,
+}
+
+/// When peers begin no further read.
+#[derive(Debug)]
+enum Until {
+    Then(Duration),
+    /// When the readers of a closed export are over.
+    Readers(Arc<ExportReaders>),
 }
 
 /// The action after memory is freed.
@@ -51,23 +60,54 @@ impl Retained {
     ) -> Self {
         let bytes = held.1.total_bytes();
         let gauges = metrics.retained(bytes);
+        let until = Until::Then(until);
         Self { key, until, readers, bytes, held: Some(held), freed: None, _gauges: gauges }
     }
 
-    /// Memory of a closed export: no reader's notification ends it sooner.
+    /// Memory of a closed export.
     pub(super) fn of_export(
-        until: Duration,
+        readers: Arc<ExportReaders>,
         held: (Vec<Registration>, Arc<DescriptorList>),
         freed: Freed,
         metrics: &OfferMetrics,
     ) -> Self {
-        let mut retained = Self::new(NotificationKey::random(), until, u32::MAX, held, metrics);
+        let key = NotificationKey::random();
+        let mut retained = Self::new(key, Duration::ZERO, u32::MAX, held, metrics);
+        retained.until = Until::Readers(readers);
         retained.freed = Some(freed);
         retained
     }
 
-    pub(super) fn until(&self) -> Duration {
-        self.until
+    /// When peers begin no further read, on the clock of which it is `now`, beside that since 1970.
+    pub(super) fn until(&self, now: (Duration, Duration), skew: Duration) -> Duration {
+        match &self.until {
+            Until::Then(until) => *until,
+            Until::Readers(readers) => readers.until(now, skew),
+        }
+    }
+
+    /// Peers begin no further read, since then or since now.
+    pub(super) fn begins_no_more(&mut self, now: (Duration, Duration), skew: Duration) {
+        if let Until::Readers(readers) = &self.until {
+            let until = readers.until(now, skew);
+            self.until = Until::Then(if until.is_zero() { now.0 } else { until });
+        }
+    }
+
+    /// Since when peers begin no further read.
+    pub(super) fn ended(&self) -> Duration {
+        match &self.until {
+            Until::Then(until) => *until,
+            Until::Readers(_) => Duration::MAX,
+        }
+    }
+
+    /// The readers of an export.
+    pub(super) fn readers(&self) -> Option<&Arc<ExportReaders>> {
+        match &self.until {
+            Until::Then(_) => None,
+            Until::Readers(readers) => Some(readers),
+        }
     }
 
     /// Whether its addresses may be unmapped once it is freed: a read still in flight would end the process.

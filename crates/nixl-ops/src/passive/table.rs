@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nixl_descriptor::{DescriptorList, Registration};
 use nixl_metadata::NotificationKey;
@@ -11,6 +11,7 @@ use nixl_metadata::NotificationKey;
 use super::announced::Announced;
 use super::entry::{PassiveEntry, Watching};
 use super::quiet::QuietProof;
+use super::readers::{ExportReaders, Looks};
 use super::reads::LateReads;
 use super::retained::{Freed, Retained};
 use super::spec::OfferSpec;
@@ -81,6 +82,8 @@ pub(crate) struct PassiveTable {
     retained: Mutex<VecDeque<Retained>>,
     /// What of it has outlived the life time of its offer.
     late_reads: Arc<LateReads>,
+    /// The looks for readers of closed exports.
+    looks: Arc<Looks>,
     ended: Mutex<EndedKeys>,
     /// The earliest moment at which an entry needs [`expire`](Self::expire), in nanoseconds.
     next_expiry: AtomicU64,
@@ -148,6 +151,7 @@ impl PassiveTable {
             checking: AtomicBool::new(false),
             retained: Mutex::new(VecDeque::new()),
             late_reads: Arc::default(),
+            looks: Arc::default(),
             ended: Mutex::new(EndedKeys::default()),
             next_expiry: AtomicU64::new(u64::MAX),
             proofs: OnceLock::new(),
@@ -391,13 +395,20 @@ impl PassiveTable {
     }
 
     fn expire_retained(&self, now: Duration) {
+        let both = (now, self.clock.unix_time());
         let mut retained = lock(&self.retained);
-        let (mut over, mut next) = (Vec::new(), None);
+        let (mut over, mut next) = (Vec::<Retained>::new(), None);
+        let (mut gone, mut readers) = (Vec::new(), Vec::new());
         let mut at = 0;
-        while let Some(until) = retained.get(at).map(Retained::until) {
-            if until <= now {
+        while let Some(memory) = retained.get(at) {
+            let until = memory.until(both, self.skew);
+            let of_export = memory.readers();
+            if of_export.is_some_and(|readers| readers.are_gone()) {
+                gone.extend(retained.swap_remove_back(at));
+            } else if until <= now {
                 over.extend(retained.swap_remove_back(at));
             } else {
+                readers.extend(of_export.cloned());
                 next = Some(next.map_or(until, |first: Duration| first.min(until)));
                 at += 1;
             }
@@ -407,11 +418,35 @@ impl PassiveTable {
             self.wake_by(next);
         }
         // Freed outside the lock.
+        gone.into_iter().for_each(Retained::free);
+        over.iter_mut().for_each(|memory| memory.begins_no_more(both, self.skew));
         let (late, over): (Vec<_>, Vec<_>) =
             over.into_iter().partition(|memory| memory.may_vanish() && self.proofs.get().is_some());
         over.into_iter().for_each(Retained::free);
         self.late_reads.add(late);
         self.check_late_reads(now);
+        self.check_readers(&readers, now);
+    }
+
+    /// Looks for processes that could read the memory of one of these closed exports.
+    fn check_readers(&self, readers: &[Arc<ExportReaders>], now: Duration) {
+        let Some(proofs) = self.proofs.get().filter(|_| !readers.is_empty()) else { return };
+        let (next, looked) = self.looks.due(readers, (now, Self::CHECK));
+        self.wake_by(next);
+        let Some(readers) = looked else { return };
+        let (looks, quiet) = (Arc::clone(&self.looks), Arc::clone(&proofs.quiet));
+        proofs.background.run(Box::new(move || {
+            let begun = Instant::now();
+            readers.look(&*quiet);
+            looks.ended(now, begun.elapsed());
+        }));
+    }
+
+    /// A reader of an export is done: closed ones may not have to wait any more.
+    pub(crate) fn reader_is_done(&self) {
+        if !lock(&self.retained).is_empty() {
+            self.wake_by(self.clock.now());
+        }
     }
 
     fn check_late_reads(&self, now: Duration) {
@@ -425,18 +460,23 @@ impl PassiveTable {
         }
     }
 
-    /// Keeps the memory of a closed export until no read of it can be under way; readers begin none after `until`.
+    /// Keeps the memory of a closed export until no read of it can be under way.
     pub(crate) fn retain_export(
         &self,
-        until: Duration,
+        readers: Arc<ExportReaders>,
         held: (Vec<Registration>, Arc<DescriptorList>),
         freed: Freed,
     ) {
-        self.retain(Retained::of_export(until, held, freed, &self.metrics));
+        self.retain(Retained::of_export(readers, held, freed, &self.metrics));
     }
 
     pub(super) fn retain(&self, memory: Retained) {
-        let until = memory.until();
+        let now = (self.clock.now(), self.clock.unix_time());
+        let until = match memory.readers() {
+            // Processes that could read are looked for at once.
+            Some(_) => now.0,
+            None => memory.until(now, self.skew),
+        };
         lock(&self.retained).push_back(memory);
         self.wake_by(until);
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use nixl_descriptor::{
     Descriptor, DescriptorList, LeaseMode, LeaseSet, Leased, Leases, Region, RegionSpan,
-    RegisterError, Registered, Registrar, RegistrarId, Registration, Retired,
+    RegisterError, Registered, Registrar, RegistrarId, Registration, Retired, SharedName,
 };
 use nixl_metadata::{
     AgentMetadata, NotificationKey, OfferTerms, PeerInfo, RdmaMetadata, SerializedDescriptor, Share,
@@ -421,6 +421,10 @@ pub(crate) struct Proofs {
 unsafe impl QuietProof for Proofs {
     fn watch(&self, peer: &Claimant, _: &[Descriptor], _: Duration) -> Box<dyn QuietWatch> {
         self.watched.lock().unwrap().push(peer.clone());
+        Box::new(self.clone())
+    }
+
+    fn holders(&self, _: &[SharedName], _: bool) -> Box<dyn QuietWatch> {
         Box::new(self.clone())
     }
 

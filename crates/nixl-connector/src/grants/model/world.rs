@@ -195,7 +195,13 @@ impl World {
             return false;
         }
         let at = self.random.below(READERS);
-        let Reader { connector, import, is_cut_off, .. } = &self.readers[at];
+        let Reader { connector, import, is_cut_off, stopped_until, .. } = &self.readers[at];
+        let agent = connector.name();
+        // It waits for reads by the ticket that are under way: here for cancelled ones.
+        let is_of = |read: &Read| read.agent == agent && Rc::ptr_eq(&read.granted, granted);
+        if self.steps < *stopped_until || self.reads.iter().any(is_of) {
+            return false;
+        }
         let fault = match self.random.below(6) {
             _ if *is_cut_off => Some(MessageFault::Lost),
             0 => Some(MessageFault::Lost),
@@ -206,7 +212,7 @@ impl World {
         self.fabric.faults_of(connector.name()).unwrap().messages([fault]);
         granted.may_be_over.set(true);
         let (import, ticket) = (import.clone(), granted.ticket.clone());
-        drive(&self.fabric, None, async { import.done(&ticket).await }).unwrap();
+        drive(&self.fabric, Some(agent), async { import.done(&ticket).await }).unwrap();
         self.count("done")
     }
 

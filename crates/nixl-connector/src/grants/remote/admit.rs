@@ -1,12 +1,14 @@
 //! Admission of tickets: what is refused before anything moves.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nixl_metadata::{Rights, Ticket};
-use nixl_ops::{GrantWords, OperationOptions};
+use nixl_ops::{GrantWords, OperationOptions, PeerId};
 
 use super::check::{Words, check_of, check_of_layers, refused};
+use super::reads::WordsUnderWay;
 use super::{Imported, RemoteExport};
 use crate::ConnectorError;
 use crate::grants::error::TicketError;
@@ -102,5 +104,25 @@ impl RemoteExport {
         let connection = self.0.connector.connection();
         let last = until.saturating_add(connection.skew());
         Ok(options.within(last.saturating_sub(connection.clock().unix_time())))
+    }
+
+    /// Looks at the words through the engine before a read on a connection that is newer than the last look: the owner may have
+    /// lost the earlier one, closed the export, and freed its memory, but not the words.
+    pub(super) async fn look_anew(
+        &self,
+        ticket: &Ticket,
+        layers: &Range<usize>,
+        (peer, options): (&PeerId, OperationOptions),
+    ) -> Result<(), ConnectorError> {
+        let Imported { connector, words, connects, .. } = &*self.0;
+        let Words::Engine(words) = words else { return Ok(()) };
+        let now = connector.connection().connects();
+        if connects.load(Ordering::Acquire) == now {
+            return Ok(());
+        }
+        let check = check_of_layers(ticket, layers);
+        WordsUnderWay::begin(words).check(&check, peer, options).await?;
+        connects.store(now, Ordering::Release);
+        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Imports: a peer's export is reached, and prepared for reads.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use nixl_descriptor::layout::RemoteLayout;
 use nixl_descriptor::{DescriptorList, SharedName};
@@ -130,6 +131,8 @@ impl Connector {
             prepared: Arc::default(),
             ready: ReadyLayers::default(),
             watched: WatchedGrants::default(),
+            under_way: Arc::default(),
+            connects: AtomicU64::new(0),
             key: NotificationKey::random(),
         };
         if let Words::Own(_) = &imported.words {
@@ -141,6 +144,7 @@ impl Connector {
         if let Words::Engine(_) = &imported.words {
             self.ask_whether_open(metadata).await?;
         }
+        imported.connects = AtomicU64::new(self.connection().connects());
         let mut mapped = Vec::new();
         for layout in 0..imported.layouts.len() {
             let local = self.room_for(&Lists::probed(metadata, layout))?;

@@ -24,19 +24,33 @@ impl Imported {
 }
 
 impl RemoteExport {
-    /// Tells the owner that this import is done with a ticket: its grant ends once all its readers have said so. Saying it again
-    /// changes nothing.
+    /// Tells the owner that this import is done with a ticket: its grant ends once all its readers have said so, and its memory may
+    /// be freed then. Saying it again changes nothing. Reads by the ticket are [`Stale`](crate::TransportError::Stale) from here
+    /// on, and those that are under way, also cancelled ones, are waited for.
     ///
     /// Cancel safe.
     ///
     /// # Errors
     ///
-    /// [`ConnectorError`]: the ticket is for another export, or the owner cannot be reached. Without an error the word may be lost
+    /// [`ConnectorError`]: the ticket is for another export, reads by it are under way for longer than the
+    /// [default time](crate::ConnectorBuilder::timeout), or the owner cannot be reached. Without an error the word may be lost
     /// with its owner; the grant then ends by its time to live.
     pub async fn done(&self, ticket: &Ticket) -> Result<(), ConnectorError> {
         let (export, import) = (ticket.export(), self.0.metadata.export());
         if export != import {
             return Err(TicketError::OtherExport { ticket: export, import }.into());
+        }
+        let Imported { connector, under_way, .. } = &*self.0;
+        connector.check_process()?;
+        let generation = ticket.generation();
+        // Usually none is under way, and no timer is needed.
+        if !under_way.is_done(generation) {
+            connector
+                .within_timeout(async {
+                    under_way.done(generation).await;
+                    Ok(())
+                })
+                .await?;
         }
         self.tell_owner(ticket, GrantMessageKind::Done).await
     }

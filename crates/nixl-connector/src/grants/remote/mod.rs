@@ -12,12 +12,14 @@ mod prepared;
 mod reads;
 mod ready;
 mod silent;
+mod under_way;
 mod waits;
 mod writes;
 
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use nixl_descriptor::layout::RemoteLayout;
 use nixl_descriptor::tensor::TensorLayout;
@@ -32,6 +34,7 @@ pub use self::import::ImportOptions;
 pub use self::options::BlockTransferOptions;
 use self::prepared::PreparedBlocks;
 use self::ready::ReadyLayers;
+use self::under_way::ReadsUnderWay;
 use self::waits::WatchedGrants;
 use crate::admission::{Permit, TransferClass};
 use crate::{Connector, ConnectorError, tensors};
@@ -79,6 +82,10 @@ struct Imported {
     ready: ReadyLayers,
     /// The grants whose layers are waited for.
     watched: WatchedGrants,
+    under_way: Arc<ReadsUnderWay>,
+    /// The state of [`Connection::connects`](crate::connection::Connection::connects) when the words were last found to stand: on a
+    /// new connection they are looked at before any other memory.
+    connects: AtomicU64,
     /// Stands for that of an offer where executors need one. No owner has it.
     key: NotificationKey,
 }

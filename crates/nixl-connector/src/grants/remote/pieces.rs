@@ -5,9 +5,11 @@ use std::ops::Range;
 
 use nixl_descriptor::layout::RemotePairs;
 use nixl_descriptor::{Descriptor, DescriptorList, LeaseMode, Leased, Leases, Span};
+use nixl_metadata::Ticket;
 use nixl_ops::{Completion, OperationOptions, PathReport, PeerId, ReadOperation, TransportError};
 
 use super::RemoteExport;
+use super::under_way::UnderWay;
 use crate::ConnectorError;
 use crate::admission::{Admitted, Permit, TransferClass};
 use crate::grants::read::{Part, Sides, of_peer, pairs_of_blocks};
@@ -85,7 +87,7 @@ impl RemoteExport {
         &self,
         (ticket, local, blocks): Sides<'_>,
         layers: Range<usize>,
-        options: OperationOptions,
+        (options, reading): (OperationOptions, &UnderWay),
     ) -> Result<(Completion, PeerId, OperationOptions), ConnectorError> {
         let (sides, of) = ((ticket.clone(), local.clone(), blocks.to_vec()), layers.clone());
         let layout = usize::from(ticket.layout());
@@ -123,7 +125,9 @@ impl RemoteExport {
                 options = options.spending(now.saturating_sub(last));
                 last = now;
                 let of_request = self.admit_post(ticket, &of, options).await?;
-                let (read, of_peer) = self.begin_piece(layout, piece, permit, of_request).await?;
+                let held = (permit, reading.another());
+                let (read, of_peer) =
+                    self.begin_piece((ticket, &of), piece, held, of_request).await?;
                 peer = of_peer;
                 reads.push_back(read);
             }
@@ -136,22 +140,23 @@ impl RemoteExport {
 
     async fn begin_piece(
         &self,
-        layout: usize,
+        (ticket, layers): (&Ticket, &Range<usize>),
         piece: Piece,
-        permit: Permit,
+        held: (Permit, UnderWay),
         options: OperationOptions,
     ) -> Result<(ReadOperation, PeerId), ConnectorError> {
         let Piece { local, leased, remote, parts } = piece;
         let import = &*self.0;
         let export = (&import.metadata, &import.key);
-        let remote = of_peer(export, layout, (&remote, &parts))?;
+        let remote = of_peer(export, ticket.layout().into(), (&remote, &parts))?;
         let (policy, known) = (options.path_policy(), import.peer.as_ref());
         let to = (policy, known, None);
         let prepare = import.connector.prepare_silently((&local, &leased), &remote, to);
         let driver = import.connector.connection().driver();
         let (prepared, options) = driver.with_timeout(options, prepare).await?;
         let (execution, peer) = prepared?;
-        let execution = Admitted::with(execution, permit);
+        self.look_anew(ticket, layers, (&peer, options)).await?;
+        let execution = Admitted::with(execution, held);
         Ok((ReadOperation::begin(driver, execution, local, options)?, peer))
     }
 }

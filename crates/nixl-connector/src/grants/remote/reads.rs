@@ -14,6 +14,7 @@ use nixl_ops::{
 use super::check::{Words, check_of_layers, refused};
 use super::options::BlockTransferOptions;
 use super::prepared::{Making, PreparedPair};
+use super::under_way::UnderWay;
 use super::{Imported, RemoteExport};
 use crate::ConnectorError;
 use crate::admission::{Admitted, TransferClass};
@@ -77,8 +78,9 @@ impl RemoteExport {
         }
         self.admit_in_time(ticket, operation).await?;
         let check = check_of_layers(ticket, &layers);
+        let reading = self.0.under_way.begin(ticket.generation()).ok_or(TransportError::Stale)?;
         let under_way = match words {
-            Words::Engine(words) => Some(WordsUnderWay { words, under_way: words.begin() }),
+            Words::Engine(words) => Some(WordsUnderWay::begin(words)),
             _ => None,
         };
         if let Words::Mapped(words) = words {
@@ -96,8 +98,12 @@ impl RemoteExport {
         }
         let sides = (ticket, local, blocks);
         let (done, peer, operation) = match class {
-            TransferClass::Interactive => self.read_whole(sides, layers, operation).await?,
-            TransferClass::Bulk => self.read_in_pieces(sides, layers, operation).await?,
+            TransferClass::Interactive => {
+                self.read_whole(sides, layers, (operation, &reading)).await?
+            }
+            TransferClass::Bulk => {
+                self.read_in_pieces(sides, layers, (operation, &reading)).await?
+            }
         };
         // The bytes have arrived: every thread and request of theirs has ended.
         match (words, &under_way) {
@@ -137,7 +143,7 @@ impl RemoteExport {
         &self,
         sides: Sides<'_>,
         layers: Range<usize>,
-        options: OperationOptions,
+        (options, reading): (OperationOptions, &UnderWay),
     ) -> Result<(Completion, PeerId, OperationOptions), ConnectorError> {
         let connection = self.0.connector.connection();
         let driver = connection.driver();
@@ -160,7 +166,8 @@ impl RemoteExport {
         let class = TransferClass::Interactive;
         let (permit, options) = self.turn(class, (&peer, &local), options).await?;
         let of_request = self.admit_post(ticket, &of, options).await?;
-        let execution = Admitted::with(execution, permit);
+        self.look_anew(ticket, &of, (&peer, of_request)).await?;
+        let execution = Admitted::with(execution, (permit, reading.another()));
         let mut read = ReadOperation::begin(driver, execution, local, of_request)?;
         let done = read.wait_for_completion().await?;
         if done.path().is_some_and(by_ranges) {
@@ -194,14 +201,18 @@ impl RemoteExport {
 }
 
 /// The words of a read that is under way, through the engine.
-struct WordsUnderWay<'a> {
+pub(super) struct WordsUnderWay<'a> {
     words: &'a WordReads,
     under_way: ReadUnderWay<'a>,
 }
 
-impl WordsUnderWay<'_> {
+impl<'a> WordsUnderWay<'a> {
+    pub(super) fn begin(words: &'a WordReads) -> Self {
+        Self { words, under_way: words.begin() }
+    }
+
     /// Checks the words as they are after this call. Returns how many layers are ready.
-    async fn check(
+    pub(super) async fn check(
         &self,
         check: &WordCheck,
         peer: &PeerId,
