@@ -110,6 +110,8 @@ pub(crate) enum Work {
     Abandoned,
     /// Writes of the longest length.
     LongWrites,
+    /// Reads of blocks by tickets of an export, so many at most by each.
+    Blocks,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -126,6 +128,8 @@ pub(crate) enum Memory {
 pub(crate) enum Access {
     Read,
     Write,
+    /// By a ticket; a length is a number of reads.
+    Blocks,
 }
 
 /// How an offer ends.

@@ -5,13 +5,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Error, Result};
+use anyhow::{Context as _, Error, Result, bail};
 use nixl_connector::OperationOptions;
 use nixl_descriptor::Region;
 use nixl_metadata::RdmaMetadata;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::exported::Imported;
 use super::{Node, memory, wire};
 use crate::bytes::Random;
 use crate::messages::{Access, Ask, Fate, Load, Memory, Work};
@@ -47,6 +48,7 @@ struct Task {
     random: Random,
     tally: Tally,
     kept: Option<Region>,
+    imported: Imported,
 }
 
 /// An offer in hand.
@@ -56,7 +58,14 @@ impl Task {
     fn new(node: &Arc<Node>, load: &Arc<Load>, number: u64) -> Self {
         let random = Random::new(load.seed.wrapping_add(number << 32));
         let (node, load) = (Arc::clone(node), Arc::clone(load));
-        Self { node, load, random, tally: Tally::default(), kept: None }
+        Self {
+            node,
+            load,
+            random,
+            tally: Tally::default(),
+            kept: None,
+            imported: Imported::default(),
+        }
     }
 
     async fn run(mut self, begun: Instant) -> Tally {
@@ -123,21 +132,24 @@ impl Task {
 
     fn choose(&mut self) -> Ask {
         let random = &mut self.random;
-        let is_write = match self.load.work {
-            Work::Reads => false,
-            Work::Both | Work::Abandoned => random.next().is_multiple_of(2),
-            Work::LongWrites => true,
+        let access = match self.load.work {
+            Work::Reads => Access::Read,
+            Work::Both | Work::Abandoned if random.next().is_multiple_of(2) => Access::Write,
+            Work::Both | Work::Abandoned => Access::Read,
+            Work::LongWrites => Access::Write,
+            Work::Blocks => Access::Blocks,
         };
         let fate = match self.load.work {
             Work::Abandoned => Fate::ALL[random.next() as usize % Fate::ALL.len()],
             _ => Fate::Used,
         };
         let len = match (self.load.memory, self.load.work) {
+            (_, Work::Blocks) => random.length(self.load.longest),
             (Memory::Kept, _) | (_, Work::LongWrites) => self.load.longest,
             _ => random.length(self.load.longest),
         };
         Ask {
-            access: if is_write { Access::Write } else { Access::Read },
+            access,
             memory: self.load.memory,
             len,
             seed: random.next(),
@@ -179,6 +191,13 @@ impl Task {
     async fn end(&mut self, ask: &Ask, metadata: &[u8], within: Duration) -> Result<()> {
         let node = Arc::clone(&self.node);
         let connector = &node.connector;
+        if ask.access == Access::Blocks {
+            let (reads, imported) = ((ask.seed, ask.len), &mut self.imported);
+            self.tally.wrong_bytes += imported.read(connector, metadata, reads, within).await?;
+            // The first is counted by its beginning.
+            self.tally.operations += ask.len as u64 - 1;
+            return Ok(());
+        }
         let remote = RdmaMetadata::decode(metadata)?;
         match ask.fate {
             Fate::Untaken => return Ok(()),
@@ -188,8 +207,8 @@ impl Task {
         let options = OperationOptions::new().timeout(within);
         // What is read over must not be right from the start.
         let seed = match ask.access {
-            Access::Read => !ask.seed,
             Access::Write => ask.seed,
+            _ => !ask.seed,
         };
         let region = memory::filled(connector, ask.memory, &mut self.kept, ask.len, seed)?;
         match ask.access {
@@ -204,6 +223,7 @@ impl Task {
                 let mut write = connector.begin_write_with(region, &remote, options).await?;
                 write.wait_for_completion().await?;
             }
+            Access::Blocks => bail!("a ticket is no offer"),
         }
         Ok(())
     }

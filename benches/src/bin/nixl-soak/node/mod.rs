@@ -1,6 +1,7 @@
 //! A process with a connector of its own, which offers memory to other nodes and uses what they offer.
 
 mod control;
+mod exported;
 mod load;
 mod memory;
 mod serve;

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Error, Result, bail};
 use nixl_connector::{
     OperationError, OperationOptions, ReadableOperation, RevokeOutcome, WritableOperation,
 };
@@ -12,6 +12,7 @@ use nixl_descriptor::Region;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::sleep;
 
+use super::exported::Exported;
 use super::{Node, memory, wire};
 use crate::bytes::Random;
 use crate::messages::{Access, Ask, Fate, Memory};
@@ -38,8 +39,15 @@ pub(super) async fn serve(listener: UnixListener, node: Arc<Node>) {
     }
 }
 
+/// What stays from one offer to the next.
+#[derive(Debug, Default)]
+struct Kept {
+    region: Option<Region>,
+    exported: Option<Exported>,
+}
+
 async fn connection(mut stream: UnixStream, node: Arc<Node>) {
-    let mut kept = None;
+    let mut kept = Kept::default();
     loop {
         match turn(&mut stream, &node, &mut kept).await {
             Ok(true) => {}
@@ -53,24 +61,24 @@ async fn connection(mut stream: UnixStream, node: Arc<Node>) {
 }
 
 /// One offer. False once the other node is gone.
-async fn turn(
-    stream: &mut UnixStream,
-    node: &Arc<Node>,
-    kept: &mut Option<Region>,
-) -> io::Result<bool> {
+async fn turn(stream: &mut UnixStream, node: &Arc<Node>, kept: &mut Kept) -> io::Result<bool> {
     let Some(ask) = wire::asked(stream).await? else { return Ok(false) };
     node.served(|tally| tally.operations += 1);
-    let (mut offer, metadata) = match make(node, kept, &ask).await {
+    let not_made = |error: Error| {
+        let name = kind(&format!("{:?}", error.root_cause()));
+        node.served(|tally| match ask.lenient {
+            true => tally.ended(&name),
+            false => tally.error(&name, &format!("{error:#}")),
+        });
+        Vec::new()
+    };
+    if ask.access == Access::Blocks {
+        let granted = grant(node, &mut kept.exported, &ask).await.unwrap_or_else(not_made);
+        return wire::offer(stream, &granted).await.map(|()| true);
+    }
+    let (mut offer, metadata) = match make(node, &mut kept.region, &ask).await {
         Ok(made) => made,
-        Err(error) => {
-            let name = kind(&format!("{:?}", error.root_cause()));
-            node.served(|tally| match ask.lenient {
-                true => tally.ended(&name),
-                false => tally.error(&name, &format!("{error:#}")),
-            });
-            wire::offer(stream, &[]).await?;
-            return Ok(true);
-        }
+        Err(error) => return wire::offer(stream, &not_made(error)).await.map(|()| true),
     };
     match ask.fate {
         Fate::Revoked => {
@@ -112,12 +120,21 @@ enum Operation {
     Writable(WritableOperation),
 }
 
+/// A grant of exported memory, and what its reader needs to know of it.
+async fn grant(node: &Node, exported: &mut Option<Exported>, ask: &Ask) -> Result<Vec<u8>> {
+    let exported = match exported {
+        Some(exported) => exported,
+        None => exported.insert(Exported::new(&node.connector).await?),
+    };
+    exported.grant(ask.seed, node.timeout).await
+}
+
 /// An offer, and what its peer needs to know of it.
 async fn make(node: &Node, kept: &mut Option<Region>, ask: &Ask) -> Result<(Offer, Vec<u8>)> {
     // What is written over must not be right from the start.
     let seed = match ask.access {
-        Access::Read => ask.seed,
         Access::Write => !ask.seed,
+        _ => ask.seed,
     };
     let region = memory::filled(&node.connector, ask.memory, kept, ask.len, seed)?;
     let timeout = if ask.fate == Fate::Untaken { UNTAKEN } else { node.timeout };
@@ -129,6 +146,7 @@ async fn make(node: &Node, kept: &mut Option<Region>, ask: &Ask) -> Result<(Offe
     let operation = match ask.access {
         Access::Read => Operation::Readable(connector.create_readable_with(local, options).await?),
         Access::Write => Operation::Writable(connector.create_writable_with(local, options).await?),
+        Access::Blocks => bail!("a grant is no offer"),
     };
     let metadata = match &operation {
         Operation::Readable(operation) => operation.metadata(),

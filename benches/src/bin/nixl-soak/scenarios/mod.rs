@@ -2,6 +2,7 @@
 
 mod abandoned;
 mod exits;
+mod exported;
 mod fresh;
 mod kept;
 mod network;
@@ -28,6 +29,8 @@ pub(crate) enum Scenario {
     Fresh,
     /// Reads and writes of 4 KiB between buffers that stay
     Kept,
+    /// Reads by tickets of an export that stands, whose owner or readers are killed
+    Exported,
     /// An owner that is killed and started anew under load
     Restarts,
     /// Offers that are not taken, revoked, dropped, declined, or whose initiators are killed
@@ -43,6 +46,7 @@ impl Scenario {
         match self {
             Self::Fresh => "fresh",
             Self::Kept => "kept",
+            Self::Exported => "exported",
             Self::Restarts => "restarts",
             Self::Abandoned => "abandoned",
             Self::Partition => "partition",
@@ -53,8 +57,9 @@ impl Scenario {
     /// Its part of a long run.
     const fn share(self) -> f64 {
         match self {
-            Self::Fresh => 0.3,
-            Self::Kept | Self::Restarts | Self::Partition => 0.2,
+            Self::Fresh => 0.25,
+            Self::Restarts => 0.2,
+            Self::Kept | Self::Exported | Self::Partition => 0.15,
             Self::Abandoned | Self::Exits => 0.05,
         }
     }
@@ -77,6 +82,7 @@ impl Scenario {
         let mut variants = match self {
             Self::Fresh => fresh::variants(),
             Self::Kept => kept::variants(),
+            Self::Exported => exported::variants(),
             Self::Restarts => restarts::variants(),
             Self::Abandoned => abandoned::variants(),
             Self::Partition => partition::variants(),
