@@ -1,4 +1,4 @@
-//! What an import says when it is done with a ticket: none of its reads meets memory that is freed then.
+//! The message `done` of an import: none of its reads meets memory that is freed then.
 
 use nixl_ops::PeerId;
 
