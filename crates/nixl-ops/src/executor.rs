@@ -81,7 +81,7 @@ pub trait ConnectionExecutor: Send + Sync + fmt::Debug + 'static {
     }
 
     /// Whether the peer will have to reach this side, so that the request must carry
-    /// [what it needs](Route::initiator_metadata).
+    /// [what it needs](crate::Route::initiator_metadata).
     fn needs_local_metadata(&self, local: &DescriptorList, remote: &RdmaMetadata) -> bool {
         let _ = (local, remote);
         false

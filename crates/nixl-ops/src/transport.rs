@@ -30,7 +30,8 @@ use crate::{
 /// Safe code frees and reuses memory by a transport's results. An implementor promises:
 ///
 /// * A [`Transfer`] that it prepares keeps the contract of that trait: the engine accesses no local memory but
-///   [`TransferSpec::local`], only between the post and the end, and not once the transfer's [`Leased`] is dropped.
+///   [`TransferSpec::local`], only between the post and the end, and not once
+///   the transfer's [`Leased`](nixl_descriptor::Leased) is dropped.
 /// * Its [`registrar`](Self::registrar) keeps the contract of [`Registrar`].
 /// * It turns no address of a peer into an access to memory of this process.
 ///
