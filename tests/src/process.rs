@@ -209,6 +209,8 @@ impl Drop for Peer {
     fn drop(&mut self) {
         // It may be dead already; nothing more can be done about a failure.
         let _ = self.kill();
+        // A process below the child has its output, and ends with its input.
+        drop(self.stdin.take());
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
