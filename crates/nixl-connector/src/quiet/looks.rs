@@ -1,9 +1,11 @@
 //! Looks at the processes and sockets of this host. The watches of one connection share them.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use nixl_device::locks::lock;
 use nixl_device::{
     FileIdentity, Holders, ProcessError, ProcessWatch, SocketsError, TcpSocket, TcpState,
     is_this_host,
@@ -24,6 +26,7 @@ struct State {
     last: Option<Arc<Look>>,
     /// Of the next look.
     limit: Duration,
+    is_looking: bool,
     /// The next look does not begin before.
     next: Option<Instant>,
 }
@@ -62,7 +65,8 @@ struct SocketsLook {
 
 impl Default for Looks {
     fn default() -> Self {
-        let state = State { files: Vec::new(), last: None, limit: Self::FIRST, next: None };
+        let (files, limit) = (Vec::new(), Self::FIRST);
+        let state = State { files, last: None, limit, is_looking: false, next: None };
         Self { state: Mutex::new(state) }
     }
 }
@@ -71,7 +75,7 @@ impl Looks {
     /// The limit of time of the first look. A look that is cut off by it is followed by one that may take twice as long.
     const FIRST: Duration = Duration::from_millis(200);
     const LONGEST: Duration = Duration::from_secs(10);
-    /// The pause after a look, in its durations: other work of the thread is not held up for long.
+    /// The pause after a look, in its durations.
     const PAUSE: u32 = 4;
 
     /// Has later looks include these files, as long as the list is kept.
@@ -81,28 +85,59 @@ impl Looks {
         files
     }
 
-    /// A look that began after `since`. `None` if it is too early for one.
-    pub(super) fn after(&self, since: Instant) -> Option<Arc<Look>> {
-        self.with(|state| {
-            if let Some(last) = state.last.as_ref().filter(|last| last.begun > since) {
-                return Some(Arc::clone(last));
+    /// A look that began after `since`. `None` if it is too early for one, or while one is under way on a thread of its own: those that
+    /// may take longer than the first.
+    pub(super) fn after(self: &Arc<Self>, since: Instant) -> Option<Arc<Look>> {
+        let next = self.with(|state| {
+            let last = state.last.as_ref().filter(|last| last.begun > since);
+            let is_early = state.next.is_some_and(|next| Instant::now() < next);
+            if last.is_some() || state.is_looking || is_early {
+                return Err(last.cloned());
             }
-            if state.next.is_some_and(|next| Instant::now() < next) {
-                return None;
-            }
-            let look = Arc::new(Look::take(&state.included(), state.limit));
-            if look.is_cut_off {
-                tracing::debug!(limit = ?state.limit, "not all processes could be looked into in time");
-                state.limit = (state.limit * 2).min(Self::LONGEST);
-            }
-            state.next = Some(Instant::now() + look.took * Self::PAUSE);
-            state.last = Some(Arc::clone(&look));
-            Some(look)
-        })
+            state.is_looking = true;
+            Ok((state.included(), state.limit))
+        });
+        let (files, limit) = match next {
+            Ok(next) => next,
+            Err(last) => return last,
+        };
+        let under_way = UnderWay(Arc::clone(self));
+        if limit <= Self::FIRST {
+            return Some(under_way.end(Look::take(&files, limit), limit));
+        }
+        let look = move || drop(under_way.end(Look::take(&files, limit), limit));
+        if let Err(error) = thread::Builder::new().name("nixl-looks".to_owned()).spawn(look) {
+            tracing::debug!(%error, "no thread for a look at the processes of this host");
+        }
+        None
     }
 
     fn with<T>(&self, body: impl FnOnce(&mut State) -> T) -> T {
-        body(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        body(&mut lock(&self.state))
+    }
+}
+
+/// A look under way.
+struct UnderWay(Arc<Looks>);
+
+impl UnderWay {
+    fn end(self, look: Look, limit: Duration) -> Arc<Look> {
+        let look = Arc::new(look);
+        self.0.with(|state| {
+            if look.is_cut_off {
+                tracing::debug!(?limit, "not all processes could be looked into in time");
+                state.limit = (limit * 2).min(Looks::LONGEST);
+            }
+            state.next = Some(Instant::now() + look.took * Looks::PAUSE);
+            state.last = Some(Arc::clone(&look));
+        });
+        look
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.with(|state| state.is_looking = false);
     }
 }
 
@@ -224,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_look_serves_all_that_came_before_it() {
-        let looks = Looks::default();
+        let looks = Arc::<Looks>::default();
         let (_a, first) = memory("looks-a");
         let files = looks.include(vec![first]);
         let before = Instant::now();
@@ -245,7 +280,7 @@ mod tests {
 
     #[test]
     fn looks_that_are_cut_off_may_take_longer_and_pauses_follow_them() {
-        let looks = Looks::default();
+        let looks = Arc::<Looks>::default();
         let (_file, identity) = memory("looks-late");
         let _kept = looks.include(vec![identity]);
         looks.with(|state| state.limit = Duration::from_nanos(1));
@@ -255,7 +290,14 @@ mod tests {
         looks.with(|state| state.next = Some(Instant::now() + Duration::from_secs(60)));
         assert!(looks.after(Instant::now()).is_none());
         looks.with(|state| (state.next, state.limit) = (None, Looks::LONGEST));
-        let look = looks.after(Instant::now()).unwrap();
+        // On a thread of its own.
+        let since = Instant::now();
+        let look = loop {
+            match looks.after(since) {
+                Some(look) => break look,
+                None => thread::sleep(Duration::from_millis(1)),
+            }
+        };
         assert!(!look.is_cut_off);
         assert_eq!(looks.with(|state| state.limit), Looks::LONGEST);
         assert!(look.no_child_has(&identity, u64::MAX) || look.holders[&identity].hidden);
@@ -263,14 +305,11 @@ mod tests {
 
     #[test]
     fn children_of_this_process_have_its_files_from_here() {
-        let looks = Looks::default();
         // Not closed at the child's exec.
         let (_file, identity) = memory("looks-child");
-        let _kept = looks.include(vec![identity]);
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        looks.with(|state| state.limit = Looks::LONGEST);
         let holders = Holders::of_file(identity, Looks::LONGEST);
-        let look = looks.after(Instant::now()).unwrap();
+        let look = Look::take(&HashSet::from([identity]), Looks::LONGEST);
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(holders.pids().contains(&child.id()), "{holders:?}");

@@ -73,6 +73,7 @@ impl Scenario {
             Self::Partition => 0,
             Self::Restarts | Self::Exits => 12,
             Self::Kept => 6,
+            Self::Exported => 18,
         })
     }
 
