@@ -111,6 +111,6 @@ mod tests {
     fn scenarios_are_chosen_by_name() {
         let args = Args::try_parse_from(["soak", "--scenario", "fresh", "--scenario", "exits"]);
         assert_eq!(args.unwrap().scenarios(), [Scenario::Fresh, Scenario::Exits]);
-        assert_eq!(Args::try_parse_from(["soak"]).unwrap().scenarios().len(), 6);
+        assert_eq!(Args::try_parse_from(["soak"]).unwrap().scenarios().len(), 7);
     }
 }

@@ -43,7 +43,7 @@ impl Allowance {
     /// What is allowed, and why:
     ///
     /// * resident memory: the largest slab of the buffer pool, of which one more may be made; between events, of which there are few,
-    ///   also as much again that the allocator keeps;
+    ///   also the slabs of operations that ended late, and as much again that the allocator keeps;
     /// * files and sockets: one connection of UCX's that is made anew has up to four, and may be met while the old one closes;
     /// * threads: one of a runtime's that comes or goes;
     /// * mappings: a library's or a file's that is made at its first use. A process that ends leaves at least one each time that
@@ -55,7 +55,7 @@ impl Allowance {
     pub(crate) const fn of(metric: Metric, pace: Pace) -> Self {
         let (number, percent) = match (metric, pace) {
             (Metric::Rss, Pace::Operations) => (16 << 20, 5),
-            (Metric::Rss, Pace::Events) => (32 << 20, 5),
+            (Metric::Rss, Pace::Events) => (64 << 20, 5),
             (Metric::Files | Metric::Sockets, Pace::Operations) => (4, 0),
             (Metric::Files | Metric::Sockets, Pace::Events) => (3, 0),
             (Metric::Mappings, Pace::Operations) => (16, 2),

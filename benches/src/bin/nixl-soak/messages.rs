@@ -70,6 +70,8 @@ pub(crate) struct State {
     pub(crate) held_bytes: u64,
     /// Bytes that were leaked on purpose.
     pub(crate) leaked_bytes: u64,
+    /// Slabs of the buffer pool, each of which is a file.
+    pub(crate) pool_slabs: u64,
     /// Mappings of the buffer pool: slabs, and places of slabs that it keeps for late writes. It bounds them itself.
     pub(crate) pool_mappings: u64,
     /// Bytes of the pool's slabs, with or without pages.

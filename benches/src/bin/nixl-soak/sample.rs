@@ -121,9 +121,10 @@ impl Sample {
         }
     }
 
-    /// With the buffer pool's slabs as so many bytes, whether or not each page has been used, and without its mappings. The first
-    /// use of a page is no growth then, and one slab more is.
-    pub(crate) fn with_pool(mut self, mappings: u64, bytes: u64) -> Self {
+    /// With the buffer pool's slabs as so many bytes, whether or not each page has been used, and without its mappings and the files
+    /// of its slabs. The first use of a page is no growth then, and one slab more is.
+    pub(crate) fn with_pool(mut self, slabs: u64, mappings: u64, bytes: u64) -> Self {
+        self.files = self.files.saturating_sub(slabs);
         self.mappings = self.mappings.saturating_sub(mappings);
         self.rss += bytes.saturating_sub(self.shared);
         self
@@ -189,7 +190,8 @@ mod tests {
         // Its heap and its stack at least.
         assert!(sample.get(Metric::Anonymous) >= 2, "{sample:?}");
         assert!(Sample::of(child.id(), 0).is_err());
-        let with_pool = sample.with_pool(3, sample.shared + 7);
+        let with_pool = sample.with_pool(1, 3, sample.shared + 7);
         assert_eq!((with_pool.mappings, with_pool.rss), (sample.mappings - 3, sample.rss + 7));
+        assert_eq!(with_pool.files, sample.files - 1);
     }
 }

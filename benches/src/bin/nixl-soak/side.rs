@@ -67,9 +67,9 @@ impl Side {
 
     /// What it holds now.
     pub(crate) fn sample(&self, node: &Node) -> Result<Sample> {
-        let State { peers, imports, pool_mappings, pool_bytes, .. } = self.state;
+        let State { peers, imports, pool_slabs, pool_mappings, pool_bytes, .. } = self.state;
         let sample = Sample::of(node.pid(), peers)?;
-        Ok(sample.with_pool(pool_mappings, pool_bytes).with_imports(imports))
+        Ok(sample.with_pool(pool_slabs, pool_mappings, pool_bytes).with_imports(imports))
     }
 
     /// Adds a sample to its series.

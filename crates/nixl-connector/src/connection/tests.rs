@@ -78,7 +78,6 @@ async fn no_call_waits_for_the_connections_thread_beyond_its_deadline() {
     late(b.decline(&remote).await);
     late(b.export([("full", layout())]).await.map(drop));
     late(b.import_unless(export.metadata(), None, ImportOptions::new()).await.map(drop));
-    late(import.done(ticket).await);
     late(import.renew(ticket).await);
     late(import.notify(b"hello").await);
     let bulk = BlockTransferOptions::new().class(TransferClass::Bulk);
@@ -86,6 +85,8 @@ async fn no_call_waits_for_the_connections_thread_beyond_its_deadline() {
     let read = import.read_blocks_with(ticket, &layout(), &[0], bulk).await;
     late(read.map(drop).map_err(|error| error.cause().clone()));
     late(b.begin_read(&remote, region()).await.map(drop));
+    // Reads by the ticket are refused after this.
+    late(import.done(ticket).await);
     drop(release);
 }
 

@@ -115,6 +115,7 @@ impl Node {
             busy: stats.active() + stats.passive(),
             held_bytes: held.iter().map(|held| held.bytes()).sum(),
             leaked_bytes: leaked().bytes(),
+            pool_slabs: pool.slabs() as u64,
             pool_mappings: (pool.slabs() + pool.retired()) as u64,
             pool_bytes: pool.mapped(),
             imports: self.paths.as_ref().map_or(0, |paths| paths.peer_stats().imports()) as u64,

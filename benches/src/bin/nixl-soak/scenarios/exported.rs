@@ -7,7 +7,7 @@ use crate::growth::Pace;
 use crate::messages::{Executor, Memory, Work};
 
 pub(super) fn variants() -> Vec<Variant> {
-    let traffic = Traffic { work: Work::Blocks, memory: Memory::Kept, longest: 256 };
+    let traffic = Traffic { work: Work::Blocks, memory: Memory::Kept, longest: 32 };
     let all = Executor::BOTH.into_iter().flat_map(|executor| {
         let pair = Pair {
             executor,
@@ -15,7 +15,7 @@ pub(super) fn variants() -> Vec<Variant> {
             work: traffic.work,
             longest: traffic.longest,
             tasks: &[1, 8],
-            quick_ms: 60,
+            quick_ms: 200,
             cycles: 8,
         };
         let reader_killed = Rounds {
