@@ -58,7 +58,8 @@ impl Process {
             return None;
         }
         for _ in 0..20 {
-            let folder = tempfile::tempdir().unwrap();
+            // In memory where that can be: etcd waits for the disk, which other programs may keep busy for seconds.
+            let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
             let ports = [free_port(), free_port()];
             let mut process = Self { program, arguments, folder, ports, child: None };
             if process.run().await {

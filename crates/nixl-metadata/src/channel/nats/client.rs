@@ -114,9 +114,10 @@ impl Nats {
 
     /// Refuses what the server would close the connection for.
     fn fits(&self, len: usize) -> Result<(), ChannelError> {
+        // 0 until the server has introduced itself.
         let limit = self.client.server_info().max_payload;
         // Headers count.
-        if len.saturating_add(256) > limit {
+        if limit > 0 && len.saturating_add(256) > limit {
             return Err(ChannelError::TooLarge { len, limit });
         }
         Ok(())
@@ -130,9 +131,15 @@ impl Nats {
         let lost = |error| ChannelError::lost(&self.place, error);
         self.is_up()?;
         let mut requests = self.client.subscribe(self.subject(name)).await.map_err(lost)?;
-        // The server has the subscription before it answers this.
-        let flushed = timeout(CALL, self.client.flush()).await;
-        if !matches!(flushed, Ok(Ok(()))) {
+        // The server takes the commands of a connection in turn, so it has the subscription before it sends this back.
+        let echo = async {
+            let inbox = self.client.new_inbox();
+            let mut echoes = self.client.subscribe(inbox.clone()).await.ok()?;
+            self.client.publish(inbox, Bytes::new()).await.ok()?;
+            self.client.flush().await.ok()?;
+            echoes.next().await
+        };
+        if !matches!(timeout(CALL, echo).await, Ok(Some(_))) {
             return Err(ChannelError::Lost { place: self.place.clone(), source: None });
         }
         delivery.ready();
