@@ -235,9 +235,11 @@ fn sockets(limit: Duration, is_cut_off: &mut bool) -> Result<SocketsLook, Socket
             continue;
         }
         let pids = owners.as_ref().map(Holders::pids).unwrap_or_default();
-        *is_cut_off |= owners.as_ref().is_some_and(Holders::is_cut_off);
+        // Another owner may be among the processes that were not looked into.
+        let some_missed = owners.as_ref().is_some_and(Holders::is_cut_off);
+        *is_cut_off |= some_missed;
         found.of_the_dead &= !pids.is_empty();
-        found.of_others &= pids == [std::process::id()];
+        found.of_others &= pids == [std::process::id()] && !some_missed;
     }
     Ok(found)
 }

@@ -1,8 +1,9 @@
 //! The reads of an import that are under way, and the tickets that it is done with.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use nixl_device::locks::lock;
 use tokio::sync::Notify;
 
 /// By the generations of tickets. The owner of an export frees memory when its readers are done, so an import is done with a ticket
@@ -34,7 +35,7 @@ impl ReadsUnderWay {
 
     /// A read by a ticket of this generation begins. `None` if the import is done with that.
     pub(super) fn begin(self: &Arc<Self>, generation: u64) -> Option<UnderWay> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         if state.done.contains(&generation) {
             return None;
         }
@@ -61,7 +62,7 @@ impl ReadsUnderWay {
 
     /// As [`done`](Self::done), without the wait. Whether none is under way.
     pub(super) fn is_done(&self, generation: u64) -> bool {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         if state.done.insert(generation) {
             state.order.push_back(generation);
         }
@@ -72,16 +73,12 @@ impl ReadsUnderWay {
         }
         !state.reads.iter().any(|(of, _)| *of == generation)
     }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl UnderWay {
     /// Another one, for an execution that may outlive its waiter.
     pub(super) fn another(&self) -> Self {
-        let mut state = self.reads.lock();
+        let mut state = lock(&self.reads.state);
         if let Some((_, reads)) = state.reads.iter_mut().find(|(of, _)| *of == self.generation) {
             *reads += 1;
         }
@@ -92,7 +89,7 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut state = self.reads.lock();
+        let mut state = lock(&self.reads.state);
         let at = state.reads.iter().position(|(of, _)| *of == self.generation);
         let Some(at) = at else { return };
         state.reads[at].1 -= 1;
