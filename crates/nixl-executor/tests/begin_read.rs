@@ -41,18 +41,20 @@ impl Cost {
     }
 }
 
-/// The most of the default executor over the simulated transport, once its peer and its memory are known.
-const MOST_SIMULATED: Cost = Cost { allocations: 9, locks: 8 };
+/// The most of the default executor over the simulated transport, once its peer and its memory are known. Nine of the locks are the
+/// simulation's own.
+const MOST_SIMULATED: Cost = Cost { allocations: 8, locks: 15 };
 /// The same over NIXL.
 #[cfg(feature = "nixl")]
-const MOST_NIXL: Cost = Cost { allocations: 9, locks: 8 };
+const MOST_NIXL: Cost = Cost { allocations: 10, locks: 8 };
 /// The same of the executor that plans, through mapped memory.
 #[cfg(feature = "nixl")]
-const MOST_BY_PATHS: Cost = Cost { allocations: 8, locks: 8 };
+const MOST_BY_PATHS: Cost = Cost { allocations: 7, locks: 8 };
 const LEN: usize = 4096;
-const ROUNDS: usize = 20;
 /// Rounds in which peers are met, memory is registered and a path shows that it works.
 const WARM_UP: usize = 5;
+/// Few enough that the beginning thread posts in each: once more than eight posts in a row ended their transfers, waiters post.
+const ROUNDS: usize = 3;
 
 /// Counts the calls of each thread to the system's allocator.
 struct Counting;

@@ -1,6 +1,5 @@
 //! The outcome of an operation.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{OperationError, PathReport};
@@ -13,12 +12,12 @@ pub(crate) type Outcome = Result<Completion, OperationError>;
 pub struct Completion {
     bytes: u64,
     elapsed: Duration,
-    path: Option<Arc<PathReport>>,
+    path: Option<PathReport>,
 }
 
 impl Completion {
     pub(crate) fn new(bytes: u64, elapsed: Duration, path: Option<PathReport>) -> Self {
-        Self { bytes, elapsed, path: path.map(Arc::new) }
+        Self { bytes, elapsed, path }
     }
 
     /// Makes the completion of a copy without the driver.
@@ -39,6 +38,6 @@ impl Completion {
 
     /// The path the bytes took. Known to the side that moved them, so `None` for passive operations.
     pub fn path(&self) -> Option<&PathReport> {
-        self.path.as_deref()
+        self.path.as_ref()
     }
 }
