@@ -39,31 +39,52 @@ pub(crate) fn run(workspace: &Workspace, cargo_args: &[OsString]) -> Result<()> 
         _ => selected(workspace, cargo_args, &skip_log, &mut tally)?,
     };
     finish(&mut tally, &skip_log)?;
-    if !failed.is_empty() {
-        bail!("{} failed: see above", failed.join(" and "));
+    if failed.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    for Failed { name, end } in failed.iter().filter(|failed| !failed.end.is_empty()) {
+        println!("\nthe end of the output of `{name}`:\n{end}");
+    }
+    let names: Vec<_> = failed.iter().map(|failed| format!("`{}`", failed.name)).collect();
+    bail!("{} failed: see above", names.join(" and "));
 }
 
-/// Returns the name of the command if it failed.
+/// A program that failed.
+struct Failed {
+    name: String,
+    /// The last lines of what it printed, if other programs printed after it.
+    end: String,
+}
+
+impl Failed {
+    const LINES: usize = 40;
+
+    fn new(name: String, output: &str) -> Self {
+        let lines: Vec<_> = output.lines().collect();
+        let end = lines[lines.len().saturating_sub(Self::LINES)..].join("\n");
+        Self { name, end }
+    }
+}
+
+/// Returns the command if it failed.
 fn selected(
     workspace: &Workspace,
     cargo_args: &[OsString],
     skip_log: &Path,
     tally: &mut Tally,
-) -> Result<Vec<String>> {
+) -> Result<Vec<Failed>> {
     let mut tests = workspace.cargo();
     tests.args(["test", "--no-fail-fast"]).args(cargo_args).env(SKIP_LOG, skip_log);
     println!("$ {}", process::display(&tests));
     let succeeded = counted(&mut tests, tally, &mut io::stdout())?;
-    Ok(if succeeded { Vec::new() } else { vec![format!("`{}`", process::display(&tests))] })
+    Ok(if succeeded { Vec::new() } else { vec![Failed::new(process::display(&tests), "")] })
 }
 
-/// Every program that the workspace's tests are, its documentation's and the quick soak, beside each other. Returns the names of
-/// those that failed.
+/// Every program that the workspace's tests are, its documentation's and the quick soak, beside each other. Returns those that
+/// failed.
 ///
 /// Most of the long ones wait for peers, deadlines and each other, and leave the processors to those that compute.
-fn all(workspace: &Workspace, skip_log: &Path, tally: &mut Tally) -> Result<Vec<String>> {
+fn all(workspace: &Workspace, skip_log: &Path, tally: &mut Tally) -> Result<Vec<Failed>> {
     let mut build = workspace.cargo();
     // One build of all: each selection of packages and targets of its own would have other features, and be another build.
     build.args(["build", "--workspace", "--all-features", "--bins", "--examples", "--tests"]);
@@ -93,12 +114,13 @@ fn all(workspace: &Workspace, skip_log: &Path, tally: &mut Tally) -> Result<Vec<
         println!("\n$ {} ({:.1} s)", ended.name, ended.time.as_secs_f64());
         out.write_all(&ended.output)?;
         let failed_before = tally.failed();
-        String::from_utf8_lossy(&ended.output).lines().for_each(|line| tally.add_output(line));
+        let output = String::from_utf8_lossy(&ended.output);
+        output.lines().for_each(|line| tally.add_output(line));
         if !ended.succeeded {
             if tally.failed() == failed_before {
                 tally.add_crash();
             }
-            failed.push(format!("`{}`", ended.name));
+            failed.push(Failed::new(ended.name, &output));
         }
         Ok(())
     })?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Result, ensure};
 
 use crate::args::Args;
-use crate::report::Report;
+use crate::report::{Finding, Report};
 use crate::scenarios::Bench;
 use crate::skip;
 use crate::table;
@@ -35,8 +35,12 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         report.write(path)?;
         println!("Written: {}", path.display());
     }
-    let failed = report.findings.iter().filter(|finding| !finding.failures.is_empty()).count();
-    let all = report.findings.len();
+    let has_failed = |finding: &&Finding| !finding.failures.is_empty();
+    let failed: Vec<_> = report.findings.iter().filter(has_failed).collect();
+    for finding in &failed {
+        println!("{}", finding.verdict());
+    }
+    let (failed, all) = (failed.len(), report.findings.len());
     match report.passed() {
         true => println!("soak: passed in {:.0} s", report.seconds),
         false => println!("soak: FAILED in {:.0} s: {failed} of {all}", report.seconds),

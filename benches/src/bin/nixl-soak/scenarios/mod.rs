@@ -21,7 +21,7 @@ use crate::growth::{self, Pace};
 use crate::messages::{Executor, Load, Memory, Setup, Work};
 use crate::process::{Node, Place, Sockets};
 use crate::report::Finding;
-use crate::side::Side;
+use crate::side::{Side, SideReport};
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Scenario {
@@ -95,7 +95,7 @@ impl Scenario {
             let whole = bench.whole.map(|whole| whole.mul_f64(self.share()));
             let time = match whole {
                 Some(whole) => Time::Long(whole.div_f64(count)),
-                None => Time::Quick(self.quick().div_f64(count)),
+                None => Time::Quick { most: self.quick().div_f64(count), times: 1 },
             };
             report(variant.run(self, bench, time));
         }
@@ -166,7 +166,7 @@ impl Bench {
 }
 
 /// What happens in a variant.
-type Run = dyn FnOnce(&mut Bench, &mut Trial) -> Result<()>;
+type Run = dyn Fn(&mut Bench, &mut Trial) -> Result<()>;
 
 /// One way to run a scenario.
 struct Variant {
@@ -189,21 +189,35 @@ struct Trial {
 /// How long a variant goes on.
 #[derive(Clone, Copy, Debug)]
 enum Time {
-    /// For its rounds, or for as long as this on a slow machine.
-    Quick(Duration),
+    /// So many times its rounds, or on a slow machine so many times as long as this.
+    Quick { most: Duration, times: u32 },
     /// For as long as this.
     Long(Duration),
 }
 
 impl Time {
+    /// A quick run that grew goes on so many times as long when it is judged again.
+    const AGAIN: u32 = 4;
+
     const fn is_quick(self) -> bool {
-        matches!(self, Self::Quick(_))
+        matches!(self, Self::Quick { .. })
+    }
+
+    /// The time in which growth is judged again, after a run that was short.
+    const fn again(self) -> Option<Self> {
+        match self {
+            Self::Quick { most, times: 1 } => Some(Self::Quick { most, times: Self::AGAIN }),
+            Self::Quick { .. } | Self::Long(_) => None,
+        }
     }
 
     /// Whether another round is due after this time and so many.
     fn goes_on(self, begun: Duration, rounds: usize, quick: Rounds) -> bool {
         match self {
-            Self::Quick(most) => rounds < quick.least || (rounds < quick.all && begun < most),
+            Self::Quick { most, times } => {
+                let all = quick.all * times as usize;
+                rounds < quick.least || (rounds < all && begun < most * times)
+            }
             Self::Long(time) => rounds < quick.all || begun < time,
         }
     }
@@ -228,12 +242,33 @@ impl Variant {
     fn new(
         name: impl Into<String>,
         pace: Pace,
-        run: impl FnOnce(&mut Bench, &mut Trial) -> Result<()> + 'static,
+        run: impl Fn(&mut Bench, &mut Trial) -> Result<()> + 'static,
     ) -> Self {
         Self { name: name.into(), pace, run: Box::new(run) }
     }
 
-    fn run(self, scenario: Scenario, bench: &mut Bench, time: Time) -> Finding {
+    /// The few samples of a quick run may show growth where there is none: then a longer run decides.
+    fn run(&self, scenario: Scenario, bench: &mut Bench, time: Time) -> Finding {
+        let (mut finding, growths) = self.once(scenario, bench, time);
+        if let Some(again) = time.again()
+            && !growths.is_empty()
+            && finding.failures.is_empty()
+        {
+            let (longer, grown) = self.once(scenario, bench, again);
+            let seconds = finding.seconds + longer.seconds;
+            finding = Finding { seconds, ..longer };
+            finding
+                .notes
+                .push(format!("judged again in a longer run, since {}", growths.join(", ")));
+            finding.failures.extend(grown);
+        } else {
+            finding.failures.extend(growths);
+        }
+        finding
+    }
+
+    /// A run of this time, and the metrics that grew in it.
+    fn once(&self, scenario: Scenario, bench: &mut Bench, time: Time) -> (Finding, Vec<String>) {
         let mut trial = Trial {
             sides: Vec::new(),
             failures: Vec::new(),
@@ -246,19 +281,21 @@ impl Variant {
             trial.failures.push(format!("{error:#}"));
         }
         let sides: Vec<_> = trial.sides.iter().map(|side| side.report(self.pace)).collect();
-        let mut failures = trial.failures;
+        let (mut failures, mut growths) = (trial.failures, Vec::new());
         if trial.skipped.is_none() {
-            failures.extend(sides.iter().flat_map(|side| side.failures()));
+            failures.extend(sides.iter().flat_map(SideReport::failures));
+            growths.extend(sides.iter().flat_map(SideReport::growths));
         }
-        Finding {
+        let finding = Finding {
             scenario: scenario.name(),
-            variant: self.name,
+            variant: self.name.clone(),
             seconds: trial.begun.elapsed().as_secs_f64(),
             sides,
             failures,
             notes: trial.notes,
             skipped: trial.skipped,
-        }
+        };
+        (finding, growths)
     }
 }
 
@@ -277,12 +314,15 @@ mod tests {
     fn a_quick_run_ends_after_its_rounds_or_its_time_but_not_before_growth_can_be_judged() {
         let rounds = Rounds::of(8, 1);
         let (short, long) = (Duration::from_secs(1), Duration::from_secs(3));
-        let quick = Time::Quick(Duration::from_secs(2));
+        let quick = Time::Quick { most: Duration::from_secs(2), times: 1 };
         assert!(quick.goes_on(short, 7, rounds) && !quick.goes_on(short, 8, rounds));
         assert!(quick.goes_on(long, 3, rounds) && !quick.goes_on(long, 4, rounds));
         assert!(
             quick.goes_on(long, 0, Rounds::of(8, 4)) && !quick.goes_on(long, 1, Rounds::of(8, 4))
         );
+        let again = quick.again().unwrap();
+        assert!(again.goes_on(long, 31, rounds) && !again.goes_on(long, 32, rounds));
+        assert!(!again.goes_on(long * 3, 4, rounds) && again.again().is_none());
         let whole = Time::Long(Duration::from_secs(2));
         assert!(whole.goes_on(short, 100, rounds) && whole.goes_on(long, 7, rounds));
         assert!(!whole.goes_on(long, 8, rounds));
