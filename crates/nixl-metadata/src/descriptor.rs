@@ -46,6 +46,11 @@ impl SerializedDescriptor {
         Ok(Self { device, ptr, size })
     }
 
+    /// As many bytes at an address that is mapped by no process.
+    pub(crate) const fn nowhere(self) -> Self {
+        Self { ptr: 1, ..self }
+    }
+
     /// Where the memory lives, in the peer's numbering.
     #[must_use]
     pub const fn device(&self) -> Device {

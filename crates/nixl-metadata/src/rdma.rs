@@ -1,5 +1,7 @@
 //! The message itself.
 
+mod withdrawn;
+
 use std::fmt;
 use std::sync::Arc;
 

@@ -37,6 +37,16 @@ pub struct OfferTerms {
 }
 
 impl OfferTerms {
+    /// Terms that no clock is before.
+    pub(crate) const EXPIRED: Self = Self {
+        expires: UNIX_EPOCH,
+        unix_millis: NonZeroU64::MIN,
+        made_unix_millis: 0,
+        readers: NonZeroU32::MIN,
+        claims: ClaimDemand::Everywhere,
+        token: NonZeroU64::MIN,
+    };
+
     /// The terms of an offer that ends at `expires`, cut to whole milliseconds: one initiator, which claims the offer
     /// where its slot is mapped.
     ///

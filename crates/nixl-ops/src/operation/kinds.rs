@@ -291,6 +291,9 @@ macro_rules! passive {
 
             /// The metadata for the peer. It is a capability: its holder can access the memory, so send it over a channel that
             /// both sides trust.
+            ///
+            /// The offer may end before this is first called: by its deadline, or by a cancellation. Its memory is free then, so what
+            /// is returned reaches none: its terms have expired, and its key is of no offer.
             pub fn metadata(&self) -> &RdmaMetadata {
                 self.0.metadata()
             }

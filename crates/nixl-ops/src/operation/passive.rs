@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use nixl_descriptor::DescriptorList;
@@ -22,6 +22,8 @@ pub(super) struct Passive {
     driver: Arc<Driver>,
     executor: Arc<dyn ConnectionExecutor>,
     metadata: RdmaMetadata,
+    /// In place of the metadata, if that was not given out before the end.
+    withdrawn: OnceLock<RdmaMetadata>,
     /// The memory to give back at the end.
     memory: Arc<DescriptorList>,
 }
@@ -45,15 +47,15 @@ impl Passive {
             offers.offer_created(Offer::new(Arc::clone(&entry), Arc::clone(&memory)));
         }
         let (driver, executor) = (Arc::clone(driver), Arc::clone(executor));
-        Ok(Self { entry, driver, executor, metadata, memory })
+        Ok(Self { entry, driver, executor, metadata, withdrawn: OnceLock::new(), memory })
     }
 
     pub(super) fn metadata(&self) -> &RdmaMetadata {
         // In a fork's child the offer belongs to the parent.
-        if self.driver.check_process().is_ok() {
-            self.entry.set_exported();
+        if self.driver.check_process().is_err() || self.entry.export() {
+            return &self.metadata;
         }
-        &self.metadata
+        self.withdrawn.get_or_init(|| self.metadata.withdrawn())
     }
 
     pub(super) fn status(&self) -> OperationStatus {

@@ -38,6 +38,16 @@ pub(crate) struct PassiveEntry {
     state: Mutex<State>,
 }
 
+/// Whether peers have the metadata.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Export {
+    Not,
+    /// A peer may use the offer at any time.
+    Done,
+    /// The offer ended before, and its memory is free.
+    Refused,
+}
+
 #[derive(Debug)]
 struct State {
     /// `None` once the peer is known to be done with the memory.
@@ -47,8 +57,7 @@ struct State {
     expires: Duration,
     /// The end of the owner's wait for memory that a peer may still write.
     drain_by: Option<Duration>,
-    /// Whether the metadata was requested: a peer may then use the offer at any time.
-    exported: bool,
+    export: Export,
     /// Whether a copy of this process uses the memory.
     claimed: bool,
     /// Whether that copy is this process's own use of the offer, with the slot.
@@ -112,7 +121,7 @@ impl PassiveEntry {
                 deadline,
                 expires: now.saturating_add(life_time),
                 drain_by: None,
-                exported: false,
+                export: Export::Not,
                 claimed: false,
                 copying: false,
                 agent: None,
@@ -138,8 +147,14 @@ impl PassiveEntry {
         self.metadata.total_bytes()
     }
 
-    pub(crate) fn set_exported(&self) {
-        lock(&self.state).exported = true;
+    /// Whether the metadata may go to peers; from then on the offer's end counts with them.
+    pub(crate) fn export(&self) -> bool {
+        let mut state = lock(&self.state);
+        if state.export == Export::Not {
+            let has_ended = state.given_up || self.cell.status().is_terminal();
+            state.export = if has_ended { Export::Refused } else { Export::Done };
+        }
+        state.export == Export::Done
     }
 
     /// Whether the offer has no terms: no life time and no claims.

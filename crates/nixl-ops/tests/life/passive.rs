@@ -35,6 +35,28 @@ fn the_key_completes_it_and_wakes_the_waiter_once() {
 }
 
 #[test]
+fn metadata_that_is_asked_for_after_the_end_reaches_no_memory() {
+    let mut world = World::new();
+    let memory = Memory::small();
+    let mut cancelled = world.writable(&memory, OperationOptions::new()).unwrap();
+    let late = world.writable(&Memory::small(), timeout(SECOND)).unwrap();
+    assert_eq!(cancelled.cancel(), CancelOutcome::Cancelled);
+    assert!(!memory.is_leased());
+    world.clock.advance(2 * SECOND);
+    world.reactor.turn();
+    assert_eq!(late.status(), OperationStatus::Errored);
+    for ended in [&cancelled, &late] {
+        let metadata = ended.metadata();
+        assert!(metadata.descriptors().iter().all(|descriptor| descriptor.ptr() == 1));
+        assert_eq!(ended.metadata(), metadata, "the same each time");
+    }
+    let mut known = world.writable(&memory, OperationOptions::new()).unwrap();
+    let before = known.metadata().clone();
+    known.cancel();
+    assert_eq!(*known.metadata(), before, "peers have it");
+}
+
+#[test]
 fn foreign_notifications_complete_nothing() {
     let mut world = World::new();
     let memory = Memory::small();

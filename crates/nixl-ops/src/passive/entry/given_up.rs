@@ -7,7 +7,7 @@ use std::time::Duration;
 use nixl_descriptor::DescriptorList;
 use nixl_metadata::{ClaimDemand, OperationKind};
 
-use super::{Hold, PassiveEntry, State};
+use super::{Export, Hold, PassiveEntry, State};
 use crate::passive::quiet::{Claimant, QuietWatch};
 use crate::passive::retained::Retained;
 use crate::slots::{OfferSlot, Revocation, SlotEvent};
@@ -341,7 +341,8 @@ impl State {
         if self.claimed {
             return if hold.leased.is_leaked() { Revoked::Leaked } else { Revoked::Copied };
         }
-        if !self.exported {
+        if self.export != Export::Done {
+            self.export = Export::Refused;
             return Revoked::Nothing;
         }
         if entry.kind() == OperationKind::Read {
