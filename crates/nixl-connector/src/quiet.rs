@@ -2,7 +2,7 @@
 //!
 //! | peer | proof |
 //! |---|---|
-//! | a process on this host with a claim in the slot | it has ended; no process younger than the offer has the offer's shared memory open or mapped by a fork (one that has made an agent of its own has not, nor has a child of this process); and every TCP socket of this process to an ownerless end on this host is past its end of stream |
+//! | a process on this host with a claim in the slot | it has ended; no process younger than the offer has the offer's shared memory open or mapped by a fork (one that has made an agent of its own has not, nor has a child of this process); and every TCP socket of this process to an ownerless end on this host is past its end of stream, and every other one has been empty since the end |
 //! | an agent with a claim by message, or any holder of the metadata | no NIC writes memory here, and every TCP socket of this process to another one is past its end of stream |
 //! | agents that report failed writes | no NIC writes memory here, and all bytes that they had sent have arrived, as for reads (below) |
 //! | processes that could read a closed export | no NIC reads memory here, every TCP socket of this process to another one is past its end of stream, and no other process has the words of its grants, or the memory, open or mapped: readers on this host that map something have both, and others are connected. A process that cannot be looked into counts for memory on a GPU: a late read of host memory, by its own mapping or by CMA, finds the mapped pages or fails, and its check fails |
@@ -15,23 +15,29 @@
 //! (the network may have been cut).
 //!
 //! A socket is past its end of stream once it holds no unread bytes. The engine's progress thread may still write the bytes
-//! that it read last to memory, so a proof has to hold at two consecutive checks.
+//! that it read last to memory, so a proof has to hold at two consecutive checks, 300 ms apart.
+//!
+//! A child of an ended process may keep its sockets open: then no end of stream comes, and a socket counts once it was empty at two
+//! checks since the end.
 #![allow(unsafe_code, reason = "implements the contract of proofs")]
 
+mod arrivals;
 mod looks;
 
-use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nixl_descriptor::{Descriptor, SharedName};
-use nixl_device::{
-    FileIdentity, ProcessError, ProcessWatch, TcpSocket, TcpState, is_this_host, tcp_gives_up_after,
-};
+use nixl_device::{FileIdentity, ProcessError, ProcessWatch, TcpSocket, tcp_gives_up_after};
 use nixl_ops::{Claimant, QuietProof, QuietWatch, Transport};
 
+use self::arrivals::{Arrivals, MayBring};
 use self::looks::{Look, Looks};
+
+/// The least time between two checks. The engine's thread writes the bytes that it has read from a socket within it: it copies some
+/// KiB, and is kept from that by other threads only.
+const GAP: Duration = Duration::from_millis(300);
 
 /// Proofs from the operating system, for one engine.
 #[derive(Debug)]
@@ -56,7 +62,10 @@ unsafe impl QuietProof for Proofs {
                 files: self.looks.include(
                     memory.iter().filter_map(|d| d.region().shared_name()?.file()).collect(),
                 ),
-                offered: ticks_since_boot().saturating_sub(ticks(age)),
+                // Both are rounded, and time passes between them.
+                offered: ticks_since_boot().saturating_sub(ticks(age).saturating_add(2)),
+                arrivals: Arrivals::default(),
+                since: None,
             },
             _ if self.nic_writes => Subject::Nic,
             // Their report has just arrived.
@@ -65,7 +74,7 @@ unsafe impl QuietProof for Proofs {
         };
         let names: HashSet<_> = memory.iter().filter_map(|d| d.region().shared_name()).collect();
         let (names, looks) = (names.into_iter().collect(), Arc::clone(&self.looks));
-        Box::new(Watch { subject, names, looks, since: None, held: false })
+        Box::new(Watch { subject, names, looks, next: None, held: false })
     }
 
     fn holders(&self, files: &[SharedName], on_gpu: bool) -> Box<dyn QuietWatch> {
@@ -77,11 +86,12 @@ unsafe impl QuietProof for Proofs {
             }
         };
         let (names, looks) = (files.to_vec(), Arc::clone(&self.looks));
-        Box::new(Watch { subject, names, looks, since: None, held: false })
+        Box::new(Watch { subject, names, looks, next: None, held: false })
     }
 
     fn reads(&self, ago: Duration) -> Box<dyn QuietWatch> {
-        Box::new(Reads { ago, made: Instant::now(), waits: None })
+        let arrivals = Arrivals::default();
+        Box::new(Reads { ago, made: Instant::now(), arrivals, next: None })
     }
 }
 
@@ -92,7 +102,7 @@ struct Watch {
     names: Vec<SharedName>,
     looks: Arc<Looks>,
     /// Only looks that begin after this count. `None` while the process runs.
-    since: Option<Instant>,
+    next: Option<Instant>,
     /// At the last look.
     held: bool,
 }
@@ -104,6 +114,9 @@ enum Subject {
         files: Arc<Vec<FileIdentity>>,
         /// The creation of the offer, in clock ticks since boot.
         offered: u64,
+        /// Since its end was seen.
+        arrivals: Arrivals,
+        since: Option<Instant>,
     },
     AnyHost,
     Holders {
@@ -157,10 +170,17 @@ impl Subject {
         }
     }
 
-    fn is_quiet_by(&self, look: &Look) -> bool {
+    fn is_quiet_by(&mut self, look: &Look) -> bool {
         match self {
-            Self::Process { files, offered, .. } => {
-                files.iter().all(|file| look.no_child_has(file, *offered))
+            Self::Process { files, offered, arrivals, since, .. } => {
+                let since = *since.get_or_insert_with(Instant::now);
+                // An ended process of this system sends nothing from another host.
+                let unknown = since.elapsed() < tcp_gives_up_after();
+                let may_bring = MayBring { far: false, unknown };
+                let have_arrived =
+                    look.open_sockets().is_some_and(|open| arrivals.note(open, may_bring));
+                have_arrived
+                    && files.iter().all(|file| look.no_child_has(file, *offered))
                     && look.sockets_of_the_dead_are_over()
             }
             Self::AnyHost => look.sockets_of_others_are_over(),
@@ -177,20 +197,24 @@ impl Subject {
 
 // SAFETY: two looks, one after the other, find what the table above asks for, and both begin after the process is seen to have
 // ended. A process that has ended accesses nothing, nor do its children, none of which has the file; the bytes that it had sent are
-// read, since its sockets are past end of stream; the same held one check ago, so the engine's thread has written all bytes that it
-// had read by then, and has answered all requests. A process that could read a closed export has its words mapped or is connected;
+// read, since its sockets are past end of stream, or were empty at two looks since; the same held one check ago, so the engine's
+// thread has written all bytes that it had read by then, and has answered all requests. A process that could read a closed export has its words mapped or is connected;
 // one that was and connects anew looks at the words before it reads (`RemoteExport::look_anew`), and so does one that imports it
 // later.
 unsafe impl QuietWatch for Watch {
     fn is_quiet(&mut self) -> bool {
         if !self.subject.may_be_quiet() || self.names.iter().any(SharedName::is_held_elsewhere) {
-            (self.since, self.held) = (None, false);
+            (self.next, self.held) = (None, false);
             return false;
         }
-        let since = *self.since.get_or_insert_with(Instant::now);
-        let Some(look) = self.looks.after(since) else { return false };
+        let now = Instant::now();
+        let next = *self.next.get_or_insert(now);
+        if now < next {
+            return false;
+        }
+        let Some(look) = self.looks.after(next) else { return false };
         let holds = self.subject.is_quiet_by(&look);
-        self.since = Some(Instant::now());
+        self.next = Some(Instant::now() + GAP);
         std::mem::replace(&mut self.held, holds) && holds
     }
 }
@@ -201,16 +225,9 @@ struct Reads {
     /// How long the offers had ended when this was made.
     ago: Duration,
     made: Instant,
-    /// The sockets that were open then and may hold a read, with the number of empty checks since.
-    waits: Option<HashMap<Ends, u32>>,
-}
-
-/// The identity of a socket, also before it is accepted: both addresses, or its inode if the kernel does not report them.
-type Ends = (Option<SocketAddr>, Option<SocketAddr>, u64);
-
-fn ends(socket: &TcpSocket) -> Ends {
-    let inode = if socket.remote().is_some() { 0 } else { socket.inode() };
-    (socket.local(), socket.remote(), inode)
+    arrivals: Arrivals,
+    /// The next check is no earlier.
+    next: Option<Instant>,
 }
 
 impl Reads {
@@ -218,43 +235,28 @@ impl Reads {
     fn may_bring_more(&self) -> bool {
         self.ago.saturating_add(self.made.elapsed()) < tcp_gives_up_after()
     }
-
-    fn note(&mut self, sockets: &[TcpSocket]) {
-        let may_bring_more = self.may_bring_more();
-        let counts = |socket: &&TcpSocket| {
-            let listens = socket.state() == TcpState::Listen;
-            !listens && !socket.is_past_end_of_stream()
-        };
-        let open: HashMap<_, _> = sockets.iter().filter(counts).map(|s| (ends(s), s)).collect();
-        let waits = self.waits.get_or_insert_with(|| open.keys().map(|ends| (*ends, 0)).collect());
-        waits.retain(|ends, seen| {
-            let Some(socket) = open.get(ends) else { return false };
-            let is_near = socket.remote().is_some_and(|remote| is_this_host(remote.ip()));
-            if may_bring_more && !is_near {
-                return true;
-            }
-            let is_empty = socket.unread().map_or(!may_bring_more, |unread| unread == 0);
-            *seen += u32::from(is_empty);
-            *seen < 2
-        });
-    }
 }
 
 // SAFETY: an initiator begins no read once the life time of its offer is over. One that it had begun is in a socket that was
 // open then: its engine hands a request to the kernel when it is posted. (Not so if the socket was full, and the initiator's
-// process was stopped before it was not; peers that are stopped for longer than an offer lives are the exception that
-// docs/OFFERS.md names.) An empty socket has been read since; at the second check the engine's thread has answered all requests
+// process was stopped before it was not; nor while the engine still connects. Peers that are stopped, or connect, for longer than an
+// offer lives are the exceptions that docs/OFFERS.md names.) An empty socket has been read since; at the second check the engine's thread has answered all requests
 // that it had read by the first. Bytes from this host are in the socket at once; those from another host arrive before that
 // host gives the connection up.
 unsafe impl QuietWatch for Reads {
     fn is_quiet(&mut self) -> bool {
-        match TcpSocket::all_of_this_process() {
-            Ok(sockets) => self.note(&sockets),
-            // Time decides.
-            Err(_) if self.may_bring_more() => return false,
-            Err(_) => return true,
+        let now = Instant::now();
+        if self.next.is_some_and(|next| now < next) {
+            return false;
         }
-        self.waits.as_ref().is_some_and(HashMap::is_empty)
+        self.next = Some(now + GAP);
+        let may_bring_more = self.may_bring_more();
+        let may_bring = MayBring { far: may_bring_more, unknown: may_bring_more };
+        match TcpSocket::all_of_this_process() {
+            Ok(sockets) => self.arrivals.note(&sockets, may_bring),
+            // Time decides.
+            Err(_) => !may_bring_more,
+        }
     }
 }
 

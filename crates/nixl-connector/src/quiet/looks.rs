@@ -55,8 +55,10 @@ struct FileHolders {
     hidden: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Default)]
 struct SocketsLook {
+    /// Those that may still bring bytes. `None` if they are not known.
+    open: Option<Vec<TcpSocket>>,
     /// Every socket to an ownerless end on this host is past its end of stream.
     of_the_dead: bool,
     /// Every socket that does not lead back to this process is past its end of stream.
@@ -174,7 +176,7 @@ impl Look {
         let holders = holders.collect();
         let sockets = sockets(limit, &mut is_cut_off).unwrap_or_else(|error| {
             tracing::debug!(%error, "the sockets of this process are not known");
-            SocketsLook { of_the_dead: false, of_others: false }
+            SocketsLook::default()
         });
         Self { begun, holders, sockets, took: begun.elapsed(), is_cut_off }
     }
@@ -195,6 +197,11 @@ impl Look {
             && holders.is_some_and(|holders| {
                 !holders.is_held && !holders.hidden && (!of_all || holders.unreadable == 0)
             })
+    }
+
+    /// The sockets that are not past their end of stream. `None` if they are not known.
+    pub(super) fn open_sockets(&self) -> Option<&[TcpSocket]> {
+        self.sockets.open.as_deref()
     }
 
     /// Whether all sockets to ends on this host without an owner are past their end of stream.
@@ -226,22 +233,23 @@ fn start_as_child(pid: u32) -> Option<u64> {
 fn sockets(limit: Duration, is_cut_off: &mut bool) -> Result<SocketsLook, SocketsError> {
     let mut open = TcpSocket::all_of_this_process()?;
     open.retain(|socket| socket.state() != TcpState::Listen && !socket.is_past_end_of_stream());
-    let is_far = |socket: &TcpSocket| socket.remote().is_some_and(|end| !is_this_host(end.ip()));
     let owners = TcpSocket::owners_of_remote_ends(&open, limit)?;
-    let mut found = SocketsLook { of_the_dead: true, of_others: true };
+    let (mut of_the_dead, mut of_others) = (true, true);
     for (socket, owners) in open.iter().zip(owners) {
-        if is_far(socket) {
-            found.of_others = false;
+        let is_near = socket.remote().map_or(Some(true), |end| is_this_host(end.ip()));
+        if is_near != Some(true) {
+            of_others = false;
+            of_the_dead &= is_near.is_some();
             continue;
         }
         let pids = owners.as_ref().map(Holders::pids).unwrap_or_default();
         // Another owner may be among the processes that were not looked into.
         let some_missed = owners.as_ref().is_some_and(Holders::is_cut_off);
         *is_cut_off |= some_missed;
-        found.of_the_dead &= !pids.is_empty();
-        found.of_others &= pids == [std::process::id()] && !some_missed;
+        of_the_dead &= !pids.is_empty();
+        of_others &= pids == [std::process::id()] && !some_missed;
     }
-    Ok(found)
+    Ok(SocketsLook { open: Some(open), of_the_dead, of_others })
 }
 
 #[cfg(test)]

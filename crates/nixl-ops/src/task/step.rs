@@ -163,8 +163,8 @@ impl TaskSlot {
     ) -> Step {
         let now = || clock.now();
         let is_post = !task.posted;
-        if is_post {
-            // The first poll posts, which must not happen for a discarded result.
+        // The first poll posts, or a later one where that had to wait. It must not happen for a discarded result, nor late.
+        if is_post || task.execution.peer_memory().is_untouched() {
             let expired = task.expired(now);
             if (expired.is_some() || self.cell.is_ended()) && task.execution.abandon() {
                 return Step::End(End::Abandoned(expired));
@@ -172,6 +172,8 @@ impl TaskSlot {
             if let Some(timed_out) = expired {
                 self.cell.finish(OperationStatus::Errored, Err(timed_out));
             }
+        }
+        if is_post {
             task.posted = true;
             // The waiter of a short one spins until its end.
             let expected = task.execution.expected().filter(|time| *time > config.inline_spin);

@@ -1,8 +1,14 @@
 //! Operations whose engines are not quiet when their drain time is over.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use nixl_ops::{Next, OperationError, OperationOptions};
+use nixl_ops::{
+    Execution, Next, OperationError, OperationOptions, OperationStatus, PathKind, PathReport,
+    PeerMemory, ReadOperation, TransportError,
+};
 
 use crate::world::{DRAIN, Engine, Memory, World, config, now, timeout};
 
@@ -28,7 +34,7 @@ fn run_for(world: &mut World, time: Duration) -> usize {
 }
 
 /// An operation that has outlived its deadline and its drain time.
-fn overdue(world: &mut World, engine: &std::sync::Arc<Engine>, memory: &Memory) {
+fn overdue(world: &mut World, engine: &Arc<Engine>, memory: &Memory) {
     let mut read = world.read(engine, memory, timeout(SECOND)).unwrap();
     world.clock.advance(SECOND);
     world.reactor.turn();
@@ -64,7 +70,7 @@ fn an_engine_that_goes_on_is_asked_again_soon() {
     overdue(&mut world, &engine, &Memory::small());
     run_for(&mut world, 100 * SECOND);
     let before = engine.polls();
-    let steps = std::sync::Arc::clone(&engine);
+    let steps = Arc::clone(&engine);
     engine.aside(move || match steps.polls() - before {
         1..50 => steps.step(),
         50 => steps.end(Ok(())),
@@ -105,4 +111,47 @@ fn the_end_of_the_driver_leaks_it_at_once() {
     assert_eq!(world.reactor.turn(), Next::Exit);
     assert!(!returned.is_leased());
     assert!(memory.is_leased() && engine.is_gone());
+}
+
+/// An execution that waits before its post.
+struct Waiting {
+    polled: Arc<AtomicUsize>,
+}
+
+impl Execution for Waiting {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        self.polled.fetch_add(1, Ordering::SeqCst);
+        Poll::Pending
+    }
+
+    fn abandon(&mut self) -> bool {
+        true
+    }
+
+    fn report(&self) -> PathReport {
+        PathReport::new(PathKind::Direct, "waiting", 0, 1)
+    }
+
+    #[allow(unsafe_code, reason = "says what its peer's memory is")]
+    fn peer_memory(&self) -> PeerMemory {
+        // SAFETY: it accesses nothing.
+        unsafe { PeerMemory::untouched() }
+    }
+}
+
+#[test]
+fn nothing_is_posted_late_by_an_execution_that_had_to_wait() {
+    let mut world = World::new();
+    let memory = Memory::small();
+    let polled = Arc::new(AtomicUsize::new(0));
+    let execution = Box::new(Waiting { polled: Arc::clone(&polled) });
+    let options = OperationOptions::new().timeout(SECOND);
+    let read = ReadOperation::begin(&world.driver, execution, memory.list(), options).unwrap();
+    world.reactor.turn();
+    let before = polled.load(Ordering::SeqCst);
+    assert!(before > 0 && !read.status().is_terminal());
+    world.clock.advance(SECOND);
+    world.reactor.turn();
+    assert_eq!(read.status(), OperationStatus::Errored);
+    assert_eq!(polled.load(Ordering::SeqCst), before);
 }

@@ -148,7 +148,9 @@ impl Execution for WordRequest {
         // The request is released, or made ready again, before its memory is looked at.
         self.keep(&asked);
         self.answer(&asked);
-        self.queue.ended(self.room.take(), Vec::new());
+        // A part of a failed request may still arrive.
+        let room = self.room.take().filter(|_| asked.is_ok());
+        self.queue.ended(room, Vec::new());
         // A failure has been told to each.
         Poll::Ready(Ok(()))
     }

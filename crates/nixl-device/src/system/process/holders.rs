@@ -118,8 +118,9 @@ impl Holders {
         self.pids.is_empty() && self.unreadable == 0 && !self.hidden
     }
 
-    /// Whether it is proven that neither a process that started then nor a descendant of it has it: nothing is found to,
-    /// and all that cannot be looked into is older, so it has inherited nothing from there.
+    /// Whether it is proven that neither a process that started then nor a descendant of it has it, unless by a descriptor that it
+    /// kept over `exec`: nothing is found to, and all that cannot be looked into is older or has run a program of its own, so it has
+    /// inherited nothing from there.
     #[must_use]
     pub fn proves_none_since(&self, start_time: u64) -> bool {
         let older = self.last_unreadable_start.is_none_or(|last| last < start_time);
@@ -140,8 +141,9 @@ impl Holders {
         self.unreadable
     }
 
-    /// When the last of those started, as [`ProcessIdentity::start_time`](super::ProcessIdentity::start_time); beyond any
-    /// time if that is not known of one. `None` if there are none.
+    /// When the last of those started that run their parent's program, as
+    /// [`ProcessIdentity::start_time`](super::ProcessIdentity::start_time); beyond any time if that is not known of one. `None` if
+    /// there are none: the others have none of their parent's mappings, nor its files that close on `exec`.
     #[must_use]
     pub fn last_unreadable_start(&self) -> Option<u64> {
         self.last_unreadable_start
@@ -229,7 +231,8 @@ fn each_process(budget: &Budget, mut look: impl FnMut(u32, &str) -> Look) -> Hol
         let name = entry.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let folder = format!("/proc/{pid}");
-        match if budget.is_spent() { Look::Refused } else { look(pid, &folder) } {
+        let is_late = budget.is_spent();
+        match if is_late { Look::Refused } else { look(pid, &folder) } {
             Look::Complete => {}
             Look::Refused => {
                 let stat = identity::Stat::read(&folder);
@@ -237,9 +240,14 @@ fn each_process(budget: &Budget, mut look: impl FnMut(u32, &str) -> Look) -> Hol
                     stat.is_kernel_thread || (stat.is_zombie && stat.threads <= 1)
                 };
                 if !stat.is_some_and(has_nothing) {
-                    let start = stat.map_or(u64::MAX, |stat| stat.start_time);
                     found.unreadable += 1;
-                    found.last_unreadable_start = found.last_unreadable_start.max(Some(start));
+                    let start = match stat {
+                        // What its parent had mapped, and what closes at `exec`, is gone.
+                        Some(stat) if !stat.is_fork && !is_late => None,
+                        Some(stat) => Some(stat.start_time),
+                        None => Some(u64::MAX),
+                    };
+                    found.last_unreadable_start = found.last_unreadable_start.max(start);
                 }
             }
         }

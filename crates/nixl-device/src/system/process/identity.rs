@@ -52,6 +52,8 @@ pub fn proc_is_of_this_namespace() -> bool {
 pub(super) struct Stat {
     pub(super) is_zombie: bool,
     pub(super) is_kernel_thread: bool,
+    /// It runs the program of its parent, with all that the parent had open and mapped.
+    pub(super) is_fork: bool,
     pub(super) parent: u32,
     pub(super) threads: u64,
     pub(super) start_time: u64,
@@ -67,6 +69,8 @@ impl Stat {
     fn parse(line: &[u8]) -> Option<Self> {
         /// Of `PF_KTHREAD` in the kernel.
         const KERNEL_THREAD: u64 = 0x20_0000;
+        /// Of `PF_FORKNOEXEC`.
+        const FORK: u64 = 0x40;
         let name_end = line.iter().rposition(|byte| *byte == b')')?;
         let rest = std::str::from_utf8(line.get(name_end + 1..)?).ok()?;
         // The manual counts from 1, and two fields are before these.
@@ -75,6 +79,7 @@ impl Stat {
         Some(Self {
             is_zombie: *fields.first()? == "Z",
             is_kernel_thread: number(9)? & KERNEL_THREAD != 0,
+            is_fork: number(9)? & FORK != 0,
             parent: fields.get(1)?.parse().ok()?,
             threads: number(20)?,
             start_time: number(22)?,
@@ -93,6 +98,7 @@ mod tests {
         let wanted = Stat {
             is_zombie: false,
             is_kernel_thread: false,
+            is_fork: false,
             parent: 1,
             threads: 3,
             start_time: 777,
@@ -101,6 +107,8 @@ mod tests {
             let line = [b"123 (", name, b") ", rest].concat();
             assert_eq!(Stat::parse(&line), Some(wanted), "{name:?}");
         }
+        let forked = b"7 (a) S 1 2 2 0 -1 4194368 1 2 3 4 5 6 7 8 20 0 3 0 777 8 9";
+        assert!(Stat::parse(forked).unwrap().is_fork);
         let kernel = b"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 31 0";
         assert!(Stat::parse(kernel).unwrap().is_kernel_thread);
         for broken in [&b""[..], b"1 (a", b"1 (a)", b"1 (a) S 1 2 3", &kernel[..50]] {

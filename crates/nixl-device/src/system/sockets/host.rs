@@ -1,34 +1,37 @@
 //! The addresses of this host.
 
-use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::{fs, io};
 
 /// Whether an address, that of the other side of a connection say, is of this host: of this network namespace, to be exact,
-/// so not that of a container with a network of its own. Link-local addresses of IPv6 are not known without their
-/// interface, and count as others'.
+/// so not that of a container with a network of its own. `None` if the system does not say: without room for a socket, where a
+/// sandbox refuses one, and of link-local addresses of IPv6, which are not known without their interface.
 ///
 /// The kernel is asked by binding a socket to it, which counts every address that it would deliver here, on whichever
 /// interface and by whichever route. Takes some microseconds.
 #[must_use]
-pub fn is_this_host(address: IpAddr) -> bool {
+pub fn is_this_host(address: IpAddr) -> Option<bool> {
     let address = address.to_canonical();
     if address.is_loopback() || address.is_unspecified() {
-        return true;
+        return Some(true);
     }
     if address.is_multicast() {
-        return false;
+        return Some(false);
     }
-    let Ok(socket) = UdpSocket::bind(SocketAddr::new(address, 0)) else { return false };
+    let socket = match UdpSocket::bind(SocketAddr::new(address, 0)) {
+        Ok(socket) => socket,
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => return Some(false),
+        Err(_) => return None,
+    };
     if !binds_any(address) {
-        return true;
+        return Some(true);
     }
     // From here, such an address is reached from the very same. A second one of an interface may not be seen so.
     drop(socket);
     let unspecified = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    UdpSocket::bind(unspecified).is_ok_and(|socket| {
-        let connected = socket.connect(SocketAddr::new(address, 1));
-        connected.is_ok() && socket.local_addr().is_ok_and(|local| local.ip() == address)
-    })
+    let socket = UdpSocket::bind(unspecified).ok()?;
+    let connected = socket.connect(SocketAddr::new(address, 1));
+    Some(connected.is_ok() && socket.local_addr().ok()?.ip() == address)
 }
 
 /// Whether the administrator lets processes bind to addresses that are not there, as load balancers need.
@@ -46,10 +49,11 @@ mod tests {
     #[test]
     fn loopback_is_here_and_documentation_is_elsewhere() {
         for here in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
-            assert!(is_this_host(here.parse().unwrap()), "{here}");
+            assert_eq!(is_this_host(here.parse().unwrap()), Some(true), "{here}");
         }
+        assert_eq!(is_this_host("fe80::1".parse().unwrap()), None);
         for elsewhere in ["192.0.2.1", "224.0.0.1", "2001:db8::1", "ff02::1", "::ffff:192.0.2.1"] {
-            assert!(!is_this_host(elsewhere.parse().unwrap()), "{elsewhere}");
+            assert_eq!(is_this_host(elsewhere.parse().unwrap()), Some(false), "{elsewhere}");
         }
     }
 }
