@@ -21,6 +21,7 @@ mod described;
 mod error;
 mod export;
 mod grant;
+mod metrics;
 #[cfg(test)]
 mod model;
 mod notifications;

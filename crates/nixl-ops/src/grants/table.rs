@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::mem;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -14,6 +15,7 @@ use super::error::GrantError;
 use super::expiry::Expiries;
 use super::layers::{ENDED, Told, Watcher, Watchers};
 use super::message::GrantMessage;
+use super::metrics::{GrantMetrics, LiveGauges};
 use super::notifications::{NotificationInbox, NotificationReceiver, NotificationSender};
 use super::outstanding::{OutstandingTickets, Unanswered};
 use super::terms::{GrantTableOptions, GrantTerms, Granted, TicketEnd};
@@ -33,6 +35,7 @@ pub struct GrantTable {
     state: Mutex<State>,
     notifications: Arc<NotificationInbox>,
     tickets: Arc<OutstandingTickets>,
+    metrics: GrantMetrics,
 }
 
 struct State {
@@ -68,11 +71,12 @@ struct Grant {
     readers: usize,
     /// The readers that are done.
     done: HashSet<[u8; 16]>,
+    live: LiveGauges,
 }
 
 /// Why a grant has ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum GrantEnd {
+pub(super) enum GrantEnd {
     /// Its readers are done.
     Done,
     /// Its time to live is over.
@@ -184,7 +188,8 @@ impl GrantTable {
         let layouts = layouts.iter().map(Layout::grantable).collect();
         let notifications = NotificationInbox::new();
         let tickets = Arc::new(OutstandingTickets::new());
-        Ok(Self { clock, words, layouts, state: Mutex::new(state), notifications, tickets })
+        let (state, metrics) = (Mutex::new(state), GrantMetrics::default());
+        Ok(Self { clock, words, layouts, state, notifications, tickets, metrics })
     }
 
     /// Refuses more layouts than a table has.
@@ -208,10 +213,11 @@ impl GrantTable {
         let layout = self.layout(terms.layout)?;
         // The wait for a copy is outside the lock.
         let taken = layout.grant(blocks.into());
+        let mut live = self.metrics.reading(blocks.len());
         let mut state = self.lock();
         let refused = match taken {
             Err(refused) => refused.into(),
-            Ok(taken) => match self.reserve(&mut state, terms, taken) {
+            Ok(taken) => match self.reserve(&mut state, terms, (taken, &mut live)) {
                 Ok(granted) => return Ok(granted),
                 Err(refused) => refused,
             },
@@ -441,7 +447,7 @@ impl GrantTable {
     /// Refuses grants from now on and ends all there are. Returns the words, for the next table; `None` if it was closed before.
     pub fn close(&self) -> Option<SpentWords> {
         let spent = self.change(|changes| {
-            if std::mem::replace(&mut changes.state.closed, true) {
+            if mem::replace(&mut changes.state.closed, true) {
                 return None;
             }
             self.words.set_export(0);
@@ -466,7 +472,8 @@ impl GrantTable {
     ) -> Result<WrittenBlocks, GrantError> {
         self.check_blocks(layout, blocks)?;
         self.lock().waiters.write_begins(layout, blocks);
-        Ok(WrittenBlocks::new(Arc::clone(self), layout, blocks.into()))
+        let live = self.metrics.writing(blocks.len());
+        Ok(WrittenBlocks::new(Arc::clone(self), (layout, blocks.into()), live))
     }
 
     pub(super) fn write_ended(&self, layout: u16, blocks: &[u32]) {
@@ -564,7 +571,7 @@ impl GrantTable {
         &self,
         state: &mut State,
         terms: &GrantTerms,
-        blocks: BlockGrant,
+        (blocks, live): (BlockGrant, &mut LiveGauges),
     ) -> Result<Granted, GrantError> {
         if state.closed {
             return Err(GrantError::Closed);
@@ -592,6 +599,7 @@ impl GrantTable {
             end,
             readers: terms.readers.get() as usize,
             done: HashSet::new(),
+            live: mem::take(live),
         };
         state.unfilled += 1;
         // The slot used last is in the processor's caches.
@@ -635,15 +643,16 @@ impl GrantTable {
         state.grant(slot, generation).ok_or(GrantError::Over)
     }
 
-    /// Changes the state, then calls the wakers of ended waits and tells readers, both without the lock.
+    /// Changes the state, then calls the wakers of ended waits, tells readers and counts ended grants, all without the lock.
     fn change<R>(&self, work: impl FnOnce(&mut Changes<'_>) -> R) -> R {
-        let (wakers, told) = (Vec::new(), Vec::new());
-        let mut changes = Changes { table: self, state: self.lock(), wakers, told };
+        let (wakers, told, ended) = (Vec::new(), Vec::new(), Vec::new());
+        let mut changes = Changes { table: self, state: self.lock(), wakers, told, ended };
         let result = work(&mut changes);
-        let Changes { state, wakers, told, .. } = changes;
+        let Changes { state, wakers, told, ended, .. } = changes;
         drop(state);
         wakers.into_iter().for_each(wakes::wake);
         told.into_iter().for_each(|(watcher, layers)| watcher.tell(layers));
+        self.metrics.ended(ended);
         result
     }
 
@@ -673,12 +682,13 @@ impl State {
     }
 }
 
-/// Changes under the lock, and the wakers and readers to call after it.
+/// Changes under the lock, and what is called after it: wakers, readers and the recorder of metrics.
 struct Changes<'a> {
     table: &'a GrantTable,
     state: MutexGuard<'a, State>,
     wakers: Vec<Waker>,
     told: Vec<Told>,
+    ended: Vec<(GrantEnd, LiveGauges)>,
 }
 
 impl Grant {
@@ -715,11 +725,13 @@ impl Changes<'_> {
 
     /// Ends the grant of a slot, if it has one.
     fn end(&mut self, slot: u32, why: GrantEnd) {
-        let Self { table, state, wakers, told } = self;
+        let Self { table, state, wakers, told, ended } = self;
         let grant = state.slots.get_mut(slot as usize).and_then(Option::take);
         let Some(grant) = grant else { return };
         state.unfilled -= usize::from(!grant.is_filled());
-        let Grant { layout, blocks, watchers, generation, token, readers, done, end, .. } = grant;
+        let Grant { layout, blocks, watchers, generation, token, readers, done, end, live, .. } =
+            grant;
+        ended.push((why, live));
         match why {
             GrantEnd::Done => table.tickets.answered(end),
             GrantEnd::Expired | GrantEnd::Revoked | GrantEnd::Closed => {

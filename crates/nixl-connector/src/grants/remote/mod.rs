@@ -37,6 +37,7 @@ use self::ready::ReadyLayers;
 use self::under_way::ReadsUnderWay;
 use self::waits::WatchedGrants;
 use crate::admission::{Permit, TransferClass};
+use crate::grants::metrics::BlockMetrics;
 use crate::{Connector, ConnectorError, tensors};
 
 /// A peer's export, reached: its blocks can be read by tickets. Cheap to clone.
@@ -86,6 +87,7 @@ struct Imported {
     /// The state of [`Connection::connects`](crate::connection::Connection::connects) when the words were last found to stand: on a
     /// new connection they are looked at before any other memory.
     connects: AtomicU64,
+    metrics: BlockMetrics,
     /// Stands for that of an offer where executors need one. No owner has it.
     key: NotificationKey,
 }

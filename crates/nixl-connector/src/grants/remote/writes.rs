@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nixl_descriptor::layout::{ChunkPairError, Layout, same_geometry};
 use nixl_metadata::{Rights, Ticket};
-use nixl_ops::{Completion, EndedOffer, OperationError, TransportError};
+use nixl_ops::{Completion, EndedOffer, OperationError, OperationKind, TransportError};
 
 use super::options::BlockTransferOptions;
 use super::{Imported, RemoteExport};
@@ -49,12 +49,16 @@ impl RemoteExport {
         blocks: &[usize],
         options: BlockTransferOptions,
     ) -> Result<Completion, ConnectorError> {
-        let written = self.write(ticket, local, blocks, options).await;
-        written.map_err(|error| match was_ended(&error) {
-            // Its owner has not renewed it.
-            true if self.is_over(ticket.expires_unix_millis()) => TicketError::Expired.into(),
-            _ => error,
-        })
+        self.0.connector.check_process()?;
+        let write = async {
+            let written = self.write(ticket, local, blocks, options).await;
+            written.map_err(|error| match was_ended(&error) {
+                // Its owner has not renewed it.
+                true if self.is_over(ticket.expires_unix_millis()) => TicketError::Expired.into(),
+                _ => error,
+            })
+        };
+        self.0.metrics.counted(OperationKind::Write, write).await
     }
 
     async fn write(
@@ -65,7 +69,6 @@ impl RemoteExport {
         options: BlockTransferOptions,
     ) -> Result<Completion, ConnectorError> {
         let Imported { connector, metadata, layouts, .. } = &*self.0;
-        connector.check_process()?;
         connector.refuse_if_draining()?;
         let BlockTransferOptions { layers, class, operation, .. } = options;
         let layers = self.admit(ticket, Rights::Write, layers)?;
