@@ -2,7 +2,7 @@
 
 use nixl_ops::{Advice, GrantError};
 
-use crate::{BlockReadError, ConnectorError, ExportedLayoutError, TicketError};
+use crate::{BlockReadError, BlockWriteError, ConnectorError, ExportedLayoutError, TicketError};
 
 impl ConnectorError {
     /// The remedy, found at any depth of the chain of sources.
@@ -133,6 +133,14 @@ impl TicketError {
 }
 
 impl BlockReadError {
+    /// The remedy, of its [cause](Self::cause).
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        self.cause().advice()
+    }
+}
+
+impl BlockWriteError {
     /// The remedy, of its [cause](Self::cause).
     #[must_use]
     pub fn advice(&self) -> Advice {

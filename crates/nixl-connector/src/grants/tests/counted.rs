@@ -119,7 +119,7 @@ async fn grants_for_writing_are_in_the_gauges_and_writes_are_counted() {
     let _recorder = set_default_local_recorder(&recorded);
     let [here, _] = world.imports().await;
     let one = |count: f64| counts([("write", count.to_bits())]);
-    let grant = world.export.grant_write(0, &[3, 4], GrantOptions::new()).await.unwrap();
+    let grant = world.export.grant_write(0, &[3, 4], WriteGrantOptions::new()).await.unwrap();
     assert_eq!(recorded.counted("nixl_grants"), one(1.0));
     assert_eq!(recorded.counted("nixl_granted_blocks"), one(2.0));
     let (local, _) = contiguous();
