@@ -21,6 +21,7 @@ mod done;
 mod late;
 mod notifications;
 mod own;
+mod plain;
 mod prepared;
 mod ready;
 mod registering;

@@ -6,6 +6,7 @@ mod import;
 mod messages;
 mod notifications;
 mod options;
+mod paths;
 mod pieces;
 mod prefault;
 mod prepared;
@@ -124,13 +125,6 @@ impl RemoteExport {
         let missing = || ConnectorError::NoSuchLayout { layout: layout.to_owned() };
         let (at, _) = self.layout(layout).ok_or_else(missing)?;
         tensors::layout_of(self.0.metadata.tensor(at).ok_or(ConnectorError::NoTensor)?)
-    }
-
-    /// The path that a layout's first bytes took into host memory when it was imported, with the reasons against others. `None`
-    /// if the export is this process's own.
-    #[must_use]
-    pub fn path(&self, layout: usize) -> Option<&PathReport> {
-        self.0.paths.get(layout)?.as_ref()
     }
 
     /// Bytes of the export whose pages were mapped when it was imported: see [`ImportOptions::prefault`].
