@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use nixl_connector::{
     CancelOutcome, Completion, Connector, ConnectorError, Export, ExportNotifications, Grant,
     GrantOptions, OperationError, OperationStatus, ReadOperation, ReadableOperation, RemoteExport,
-    RevokeOutcome, TransportError, WritableOperation, WriteGrant, WriteOperation,
+    RevokeOutcome, TransportError, WritableOperation, WriteGrant, WriteGrantOptions,
+    WriteOperation,
 };
 use nixl_descriptor::Region;
 use nixl_executor::PathExecutor;
@@ -379,7 +380,7 @@ impl Exported {
             connector.import(&ExportMetadata::decode(&bytes(&theirs)).unwrap()).await.unwrap();
         let ticket = Ticket::decode(&bytes(granted.split_once(' ').unwrap().1)).unwrap();
         let grant = export.grant(0, &[1, 2], GrantOptions::new()).unwrap();
-        let write = export.grant_write(0, &[5], GrantOptions::new()).await.unwrap();
+        let write = export.grant_write(0, &[5], WriteGrantOptions::new()).await.unwrap();
         let own = connector.import(export.metadata()).await.unwrap();
         let mut free: Wait<()> = Box::pin(grant.free_blocks().unwrap());
         let mut nothing = silent.notifications().unwrap();
@@ -410,7 +411,7 @@ impl Exported {
         assert!(is_forked(connector.export([("cache", self.cache.layout.clone())]).await));
         assert!(is_forked(connector.import(export.metadata()).await));
         assert!(is_forked(export.grant(0, &[3], GrantOptions::new())));
-        assert!(is_forked(export.grant_write(0, &[3], GrantOptions::new()).await));
+        assert!(is_forked(export.grant_write(0, &[3], WriteGrantOptions::new()).await));
         assert!(is_forked(export.free_blocks(0, &[3])));
         assert!(export.notifications().is_none());
         assert_eq!(export.stats(), Default::default());
@@ -434,7 +435,10 @@ impl Exported {
             assert!(is_forked(
                 import.read_blocks(ticket, local, &[9]).await.map_err(|e| e.cause().clone())
             ));
-            assert!(is_forked(import.write_blocks(ticket, local, &[9]).await));
+            assert!(is_forked(
+                import.write_blocks(ticket, local, &[9]).await.map_err(|e| e.cause().clone())
+            ));
+            assert!(is_forked(import.path_to("cache", local).await));
             assert!(is_forked(import.layers_ready(ticket).await));
             assert!(is_forked(import.done(ticket).await) && is_forked(import.renew(ticket).await));
             assert!(is_forked(import.notify(b"from a child").await));

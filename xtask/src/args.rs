@@ -30,6 +30,7 @@ Usage: cargo xtask <command>
   loom                 the models of what is shared without locks, under every interleaving
   miri                 the tests that hold the unsafe code, checked for undefined behaviour;
                        needs a nightly toolchain with miri
+  mutants              the model of grants, which must fail for each wrong way to check a read
   fuzz [--seconds N]   every fuzz target for N seconds, 60 by default; needs nightly and cargo-fuzz
   style                counts of code and prose, beside published crates by the same rules
   aarch64 [--test]     the crates for aarch64: clippy, or with --test the unit tests in an emulator
@@ -55,6 +56,7 @@ pub(crate) enum Command {
     Ptx { check: bool },
     Loom,
     Miri,
+    Mutants,
     Fuzz { seconds: u32 },
     Style,
     Aarch64 { test: bool },
@@ -81,8 +83,8 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
             Some((folder, args)) => Command::TestGpu { folder: folder.into(), args: args.to_vec() },
             None => bail!("`{TEST_GPU}` takes the folder of the test programs"),
         },
-        "setup" | "env" | "doctor" | "test" | "bundle" | "ptx" | "loom" | "miri" | "fuzz"
-        | "style" | "aarch64" | "ci"
+        "setup" | "env" | "doctor" | "test" | "bundle" | "ptx" | "loom" | "miri" | "mutants"
+        | "fuzz" | "style" | "aarch64" | "ci"
             if asks_for_help(&rest) =>
         {
             Command::Help
@@ -115,6 +117,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
         "bundle" => alone("bundle", Command::Bundle, &rest)?,
         "loom" => alone("loom", Command::Loom, &rest)?,
         "miri" => alone("miri", Command::Miri, &rest)?,
+        "mutants" => alone("mutants", Command::Mutants, &rest)?,
         "fuzz" => Command::Fuzz { seconds: seconds(&rest)? },
         "style" => alone("style", Command::Style, &rest)?,
         "aarch64" => Command::Aarch64 { test: flag("aarch64", "--test", &rest)? },
@@ -183,6 +186,7 @@ mod tests {
             ("bundle", Command::Bundle),
             ("loom", Command::Loom),
             ("miri", Command::Miri),
+            ("mutants", Command::Mutants),
             ("fuzz", Command::Fuzz { seconds: 60 }),
             ("fuzz --seconds 5", Command::Fuzz { seconds: 5 }),
             ("style", Command::Style),

@@ -12,6 +12,7 @@ mod fuzz;
 mod lanes;
 mod loom;
 mod miri;
+mod mutants;
 mod packages;
 mod process;
 mod programs;
@@ -64,6 +65,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Ptx { check } => ptx::run(&workspace()?, check)?,
         Command::Loom => loom::run(&workspace()?)?,
         Command::Miri => miri::run(&workspace()?)?,
+        Command::Mutants => mutants::run(&workspace()?)?,
         Command::Fuzz { seconds } => fuzz::run(&workspace()?, seconds)?,
         Command::Aarch64 { test } => aarch64::run(&workspace()?, test)?,
         Command::Ci => ci::run(&workspace()?)?,

@@ -1,8 +1,8 @@
 //! Advice on the errors of a connector (retry, ask again, give up), and their causes as labels of metrics.
 
-use nixl_ops::Advice;
+use nixl_ops::{Advice, GrantError};
 
-use crate::{BlockReadError, ConnectorError, ExportedLayoutError, TicketError};
+use crate::{BlockReadError, BlockWriteError, ConnectorError, ExportedLayoutError, TicketError};
 
 impl ConnectorError {
     /// The remedy, found at any depth of the chain of sources.
@@ -78,13 +78,42 @@ impl ConnectorError {
             Self::Operation(error) => error.cause(),
             Self::Transport(error) => error.cause(),
             Self::Metadata(_) => "bad-metadata",
-            Self::Draining => "closed",
+            Self::Draining | Self::ExportClosed { .. } => "closed",
+            Self::WouldBlock { .. } => "queue-full",
+            Self::Ticket(error) => error.cause(),
+            Self::Grant(error) => of_grant(error),
             _ => "failed",
         }
     }
 }
 
+/// The cause of a refused call on a grant of this process, in the words for a peer's.
+fn of_grant(error: &GrantError) -> &'static str {
+    match error {
+        GrantError::Over => "stale",
+        GrantError::NotReady { .. } | GrantError::Unpublished => "not-ready",
+        GrantError::NotGranted { .. }
+        | GrantError::WrongToken { .. }
+        | GrantError::NoSlot { .. }
+        | GrantError::NoLayout { .. } => "not-granted",
+        GrantError::Closed => "closed",
+        _ => "failed",
+    }
+}
+
 impl TicketError {
+    fn cause(&self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::OtherExport { .. }
+            | Self::NoSuchLayout { .. }
+            | Self::NoSuchSlot { .. }
+            | Self::OtherRights { .. }
+            | Self::Layers { .. } => "not-granted",
+            Self::Pairing(_) | Self::Selection(_) | Self::Lease(_) | Self::Local(_) => "failed",
+        }
+    }
+
     /// The remedy.
     #[must_use]
     pub fn advice(&self) -> Advice {
@@ -104,6 +133,14 @@ impl TicketError {
 }
 
 impl BlockReadError {
+    /// The remedy, of its [cause](Self::cause).
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        self.cause().advice()
+    }
+}
+
+impl BlockWriteError {
     /// The remedy, of its [cause](Self::cause).
     #[must_use]
     pub fn advice(&self) -> Advice {

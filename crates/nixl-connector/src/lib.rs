@@ -90,9 +90,9 @@ pub use connector::Connector;
 pub use control::ControlThread;
 pub use error::ConnectorError;
 pub use grants::{
-    BlockReadError, BlockTransferOptions, Export, ExportNotifications, ExportOptions,
-    ExportProgress, ExportedLayoutError, Grant, GrantOptions, ImportOptions, RemoteExport,
-    TicketError, WriteGrant,
+    BlockReadError, BlockTransferOptions, BlockWriteError, Export, ExportNotifications,
+    ExportOptions, ExportProgress, ExportedLayoutError, Grant, GrantOptions, ImportOptions,
+    RemoteExport, TicketError, WriteGrant, WriteGrantOptions,
 };
 pub use health::{Drained, Health};
 pub use nixl_ops::{

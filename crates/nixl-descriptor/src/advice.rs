@@ -233,6 +233,7 @@ impl LayoutError {
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
+            Self::Geometry(error) => error.advice(),
             Self::PartCount { .. }
             | Self::MixedDevices { .. }
             | Self::TooShort { .. }
@@ -473,6 +474,7 @@ mod tests {
         check(&table, GeometryError::advice);
         assert_eq!(mismatch().advice(), GiveUp);
         let table = [
+            (LayoutError::Geometry(GeometryError::Outer { outer: 3 }), GiveUp),
             (LayoutError::PartCount { parts: 1, needed: 2 }, GiveUp),
             (LayoutError::MixedDevices { part: 1, device: DEVICE, first: Device::HOST }, GiveUp),
             (LayoutError::TooShort { part: 0, len: 1, needed: 2 }, GiveUp),

@@ -122,10 +122,11 @@ pub use nixl_connector::nixl::{
     NixlBackend, NixlLibrary, NixlOptions, NixlUnavailable, UcxLogLevel,
 };
 pub use nixl_connector::{
-    BlockReadError, BlockTransferOptions, ConnectionStats, Connector, ConnectorBuilder,
-    ConnectorError, Drained, Export, ExportNotifications, ExportOptions, ExportProgress,
-    ExportedLayoutError, Grant, GrantOptions, Health, ImportOptions, RemoteExport, TicketError,
-    TransferClass, TransferLimits, WriteGrant, media, offered_tensor, simulated,
+    BlockReadError, BlockTransferOptions, BlockWriteError, ConnectionStats, Connector,
+    ConnectorBuilder, ConnectorError, Drained, Export, ExportNotifications, ExportOptions,
+    ExportProgress, ExportedLayoutError, Grant, GrantOptions, Health, ImportOptions, RemoteExport,
+    TicketError, TransferClass, TransferLimits, WriteGrant, WriteGrantOptions, media,
+    offered_tensor, simulated,
 };
 #[cfg(feature = "dlpack")]
 pub use nixl_descriptor::dlpack;

@@ -28,6 +28,7 @@ pub struct OperationOptions {
     spin: Option<Duration>,
     checksum: bool,
     trace_context: Option<TraceContext>,
+    unmetered: bool,
 }
 
 impl OperationOptions {
@@ -165,6 +166,17 @@ impl OperationOptions {
         let most = self.spent.saturating_add(left);
         self.timeout = Some(self.timeout.map_or(most, |timeout| timeout.min(most)));
         self
+    }
+
+    /// Leaves the operation out of the metrics. For connectors: an operation of their own, such as a probe, is not a user's.
+    #[must_use]
+    pub fn unmetered(mut self) -> Self {
+        self.unmetered = true;
+        self
+    }
+
+    pub(crate) fn is_unmetered(&self) -> bool {
+        self.unmetered
     }
 
     pub(crate) fn spent(&self) -> Duration {

@@ -9,7 +9,9 @@ use metrics::{
     gauge, histogram, with_recorder,
 };
 
-use crate::{Completion, Driver, OperationError, PathReport, TransportError, contained};
+use crate::{
+    Completion, Driver, EndedOffer, OperationError, PathReport, TransportError, contained,
+};
 
 /// A share of a gauge: added at creation, subtracted on drop.
 ///
@@ -295,6 +297,9 @@ fn describe() {
         "Notifications of importers that were dropped"
     );
     describe_gauge!("nixl_peers", Count, "Peers that the engines are connected to");
+    describe_gauge!("nixl_grants", Count, "Grants that have not ended");
+    describe_gauge!("nixl_granted_blocks", Count, "Blocks of grants that have not ended");
+    describe_counter!("nixl_grants_ended_total", Count, "Grants for reading that ended");
 }
 
 impl OperationError {
@@ -323,6 +328,11 @@ impl TransportError {
             | Self::NotRegistered { .. } => "bad-metadata",
             Self::UnknownPeer { .. } | Self::PeerGone { .. } => "peer-gone",
             Self::PeerBusy { .. } => "peer-busy",
+            Self::Stale => "stale",
+            Self::NotReady { .. } => "not-ready",
+            Self::NotGranted => "not-granted",
+            Self::OfferEnded { why: EndedOffer::OwnerGone } => "peer-gone",
+            Self::OfferEnded { .. } => "offer-ended",
             Self::NotificationFailed { .. } => "notification-failed",
             Self::NoPath { .. } => "no-path",
             Self::Closed => "closed",

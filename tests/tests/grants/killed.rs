@@ -4,7 +4,9 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nixl_connector::{Connector, ConnectorError, Export, GrantOptions, RevokeOutcome, WriteGrant};
+use nixl_connector::{
+    Connector, ConnectorError, Export, GrantOptions, RevokeOutcome, WriteGrant, WriteGrantOptions,
+};
 use nixl_descriptor::leaked;
 use nixl_tests::{Cache, Peer, Random, alone_within, eventually, hex_line, within};
 
@@ -46,9 +48,10 @@ fn live_and_die(by: By, random: &mut Random, export: &str, command: &str) {
 }
 
 async fn is_free(export: &Export, block: u32) -> Result<(), ConnectorError> {
-    let options = || GrantOptions::new().time_to_live(TIME_TO_LIVE);
-    drop(export.grant(0, &[block], options())?);
-    let mut write = export.grant_write(0, &[block], options()).await?;
+    let options = GrantOptions::new().time_to_live(TIME_TO_LIVE);
+    drop(export.grant(0, &[block], options)?);
+    let options = WriteGrantOptions::new().time_to_live(TIME_TO_LIVE);
+    let mut write = export.grant_write(0, &[block], options).await?;
     write.revoke();
     Ok(())
 }
@@ -62,7 +65,7 @@ fn blocks_of(round: usize, half: usize) -> Vec<u32> {
 async fn grant_write(export: &Export, blocks: &[u32]) -> WriteGrant {
     let until = Instant::now() + TIME_TO_LIVE + PROOF;
     loop {
-        let options = GrantOptions::new().time_to_live(TIME_TO_LIVE);
+        let options = WriteGrantOptions::new().time_to_live(TIME_TO_LIVE);
         match export.grant_write(0, blocks, options).await {
             Ok(write) => return write,
             Err(error) => assert!(Instant::now() < until, "blocks {blocks:?}: {error}"),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nixl_connector::{Connector, GrantOptions};
+use nixl_connector::{Connector, GrantOptions, WriteGrantOptions};
 use nixl_metadata::{Rights, Ticket, TicketTerms};
 use nixl_tests::{By, Cache, PeerError, alone_within, hex_line, local, within};
 
@@ -32,7 +32,7 @@ async fn altered(connector: &Connector, by: By) {
     peer.ask(&format!("import {}", hex_line(&export.metadata().encode().unwrap()))).unwrap();
     let blocks = || (0..Cache::BLOCKS).map(|block| cache.block(block).unwrap());
     let before: Vec<_> = blocks().collect();
-    let options = GrantOptions::new().layers(0..1);
+    let options = WriteGrantOptions::new().layers(0..1);
     let mut grant = export.grant_write(0, &[3, 4], options).await.unwrap();
     let terms = || terms_of(grant.ticket());
     let read = export.grant(0, &[7, 8], GrantOptions::new()).unwrap();

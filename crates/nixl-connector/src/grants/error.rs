@@ -101,10 +101,47 @@ impl BlockReadError {
     }
 }
 
-/// The first few of a list of blocks.
-struct Few<'a>(&'a [usize]);
+/// Why blocks were not written, and which of the owner's blocks may have been written in part: their bytes are undefined until
+/// they are written again.
+#[derive(Clone, Debug, Error, PartialEq)]
+#[error("{}: {cause}", Undefined(.blocks))]
+pub struct BlockWriteError {
+    /// The blocks of the ticket, if the write had begun.
+    pub(super) blocks: Vec<u32>,
+    #[source]
+    pub(super) cause: ConnectorError,
+}
 
-impl fmt::Display for Few<'_> {
+impl BlockWriteError {
+    /// The owner's blocks whose bytes are undefined: those of the ticket, or none if the write was refused before it began.
+    #[must_use]
+    pub fn blocks(&self) -> &[u32] {
+        &self.blocks
+    }
+
+    /// What went wrong.
+    #[must_use]
+    pub fn cause(&self) -> &ConnectorError {
+        &self.cause
+    }
+}
+
+/// What a failed write has done to the owner's blocks.
+struct Undefined<'a>(&'a [u32]);
+
+impl fmt::Display for Undefined<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => f.write_str("nothing was written"),
+            blocks => write!(f, "blocks {} of the owner must not be used", Few(blocks)),
+        }
+    }
+}
+
+/// The first few of a list of blocks.
+struct Few<'a, B>(&'a [B]);
+
+impl<B: fmt::Debug> fmt::Display for Few<'_, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 8;
         let shown = &self.0[..self.0.len().min(SHOWN)];
@@ -123,12 +160,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_read_has_the_advice_of_its_cause() {
+    fn a_transfer_of_blocks_has_the_advice_of_its_cause() {
         for (cause, advice) in [
             (ConnectorError::Transport(TransportError::Stale), Advice::AskAgain),
             (ConnectorError::Draining, Advice::GiveUp),
         ] {
-            assert_eq!(BlockReadError { blocks: vec![1], cause }.advice(), advice);
+            let read = BlockReadError { blocks: vec![1], cause: cause.clone() };
+            assert_eq!(read.advice(), advice);
+            assert_eq!(BlockWriteError { blocks: vec![1], cause }.advice(), advice);
         }
+    }
+
+    #[test]
+    fn a_failed_write_says_which_blocks_are_undefined() {
+        let text = |blocks| BlockWriteError { blocks, cause: ConnectorError::Draining }.to_string();
+        assert!(text(vec![3, 9]).starts_with("blocks [3, 9] of the owner must not be used: "));
+        assert!(text(Vec::new()).starts_with("nothing was written: "));
     }
 }

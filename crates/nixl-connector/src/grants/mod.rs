@@ -21,6 +21,7 @@ mod described;
 mod error;
 mod export;
 mod grant;
+mod metrics;
 #[cfg(test)]
 mod model;
 mod notifications;
@@ -37,13 +38,13 @@ mod write;
 mod writers;
 
 pub use described::ExportedLayoutError;
-pub use error::{BlockReadError, TicketError};
+pub use error::{BlockReadError, BlockWriteError, TicketError};
 pub use export::{Export, ExportOptions};
 pub use grant::{Grant, GrantOptions};
 pub use notifications::ExportNotifications;
 pub use progress::ExportProgress;
 pub use remote::{BlockTransferOptions, ImportOptions, RemoteExport};
-pub use write::WriteGrant;
+pub use write::{WriteGrant, WriteGrantOptions};
 
 #[cfg(doc)]
 use crate::Connector;

@@ -10,16 +10,18 @@ use nixl_ops::{Clock, ManualClock, SystemClock, TransportError};
 
 use super::{
     BlockReadError, BlockTransferOptions, Export, GrantOptions, ImportOptions, RemoteExport,
-    TicketError,
+    TicketError, WriteGrantOptions,
 };
 use crate::simulated::{Fabric, Fault};
 use crate::{Connector, ConnectorBuilder, ConnectorError, OperationOptions, TransferClass};
 
 mod closing;
+mod counted;
 mod done;
 mod late;
 mod notifications;
 mod own;
+mod plain;
 mod prepared;
 mod ready;
 mod registering;
@@ -430,7 +432,8 @@ fn filled() -> Layout {
 async fn granted_blocks_are_written_once() {
     let world = World::new().await;
     for import in world.imports().await {
-        let mut grant = world.export.grant_write(0, &[9, 4], GrantOptions::new()).await.unwrap();
+        let mut grant =
+            world.export.grant_write(0, &[9, 4], WriteGrantOptions::new()).await.unwrap();
         let layer = geometry().layer_len();
         assert!(world.cache[0].copy_from_slice(9 * layer, &[1]).is_err(), "it is granted");
         let ticket = grant.ticket().clone();
@@ -453,8 +456,8 @@ async fn granted_blocks_are_written_once() {
 async fn a_write_grant_that_was_not_claimed_ends_at_once() {
     let world = World::new().await;
     for import in world.imports().await {
-        let mut grant = world.export.grant_write(0, &[3], GrantOptions::new()).await.unwrap();
-        let second = world.export.grant_write(0, &[3], GrantOptions::new()).await;
+        let mut grant = world.export.grant_write(0, &[3], WriteGrantOptions::new()).await.unwrap();
+        let second = world.export.grant_write(0, &[3], WriteGrantOptions::new()).await;
         assert!(matches!(second, Err(ConnectorError::Lease(_))), "{second:?}");
         let read = world.export.grant(0, &[3], GrantOptions::new());
         assert!(matches!(read, Err(ConnectorError::Grant(_))), "{read:?}");
@@ -471,15 +474,16 @@ async fn tickets_are_for_reading_or_for_writing() {
     let [import, _] = world.imports().await;
     let read = world.export.grant(0, &[1], GrantOptions::new()).unwrap();
     let error = import.write_blocks(read.ticket(), &filled(), &[0]).await.unwrap_err();
-    assert_eq!(error, TicketError::OtherRights { writing: false }.into());
-    let write = world.export.grant_write(0, &[2], GrantOptions::new()).await.unwrap();
+    assert_eq!(*error.cause(), TicketError::OtherRights { writing: false }.into());
+    let write = world.export.grant_write(0, &[2], WriteGrantOptions::new()).await.unwrap();
     let error = cause(import.read_blocks(write.ticket(), &filled(), &[0]).await);
     assert_eq!(error, TicketError::OtherRights { writing: true }.into());
     let error = import.write_blocks(write.ticket(), &filled(), &[0, 1]).await.unwrap_err();
-    assert!(matches!(error, ConnectorError::Ticket(TicketError::Pairing(_))), "{error}");
-    let error = world.export.grant_write(0, &[BLOCKS as u32], GrantOptions::new()).await;
+    assert!(matches!(error.cause(), ConnectorError::Ticket(TicketError::Pairing(_))), "{error}");
+    assert!(error.blocks().is_empty(), "it has not begun");
+    let error = world.export.grant_write(0, &[BLOCKS as u32], WriteGrantOptions::new()).await;
     assert!(matches!(error, Err(ConnectorError::Ticket(TicketError::Selection(_)))), "{error:?}");
-    let layers = GrantOptions::new().layers(1..4);
+    let layers = WriteGrantOptions::new().layers(1..4);
     let error = world.export.grant_write(0, &[5], layers).await.unwrap_err();
     assert!(matches!(error, ConnectorError::Ticket(TicketError::Layers { .. })), "{error}");
 }
@@ -488,7 +492,7 @@ async fn tickets_are_for_reading_or_for_writing() {
 async fn a_claimed_write_keeps_its_blocks_until_it_is_quiet() {
     let world = World::new().await;
     for import in world.imports().await {
-        let mut grant = world.export.grant_write(0, &[6], GrantOptions::new()).await.unwrap();
+        let mut grant = world.export.grant_write(0, &[6], WriteGrantOptions::new()).await.unwrap();
         let ticket = grant.ticket().clone();
         let faults = world.fabric.faults_of(world.reader.name()).unwrap();
         faults.next([Fault::Stalls { after: 70 }]);

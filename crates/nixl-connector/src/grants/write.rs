@@ -15,8 +15,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use nixl_descriptor::DescriptorList;
 use nixl_descriptor::layout::{Layout, RemoteLayout};
+use nixl_descriptor::{DependencyError, DescriptorList, WorkQueue};
 use nixl_metadata::{
     ClaimDemand, Doorbell, ExportMetadata, MetadataError, NotificationKey, OfferTerms,
     OperationKind, RdmaMetadata, Rights, SerializedDescriptor, Share, Ticket, TicketTerms,
@@ -25,6 +25,7 @@ use nixl_ops::{
     Completion, FreeBlocks, GrantError, OperationError, OperationOptions, RevokeOutcome,
     WritableOperation,
 };
+use tokio::sync::oneshot;
 
 use super::error::TicketError;
 use super::export::{Export, ExportShared};
@@ -35,6 +36,61 @@ use crate::connector::{Naming, token_of_ticket};
 
 /// The slot of a ticket whose offer has none.
 const NO_SLOT: u32 = u32::MAX;
+
+/// What is granted for writing, and for how long.
+#[derive(Clone, Debug)]
+pub struct WriteGrantOptions {
+    layers: Option<Range<u16>>,
+    time_to_live: Duration,
+    after: Option<Arc<dyn WorkQueue>>,
+}
+
+impl Default for WriteGrantOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl WriteGrantOptions {
+    /// All layers, for [a minute](GrantOptions::TIME_TO_LIVE).
+    #[must_use]
+    pub fn new() -> Self {
+        Self { layers: None, time_to_live: GrantOptions::TIME_TO_LIVE, after: None }
+    }
+
+    /// Only these layers.
+    #[must_use]
+    pub fn layers(mut self, layers: Range<u16>) -> Self {
+        self.layers = Some(layers);
+        self
+    }
+
+    /// The grant ends after this time, unless it is renewed by [its owner](WriteGrant::renew) or
+    /// [its writer](crate::RemoteExport::renew).
+    #[must_use]
+    pub fn time_to_live(mut self, time: Duration) -> Self {
+        self.time_to_live = time;
+        self
+    }
+
+    /// The grant begins once all that `queue` has queued by then is done, and not at all if that fails: for work that still uses
+    /// the blocks. [`Export::grant_write`] waits for it.
+    #[must_use]
+    pub fn after(mut self, queue: Arc<dyn WorkQueue>) -> Self {
+        self.after = Some(queue);
+        self
+    }
+}
+
+/// Waits until all that the queue has queued now is done.
+async fn reached(queue: &dyn WorkQueue) -> Result<(), DependencyError> {
+    let (done, is_done) = oneshot::channel();
+    // The caller may have stopped to wait.
+    queue.call(Box::new(move |result| drop(done.send(result))))?;
+    let dropped =
+        |_| Err(DependencyError::new("the queue of work has ended before its work was done"));
+    is_done.await.unwrap_or_else(dropped)
+}
 
 /// Blocks that one peer may write until this is dropped, revoked, the writer is done, or its time is over.
 ///
@@ -52,31 +108,34 @@ impl Export {
     /// Grants blocks of a layout, by its position, for writing by one peer, and gives the ticket. No other grant covers them. The
     /// grant ends with the export at the latest, which it keeps open.
     ///
-    /// Of the options, the number of readers, the layers that are ready and the queue of work mean nothing here.
-    ///
     /// Cancel safe: nothing is granted if the future is dropped.
     ///
     /// # Errors
     ///
     /// [`ConnectorError`]: an export that is closed ([`ConnectorError::Grant`]), blocks or layers that do not exist, blocks that are
-    /// granted or in use ([`ConnectorError::Lease`]), or memory that must not change.
+    /// granted or in use ([`ConnectorError::Lease`]), memory that must not change, or [`ConnectorError::WorkQueue`] if the
+    /// work of [`WriteGrantOptions::after`] fails or its queue refuses.
     pub async fn grant_write(
         &self,
         layout: u16,
         blocks: &[u32],
-        options: GrantOptions,
+        options: WriteGrantOptions,
     ) -> Result<WriteGrant, ConnectorError> {
         let shared = self.shared();
         shared.connector().check_process()?;
+        let WriteGrantOptions { layers, time_to_live, after } = options;
+        let (of, layers) = shared.layers_of(layout, layers)?;
+        if let Some(queue) = after {
+            reached(&*queue).await?;
+        }
         shared.connector().refuse_if_draining()?;
         shared.writers().check_open()?;
-        let (of, layers) = shared.layers_of(layout, options.layers.clone())?;
         let ids: Vec<usize> = blocks.iter().map(|&block| block as usize).collect();
         let range = usize::from(layers.start)..usize::from(layers.end);
         let chunks = of.chunk_descriptors(&ids, range).map_err(TicketError::Selection)?;
         let offer = OperationOptions::new()
-            .timeout(options.time_to_live)
-            .life_time(options.time_to_live)
+            .timeout(time_to_live)
+            .life_time(time_to_live)
             .claims(ClaimDemand::Everywhere);
         let list = DescriptorList::try_from(chunks)?;
         let connector = shared.connector();

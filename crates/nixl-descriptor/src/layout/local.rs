@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use nixl_device::Device;
 
-use super::geometry::LayoutGeometry;
+use super::geometry::{Dimensions, Inner as ElementsOf, LayoutGeometry};
 use super::placement::{ByteSpan, LayerOrder, LayoutError, LayoutKind, Placement, SelectionError};
 use crate::block_selection::{BlockExtents, BlockSelection};
 use crate::block_set::BlockIds;
@@ -43,6 +43,36 @@ impl Layout {
         part: impl Into<Descriptor>,
     ) -> Result<Self, LayoutError> {
         Self::new(geometry, LayoutKind::FullyContiguous, None, vec![part.into()])
+    }
+
+    /// A part as blocks of `block_len` bytes, of which nothing more is known: for memory that is no KV cache. It holds as many whole
+    /// blocks as fit; what is left after them is not used. Panics: never.
+    ///
+    /// ```
+    /// use nixl_descriptor::Region;
+    /// use nixl_descriptor::layout::Layout;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pages = Layout::of_blocks(Region::zeroed(10_000)?, 4096)?;
+    /// assert_eq!(pages.geometry().blocks(), 2);
+    /// assert_eq!(pages.geometry().block_len(), 4096);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`LayoutError::Geometry`] if blocks have no bytes, or none fits.
+    pub fn of_blocks(part: impl Into<Descriptor>, block_len: usize) -> Result<Self, LayoutError> {
+        let part = part.into();
+        let geometry = LayoutGeometry::try_from(Dimensions {
+            blocks: part.len().checked_div(block_len).unwrap_or(0),
+            layers: 1,
+            outer: 1,
+            page_size: 1,
+            inner: ElementsOf::Elements(block_len),
+            element_width: 1,
+        })?;
+        Self::fully_contiguous(geometry, part)
     }
 
     /// A part for each layer, in the order of the layers. Parts may be longer than needed. Panics: never.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use nixl_device::Device;
 use serde::{Deserialize, Serialize};
 
-use super::geometry::LayoutGeometry;
+use super::geometry::{GeometryError, LayoutGeometry};
 use crate::block_set::BlockIds;
 use crate::strided::StridedExtents;
 
@@ -50,6 +50,9 @@ pub struct ByteSpan {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayoutError {
+    /// The sizes of the blocks are none.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
     /// The number of parts is not that of the kind of layout.
     #[error("the layout has {parts} parts and needs {needed}: one, or one for each layer")]
     PartCount {

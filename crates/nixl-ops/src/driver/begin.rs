@@ -89,6 +89,7 @@ impl Driver {
             bytes,
             begun,
             posted,
+            unmetered: options.is_unmetered(),
             steps: 0,
             count: Count::InFlight(count),
             deadline: Deadline::starting(begun, &options),

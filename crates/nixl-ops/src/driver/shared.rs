@@ -150,6 +150,7 @@ impl Shared {
             bytes: 0,
             begun: self.clock.now(),
             posted: false,
+            unmetered: false,
             steps: 0,
             // The executor bounds them.
             count: Count::InFlight(InFlight::beyond_limit(&self.active)),

@@ -16,6 +16,7 @@ mod error;
 mod expiry;
 mod layers;
 mod message;
+mod metrics;
 mod notifications;
 mod outstanding;
 mod served;

@@ -16,6 +16,7 @@ use std::task::{Context, Poll, Waker};
 
 use nixl_device::LeakInChild;
 
+use super::metrics::LiveGauges;
 use super::table::GrantTable;
 
 #[derive(Debug, Default)]
@@ -181,12 +182,18 @@ pub struct WrittenBlocks {
     table: LeakInChild<Arc<GrantTable>>,
     layout: u16,
     blocks: Box<[u32]>,
+    #[expect(dead_code, reason = "only its drop matters")]
+    live: LeakInChild<LiveGauges>,
 }
 
 impl WrittenBlocks {
     /// The blocks are counted.
-    pub(super) fn new(table: Arc<GrantTable>, layout: u16, blocks: Box<[u32]>) -> Self {
-        Self { table: LeakInChild::new(table), layout, blocks }
+    pub(super) fn new(
+        table: Arc<GrantTable>,
+        (layout, blocks): (u16, Box<[u32]>),
+        live: LiveGauges,
+    ) -> Self {
+        Self { table: LeakInChild::new(table), layout, blocks, live: LeakInChild::new(live) }
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct Task {
     pub(crate) count: Count,
     /// Whether the execution was polled before.
     pub(crate) posted: bool,
+    /// Whether its end is not counted: it is a connector's own.
+    pub(crate) unmetered: bool,
     /// Its steps at the last poll.
     pub(crate) steps: u64,
     pub(crate) deadline: Option<Deadline>,

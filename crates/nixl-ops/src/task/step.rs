@@ -114,7 +114,7 @@ impl TaskSlot {
         task: &Task,
         DriverContext { clock, metrics, .. }: DriverContext<'_>,
     ) {
-        if self.served || task.bytes == TIMER {
+        if self.served || task.unmetered || task.bytes == TIMER {
             return;
         }
         // A recorder or subscriber may panic.

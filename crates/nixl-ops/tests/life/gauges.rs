@@ -12,8 +12,11 @@ use metrics::{
     Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
     with_local_recorder,
 };
+use nixl_descriptor::Region;
+use nixl_descriptor::layout::{Dimensions, Inner, Layout, LayoutGeometry};
 use nixl_ops::{
-    CancelOutcome, ClaimDemand, OperationError, OperationOptions, OperationStatus, RevokeOutcome,
+    CancelOutcome, ClaimDemand, Clock, GrantTable, GrantTableOptions, GrantTerms, ManualClock,
+    OperationError, OperationOptions, OperationStatus, RevokeOutcome,
 };
 
 use crate::peer::PeerSlot;
@@ -200,6 +203,66 @@ fn what_is_held_for_peers_is_in_the_gauges_until_it_comes_back() {
         assert_eq!(recorded.held("quarantined-without-terms"), Some((0.0, 0.0)));
         assert_eq!(recorded.value("nixl_second_completions_total"), Some(1));
     });
+}
+
+#[test]
+fn an_unmetered_operation_is_not_counted() {
+    let recorded = Recorded::default();
+    with_local_recorder(&recorded, || {
+        let world = World::new();
+        for result in [Ok(()), Err(broken())] {
+            let options = OperationOptions::new().unmetered();
+            drop(world.read(&Engine::ready(result), &Memory::small(), options).unwrap());
+        }
+        let cancelled = OperationOptions::new().unmetered();
+        world.read(&Engine::pending(), &Memory::small(), cancelled).unwrap().cancel();
+    });
+    assert_eq!(recorded.counted("nixl_requests_total"), []);
+    assert_eq!(recorded.counted("nixl_bytes_total"), []);
+}
+
+#[test]
+fn grants_are_in_the_gauges_until_they_end_and_are_counted_by_why() {
+    let recorded = Recorded::default();
+    with_local_recorder(&recorded, || {
+        let live = || {
+            let gauge = |name| recorded.value(&format!("{name} read")).map(f64::from_bits);
+            gauge("nixl_grants").zip(gauge("nixl_granted_blocks"))
+        };
+        let inner = Inner::Elements(8);
+        let dimensions =
+            Dimensions { blocks: 8, layers: 1, outer: 1, page_size: 1, inner, element_width: 1 };
+        let geometry = LayoutGeometry::try_from(dimensions).unwrap();
+        let region = Region::zeroed(geometry.bytes()).unwrap();
+        let layout = Layout::fully_contiguous(geometry, region).unwrap();
+        let clock = Arc::new(ManualClock::new());
+        let options = GrantTableOptions::default();
+        let table = GrantTable::new(&[layout], options, clock.clone()).unwrap();
+        let grant = |blocks: &[u32]| {
+            let terms = GrantTerms::new(0).for_time(Duration::from_secs(1));
+            table.grant(&terms, blocks).unwrap()
+        };
+        let revoked = grant(&[0, 1]);
+        let done = grant(&[1, 2, 3]);
+        // Refused, and in no gauge.
+        table.grant(&GrantTerms::new(0), &[8]).unwrap_err();
+        assert_eq!(live(), Some((2.0, 5.0)));
+        assert!(table.end(revoked.slot(), revoked.generation()));
+        assert!(!table.end(revoked.slot(), revoked.generation()));
+        table.done(done.slot(), done.generation(), &done.token(), [1; 16]).unwrap();
+        assert_eq!(live(), Some((0.0, 0.0)));
+        grant(&[4]);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(table.expire(clock.now()), 1);
+        grant(&[5]);
+        grant(&[6]);
+        assert_eq!(live(), Some((2.0, 2.0)));
+        drop(table);
+        assert_eq!(live(), Some((0.0, 0.0)));
+    });
+    let ended = [("closed", 2), ("done", 1), ("expired", 1), ("revoked", 1)];
+    let ended = ended.map(|(why, count)| (format!("nixl_grants_ended_total {why}"), count));
+    assert_eq!(recorded.counted("nixl_grants_ended_total"), ended);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use super::waits::WatchedGrants;
 use super::{Imported, RemoteExport};
 use crate::grants::described;
 use crate::grants::export::ExportShared;
+use crate::grants::metrics::BlockMetrics;
 use crate::grants::own::exports_of_this_process;
 use crate::grants::read::{Lists, whole};
 use crate::named_file::{notes_owner, page_of_file};
@@ -133,6 +134,7 @@ impl Connector {
             watched: WatchedGrants::default(),
             under_way: Arc::default(),
             connects: AtomicU64::new(0),
+            metrics: BlockMetrics::new(),
             key: NotificationKey::random(),
         };
         if let Words::Own(_) = &imported.words {

@@ -6,6 +6,7 @@ mod import;
 mod messages;
 mod notifications;
 mod options;
+mod paths;
 mod pieces;
 mod prefault;
 mod prepared;
@@ -37,6 +38,7 @@ use self::ready::ReadyLayers;
 use self::under_way::ReadsUnderWay;
 use self::waits::WatchedGrants;
 use crate::admission::{Permit, TransferClass};
+use crate::grants::metrics::BlockMetrics;
 use crate::{Connector, ConnectorError, tensors};
 
 /// A peer's export, reached: its blocks can be read by tickets. Cheap to clone.
@@ -86,6 +88,7 @@ struct Imported {
     /// The state of [`Connection::connects`](crate::connection::Connection::connects) when the words were last found to stand: on a
     /// new connection they are looked at before any other memory.
     connects: AtomicU64,
+    metrics: BlockMetrics,
     /// Stands for that of an offer where executors need one. No owner has it.
     key: NotificationKey,
 }
@@ -122,13 +125,6 @@ impl RemoteExport {
         let missing = || ConnectorError::NoSuchLayout { layout: layout.to_owned() };
         let (at, _) = self.layout(layout).ok_or_else(missing)?;
         tensors::layout_of(self.0.metadata.tensor(at).ok_or(ConnectorError::NoTensor)?)
-    }
-
-    /// The path that a layout's first bytes took into host memory when it was imported, with the reasons against others. `None`
-    /// if the export is this process's own.
-    #[must_use]
-    pub fn path(&self, layout: usize) -> Option<&PathReport> {
-        self.0.paths.get(layout)?.as_ref()
     }
 
     /// Bytes of the export whose pages were mapped when it was imported: see [`ImportOptions::prefault`].

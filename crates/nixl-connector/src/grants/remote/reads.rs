@@ -7,8 +7,8 @@ use nixl_descriptor::layout::Layout;
 use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases};
 use nixl_metadata::{Rights, Ticket};
 use nixl_ops::{
-    Completion, Execution, OperationOptions, PathKind, PathPolicy, PathReport, PeerId,
-    ReadOperation, StaleRead, TransportError, WordCheck,
+    Completion, Execution, OperationKind, OperationOptions, PathKind, PathPolicy, PathReport,
+    PeerId, ReadOperation, StaleRead, TransportError, WordCheck,
 };
 
 use super::check::{Words, check_of_layers, refused};
@@ -57,8 +57,12 @@ impl RemoteExport {
         blocks: &[usize],
         options: BlockTransferOptions,
     ) -> Result<Completion, BlockReadError> {
-        let read = self.read(ticket, local, blocks, options).await;
-        read.map_err(|cause| BlockReadError { blocks: blocks.to_vec(), cause })
+        let read = async {
+            self.0.connector.check_process()?;
+            let read = self.read(ticket, local, blocks, options);
+            self.0.metrics.counted(OperationKind::Read, read).await
+        };
+        read.await.map_err(|cause| BlockReadError { blocks: blocks.to_vec(), cause })
     }
 
     async fn read(
@@ -69,7 +73,6 @@ impl RemoteExport {
         options: BlockTransferOptions,
     ) -> Result<Completion, ConnectorError> {
         let Imported { connector, words, .. } = &*self.0;
-        connector.check_process()?;
         connector.refuse_if_draining()?;
         let BlockTransferOptions { layers, class, mut operation, when_ready } = options;
         let layers = self.admit(ticket, Rights::Read, layers)?;

@@ -29,7 +29,7 @@ impl Connector {
         let prepare = Offloaded::new(self.connection().work()?, prepare);
         let (prepared, options) = driver.with_timeout(options, prepare).await?;
         let (execution, peer, local) = prepared??;
-        let mut read = ReadOperation::begin(driver, execution, local, options)?;
+        let mut read = ReadOperation::begin(driver, execution, local, options.unmetered())?;
         Ok((read.wait_for_completion().await?, peer))
     }
 }

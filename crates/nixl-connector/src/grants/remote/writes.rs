@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use nixl_descriptor::layout::{ChunkPairError, Layout, same_geometry};
 use nixl_metadata::{Rights, Ticket};
-use nixl_ops::{Completion, EndedOffer, OperationError, TransportError};
+use nixl_ops::{Completion, EndedOffer, OperationError, OperationKind, TransportError};
 
 use super::options::BlockTransferOptions;
 use super::{Imported, RemoteExport};
 use crate::ConnectorError;
 use crate::admission::Admitted;
-use crate::grants::error::TicketError;
+use crate::grants::error::{BlockWriteError, TicketError};
 use crate::grants::grant::GrantOptions;
 use crate::grants::write;
 use crate::offload::Offloaded;
@@ -24,16 +24,16 @@ impl RemoteExport {
     ///
     /// # Errors
     ///
-    /// [`ConnectorError`]: a ticket that cannot be used ([`ConnectorError::Ticket`]), a grant that has ended or was used
-    /// ([`TransportError::OfferEnded`], or [`TicketError::Expired`] once the ticket's time is over), one that is claimed by another
-    /// writer ([`TransportError::OfferEnded`]), a ticket of other blocks or layers than were granted
-    /// ([`TransportError::NotGranted`]), or an owner that is not reached. Blocks of the owner's may then have been written in part.
+    /// [`BlockWriteError`], which names the owner's blocks that may have been written in part: a ticket that cannot be used
+    /// ([`TicketError`]), a grant that has ended or was used ([`TransportError::OfferEnded`], or [`TicketError::Expired`] once the
+    /// ticket's time is over), one that is claimed by another writer ([`TransportError::OfferEnded`]), a ticket of other blocks or
+    /// layers than were granted ([`TransportError::NotGranted`]), or why the owner was not reached.
     pub async fn write_blocks(
         &self,
         ticket: &Ticket,
         local: &Layout,
         blocks: &[usize],
-    ) -> Result<Completion, ConnectorError> {
+    ) -> Result<Completion, BlockWriteError> {
         self.write_blocks_with(ticket, local, blocks, self.default_options()).await
     }
 
@@ -48,24 +48,35 @@ impl RemoteExport {
         local: &Layout,
         blocks: &[usize],
         options: BlockTransferOptions,
-    ) -> Result<Completion, ConnectorError> {
-        let written = self.write(ticket, local, blocks, options).await;
-        written.map_err(|error| match was_ended(&error) {
-            // Its owner has not renewed it.
-            true if self.is_over(ticket.expires_unix_millis()) => TicketError::Expired.into(),
-            _ => error,
+    ) -> Result<Completion, BlockWriteError> {
+        let mut has_begun = false;
+        let write = async {
+            let written = self.write(ticket, (local, blocks), options, &mut has_begun).await;
+            written.map_err(|error| match was_ended(&error) {
+                // Its owner has not renewed it.
+                true if self.is_over(ticket.expires_unix_millis()) => TicketError::Expired.into(),
+                _ => error,
+            })
+        };
+        let written = async {
+            self.0.connector.check_process()?;
+            self.0.metrics.counted(OperationKind::Write, write).await
+        };
+        let written = written.await;
+        written.map_err(|cause| {
+            let blocks = if has_begun { ticket.blocks().to_vec() } else { Vec::new() };
+            BlockWriteError { blocks, cause }
         })
     }
 
     async fn write(
         &self,
         ticket: &Ticket,
-        local: &Layout,
-        blocks: &[usize],
+        (local, blocks): (&Layout, &[usize]),
         options: BlockTransferOptions,
+        has_begun: &mut bool,
     ) -> Result<Completion, ConnectorError> {
         let Imported { connector, metadata, layouts, .. } = &*self.0;
-        connector.check_process()?;
         connector.refuse_if_draining()?;
         let BlockTransferOptions { layers, class, operation, .. } = options;
         let layers = self.admit(ticket, Rights::Write, layers)?;
@@ -110,6 +121,7 @@ impl RemoteExport {
             None => execution,
         };
         let mut write = connector.begin_prepared(execution, local, operation)?;
+        *has_begun = true;
         Ok(write.wait_for_completion().await?)
     }
 }

@@ -10,7 +10,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 async fn a_closed_export_ends_its_grants_to_write() {
     let world = World::new().await;
     let [import, _] = world.imports().await;
-    let mut grant = world.export.grant_write(0, &[3], GrantOptions::new()).await.unwrap();
+    let mut grant = world.export.grant_write(0, &[3], WriteGrantOptions::new()).await.unwrap();
     let ticket = grant.ticket().clone();
     assert!(world.export.close(PATIENCE).await, "no writer has begun");
     assert_eq!(grant.written().await.unwrap_err(), crate::OperationError::Cancelled);
@@ -26,7 +26,7 @@ async fn a_closed_export_ends_its_grants_to_write() {
 struct Written {
     world: World,
     _grant: crate::WriteGrant,
-    writing: tokio::task::JoinHandle<Result<crate::Completion, ConnectorError>>,
+    writing: tokio::task::JoinHandle<Result<crate::Completion, crate::BlockWriteError>>,
 }
 
 impl Written {
@@ -35,7 +35,7 @@ impl Written {
         let world = World::new().await;
         let [here, afar] = world.imports().await;
         let import = if is_here { here } else { afar };
-        let grant = world.export.grant_write(0, &[3], GrantOptions::new()).await.unwrap();
+        let grant = world.export.grant_write(0, &[3], WriteGrantOptions::new()).await.unwrap();
         let ticket = grant.ticket().clone();
         let faults = world.fabric.faults_of(world.reader.name()).unwrap();
         faults.next([Fault::Stalls { after: 70 }]);
@@ -152,7 +152,7 @@ async fn an_export_that_is_being_written_at_the_deadline_is_not_quiet() {
 async fn a_grant_to_write_keeps_its_export_open() {
     let world = World::new().await;
     let [import, _] = world.imports().await;
-    let mut grant = world.export.grant_write(0, &[3], GrantOptions::new()).await.unwrap();
+    let mut grant = world.export.grant_write(0, &[3], WriteGrantOptions::new()).await.unwrap();
     drop(world.export);
     import.write_blocks(grant.ticket(), &filled(), &[0]).await.unwrap();
     grant.written().await.unwrap();

@@ -113,7 +113,7 @@ async fn a_renewed_grant_is_written_beyond_the_time_of_its_ticket() {
     let own = world.reader.import(world.export.metadata()).await.unwrap();
     let imports = [here, afar, own];
     let mut heard = world.export.notifications().unwrap();
-    let options = || GrantOptions::new().time_to_live(TIME);
+    let options = || WriteGrantOptions::new().time_to_live(TIME);
     for (number, import) in imports.iter().enumerate() {
         for by in [By::Owner, By::Reader(number)] {
             let mut grant = world.export.grant_write(0, &[5], options()).await.unwrap();
@@ -148,7 +148,7 @@ async fn a_renewed_grant_is_written_beyond_the_time_of_its_ticket() {
         let local = filled();
         let write = import.write_blocks(grant.ticket(), &local, &[1]);
         let error = until(&clock, TIME, write).await.unwrap_err();
-        assert_eq!(error, TicketError::Expired.into(), "by {import:?}");
+        assert_eq!(*error.cause(), TicketError::Expired.into(), "by {import:?}");
     }
 }
 
@@ -181,7 +181,7 @@ async fn only_what_is_granted_for_writing_is_renewed_as_such() {
     let offered = world.owner.create_writable(region).await.unwrap();
     let terms = offered.metadata().terms().unwrap();
     assert!(!driver.renew_offer(offered.metadata().notification_key(), terms.token().get()));
-    let grant = world.export.grant_write(0, &[5], GrantOptions::new()).await.unwrap();
+    let grant = world.export.grant_write(0, &[5], WriteGrantOptions::new()).await.unwrap();
     let key = crate::grants::write::key_of(grant.ticket().token()).unwrap();
     let token = crate::connector::token_of_ticket(&key).get();
     assert!(!driver.renew_offer(&key, token ^ 1));

@@ -22,6 +22,11 @@ impl Stream {
         next(done);
     }
 
+    /// What is queued, which is not called any more.
+    pub(super) fn take(&self) -> VecDeque<QueuedFunction> {
+        std::mem::take(&mut self.queued.lock().unwrap())
+    }
+
     /// Queues other work.
     fn push(&self, work: impl FnOnce() + Send + 'static) {
         self.queued.lock().unwrap().push_back(Box::new(move |_| work()));

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::*;
 use crate::TransferLimits;
+use crate::grants::tests::stream::{Stream, failure};
 use crate::grants::write;
 
 fn terms_of(ticket: &Ticket) -> TicketTerms {
@@ -32,7 +33,7 @@ async fn a_ticket_of_other_blocks_layers_or_rights_writes_nothing() {
     let [here, afar] = world.imports().await;
     for import in [here, afar, own] {
         let before: Vec<_> = world.cache.iter().map(|region| region.to_vec().unwrap()).collect();
-        let layers = GrantOptions::new().layers(0..2);
+        let layers = WriteGrantOptions::new().layers(0..2);
         let mut grant = world.export.grant_write(0, &[9, 4], layers).await.unwrap();
         let terms = || terms_of(grant.ticket());
         let wider = TicketTerms { layers: 0..3, ..terms() };
@@ -48,11 +49,13 @@ async fn a_ticket_of_other_blocks_layers_or_rights_writes_nothing() {
         ];
         for ticket in forged {
             let error = import.write_blocks(&ticket, &filled(), &[1, 2]).await.unwrap_err();
-            assert_eq!(error, TransportError::NotGranted.into(), "{ticket:?}");
+            assert_eq!(*error.cause(), TransportError::NotGranted.into(), "{ticket:?}");
+            assert!(error.blocks().is_empty(), "it has not begun");
         }
         let to_read = TicketTerms { rights: Rights::Read, ..terms() };
         let error = import.write_blocks(&altered(to_read, &[9, 4]), &filled(), &[1, 2]).await;
-        assert_eq!(error.unwrap_err(), TicketError::OtherRights { writing: false }.into());
+        let error = error.unwrap_err();
+        assert_eq!(*error.cause(), TicketError::OtherRights { writing: false }.into());
         drop(read);
         // What was refused has claimed nothing.
         import.write_blocks(grant.ticket(), &filled(), &[1, 2]).await.unwrap();
@@ -73,7 +76,7 @@ async fn a_ticket_of_other_blocks_layers_or_rights_writes_nothing() {
 async fn a_claim_names_what_is_written() {
     let world = World::new().await;
     let [_, afar] = world.imports().await;
-    let grant = world.export.grant_write(0, &[9], GrantOptions::new()).await.unwrap();
+    let grant = world.export.grant_write(0, &[9], WriteGrantOptions::new()).await.unwrap();
     let local = filled();
     let lists = |ticket: &Ticket| {
         let export = (afar.metadata(), afar.layout("full").unwrap().1);
@@ -93,7 +96,7 @@ async fn a_cancelled_write_keeps_its_turn_until_it_is_quiet() {
     let limits = TransferLimits::new().per_peer(1).queued(0);
     let world = World::with(|reader| reader.transfer_limits(limits), per_layer()).await;
     for import in world.imports().await {
-        let grant = world.export.grant_write(0, &[3], GrantOptions::new()).await.unwrap();
+        let grant = world.export.grant_write(0, &[3], WriteGrantOptions::new()).await.unwrap();
         let read = world.export.grant(0, &[5], GrantOptions::new()).unwrap();
         let faults = world.fabric.faults_of(world.reader.name()).unwrap();
         faults.next([Fault::Stalls { after: 70 }]);
@@ -122,7 +125,7 @@ async fn lists_that_are_not_made_in_time_end_the_write() {
     let world = World::new().await;
     let [import, _] = world.imports().await;
     let blocks: Vec<u32> = (0..BLOCKS as u32).collect();
-    let grant = world.export.grant_write(0, &blocks, GrantOptions::new()).await.unwrap();
+    let grant = world.export.grant_write(0, &blocks, WriteGrantOptions::new()).await.unwrap();
     // The thread that makes long lists is held up.
     let (go, wait) = mpsc::channel::<()>();
     world.reader.connection().work().unwrap().post(move || _ = wait.recv());
@@ -132,15 +135,56 @@ async fn lists_that_are_not_made_in_time_end_the_write() {
     let write = import.write_blocks_with(grant.ticket(), &local, &ids, options);
     let ended = tokio::time::timeout(Duration::from_secs(20), write).await.unwrap();
     let timed_out = crate::OperationError::TimedOut { after };
-    assert_eq!(ended.unwrap_err(), ConnectorError::Operation(timed_out));
+    let error = ended.unwrap_err();
+    assert_eq!(*error.cause(), ConnectorError::Operation(timed_out));
+    assert!(error.blocks().is_empty(), "it has not begun");
     drop(go);
+}
+
+#[tokio::test]
+async fn a_write_that_fails_after_its_begin_names_the_blocks_of_the_owner() {
+    let world = World::new().await;
+    for (import, granted) in world.imports().await.into_iter().zip([[9, 4], [8, 3]]) {
+        let grant = world.export.grant_write(0, &granted, WriteGrantOptions::new()).await.unwrap();
+        let faults = world.fabric.faults_of(world.reader.name()).unwrap();
+        faults.next([Fault::Fails { after: 70 }]);
+        let error = import.write_blocks(grant.ticket(), &filled(), &[1, 2]).await.unwrap_err();
+        assert_eq!(error.blocks(), granted, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_grant_to_write_begins_after_the_work_before_it() {
+    let world = World::new().await;
+    let stream = Arc::new(Stream::default());
+    let options = || WriteGrantOptions::new().after(stream.clone());
+    {
+        let mut granting = Box::pin(world.export.grant_write(0, &[3], options()));
+        assert!(polled(&mut granting).is_pending());
+        // Until then the blocks are not granted.
+        drop(world.export.grant(0, &[3], GrantOptions::new()).unwrap());
+        stream.step(Ok(()));
+        let grant = granting.await.unwrap();
+        world.export.grant(0, &[3], GrantOptions::new()).unwrap_err();
+        drop(grant);
+    }
+    let mut granting = Box::pin(world.export.grant_write(0, &[3], options()));
+    assert!(polled(&mut granting).is_pending());
+    stream.step(Err(failure()));
+    assert_eq!(granting.await.unwrap_err(), failure().into());
+    let mut granting = Box::pin(world.export.grant_write(0, &[3], options()));
+    assert!(polled(&mut granting).is_pending());
+    drop(stream.take());
+    let error = granting.await.unwrap_err();
+    assert!(matches!(error, ConnectorError::WorkQueue(_)), "{error}");
 }
 
 #[tokio::test]
 async fn blocks_are_free_once_no_peer_writes_them() {
     let world = World::new().await;
     for import in world.imports().await {
-        let mut grant = world.export.grant_write(0, &[6, 7], GrantOptions::new()).await.unwrap();
+        let mut grant =
+            world.export.grant_write(0, &[6, 7], WriteGrantOptions::new()).await.unwrap();
         let mut free = Box::pin(world.export.free_blocks(0, &[5, 7]).unwrap());
         assert!(polled(&mut free).is_pending(), "it is granted");
         let others = world.export.free_blocks(0, &[5, 8]).unwrap();
@@ -165,8 +209,8 @@ async fn blocks_are_free_once_no_peer_writes_them() {
         world.cache[0].copy_from_slice(7 * layer, &[1]).unwrap();
         grant.free_blocks().unwrap().await;
         // One that was never claimed, and one that was refused.
-        let unclaimed = world.export.grant_write(0, &[6], GrantOptions::new()).await.unwrap();
-        world.export.grant_write(0, &[6, 8], GrantOptions::new()).await.unwrap_err();
+        let unclaimed = world.export.grant_write(0, &[6], WriteGrantOptions::new()).await.unwrap();
+        world.export.grant_write(0, &[6, 8], WriteGrantOptions::new()).await.unwrap_err();
         world.export.free_blocks(0, &[8]).unwrap().await;
         let free = unclaimed.free_blocks().unwrap();
         drop(unclaimed);

@@ -102,7 +102,8 @@ impl WordReads {
         let (list, request) = (DescriptorList::from(request.memory()), Box::new(request));
         let driver = self.connector.connection().driver();
         // Its own time is not that of a read: it serves others, too.
-        let posted = ReadOperation::resume(driver, request, list, OperationOptions::new())?;
+        let options = OperationOptions::new().unmetered();
+        let posted = ReadOperation::resume(driver, request, list, options)?;
         Ok(Some(Posted { queue: &self.queue, operation: Some(posted) }))
     }
 

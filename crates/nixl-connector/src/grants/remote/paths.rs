@@ -1,0 +1,66 @@
+//! The paths between the memories of an export and those of this process.
+
+use nixl_descriptor::layout::{Layout, pair_remote_chunks};
+use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases};
+use nixl_ops::{PathKind, PathReport};
+
+use super::check::Words;
+use super::{Imported, RemoteExport};
+use crate::ConnectorError;
+use crate::grants::error::TicketError;
+use crate::grants::read::of_peer;
+
+impl RemoteExport {
+    /// The path that a layout's first bytes took into host memory when it was imported, with the reasons against others. `None`
+    /// if the export is this process's own.
+    #[must_use]
+    pub fn path(&self, layout: usize) -> Option<&PathReport> {
+        self.0.paths.get(layout)?.as_ref()
+    }
+
+    /// The path that a read of one block of a layout, by its name, would take now into a local layout, with the reasons against
+    /// others: for each pair of memories, such as the owner's GPU and a GPU of this process.
+    ///
+    /// Nothing is read, and no ticket is needed. As before a read, the local memory is registered and what is needed of the peer's is
+    /// opened, and the first local block must not be in use. Health and load may change the path of a later read, whose
+    /// [`Completion`](crate::Completion) has the path that it took.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectorError`]: no such layout ([`ConnectorError::NoSuchLayout`]), layouts of different shapes
+    /// ([`TicketError::Pairing`]), local memory in use ([`ConnectorError::Lease`]) or that cannot be registered, no path
+    /// ([`TransportError::NoPath`](crate::TransportError::NoPath)), or an owner that is not reached.
+    pub async fn path_to(
+        &self,
+        layout: &str,
+        local: &Layout,
+    ) -> Result<PathReport, ConnectorError> {
+        let Imported { connector, metadata, words, peer, key, .. } = &*self.0;
+        connector.check_process()?;
+        connector.refuse_if_draining()?;
+        let missing = || ConnectorError::NoSuchLayout { layout: layout.to_owned() };
+        let (at, theirs) = self.layout(layout).ok_or_else(missing)?;
+        let layers = 0..theirs.geometry().layers();
+        let pairs = pair_remote_chunks(theirs, &[0], local, &[0], layers);
+        let pairs = pairs.map_err(TicketError::Pairing)?;
+        if let Words::Own(_) = words {
+            let bytes = local.geometry().block_len() as u64;
+            return Ok(PathReport::new(PathKind::SameProcessCopy, "memcpy", bytes, 1));
+        }
+        let remote = of_peer((metadata, key), at, (pairs.remote(), pairs.remote_parts()))?;
+        let local = DescriptorList::try_from(pairs.into_local())?;
+        let plan = async {
+            let leased = Leased::from(Leases::acquire(local.as_slice(), LeaseMode::Write)?);
+            let options = connector.default_options();
+            let to = (options.path_policy(), peer.as_ref(), None);
+            let prepare = connector.prepare_silently((&local, &leased), &remote, to);
+            let driver = connector.connection().driver();
+            let (prepared, _) = driver.with_timeout(options, prepare).await?;
+            let (execution, _) = prepared?;
+            Ok(execution.report())
+        };
+        plan.await
+    }
+}
