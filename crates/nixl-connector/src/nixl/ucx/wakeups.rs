@@ -67,6 +67,8 @@ fn drop_empty(number: RawFd) -> io::Result<()> {
     const JUMP_IF_EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
     const ALL: u32 = u32::MAX;
+    /// More than the kernel queues for a socket of datagrams (`net.unix.max_dgram_qlen`); what comes later passed the filter.
+    const QUEUED: usize = 1 << 14;
     let step = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
     let mut program = [
         step(LOAD_LENGTH, 0, 0),
@@ -92,7 +94,8 @@ fn drop_empty(number: RawFd) -> io::Result<()> {
     // What came before the filter: no peer knows the socket yet.
     // SAFETY: as above.
     let socket = unsafe { BorrowedFd::borrow_raw(number) };
-    while recv(socket, &mut [0; 1], RecvFlags::DONTWAIT).is_ok() {}
+    let mut queued = (0..QUEUED).map(|_| recv(socket, &mut [0; 1], RecvFlags::DONTWAIT));
+    queued.find(Result::is_err);
     Ok(())
 }
 
