@@ -164,14 +164,34 @@ impl Plan {
         match made {
             Ok(made) => Ok((made, settings)),
             // NIXL reports only a failed backend.
-            Err(NixlUnavailable::Engine { what, reason, error: cause }) if !error.is_empty() => {
-                Err(NixlUnavailable::Engine {
-                    what,
-                    reason: format!("{reason}, after an error of UCX: {error}"),
-                    error: cause,
-                })
+            Err(NixlUnavailable::Engine { what, mut reason, error: cause }) => {
+                if !error.is_empty() {
+                    reason = format!("{reason}, after an error of UCX: {error}");
+                }
+                reason.push_str(&restrictions(&settings));
+                Err(NixlUnavailable::Engine { what, reason, error: cause })
             }
             Err(other) => Err(other),
+        }
+    }
+}
+
+/// The settings by which an option or the environment restricts what UCX uses, as the end of a sentence: UCX does not say that it
+/// found nothing of what was named. Empty without any.
+fn restrictions(settings: &[EngineSetting]) -> String {
+    const NAMES: [&str; 2] = ["UCX_NET_DEVICES", "UCX_TLS"];
+    /// Of a value.
+    const LONGEST: usize = 200;
+    let restrict = settings.iter().filter(|setting| {
+        NAMES.contains(&setting.name()) && setting.source() != SettingSource::Chosen
+    });
+    let restrict: Vec<_> = restrict
+        .map(|setting| setting.to_string().chars().take(LONGEST).collect::<String>())
+        .collect();
+    match restrict.is_empty() {
+        true => String::new(),
+        false => {
+            format!("; UCX may use only what these name: {}", restrict.join(", ").escape_debug())
         }
     }
 }
@@ -382,6 +402,19 @@ mod tests {
         let with_cuda = Machine { has_cuda: true, ..PLAIN };
         let asks = entry("MEMTYPE_CACHE", "n", Chosen);
         assert!(plan(&NixlOptions::new(), &with_cuda, &[]).unwrap().contains(&asks));
+    }
+
+    #[test]
+    fn what_restricts_ucx_is_told() {
+        let setting = |name: &str, value: &str, source| EngineSetting::new(name, value, source);
+        let told = restrictions(&[
+            setting("UCX_NET_DEVICES", &"\u{1b}".repeat(1000), Environment),
+            setting("UCX_RCACHE_ENABLE", "n", Option),
+            setting("UCX_TLS", "rc", Option),
+        ]);
+        assert!(told.contains("UCX_TLS=rc (option)") && told.contains("\\u{1b}\\u{1b}"), "{told}");
+        assert!(told.len() < 2000 && !told.contains("RCACHE"), "{told}");
+        assert_eq!(restrictions(&[setting("UCX_NET_DEVICES", "lo", Chosen)]), "");
     }
 
     #[test]
