@@ -83,7 +83,7 @@ fn a_process_without_a_file_for_a_connection_says_that_it_is_deaf_and_another_co
 
             let offer = peer.offer("readable", 100, 2).unwrap();
             let before = without_files(&peer);
-            assert!(read_of(&offer, &late, 2).await.is_err(), "nobody could accept this");
+            assert!(read_of(&offer, &late, 2).await.is_err(), "the target could not accept it");
             let health = peer.ask("health").unwrap();
             assert!(health.starts_with("ready false, live true: [OutOfFiles"), "{health}");
             let refused = peer.ask("rebuild").unwrap_err().to_string();
