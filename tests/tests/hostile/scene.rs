@@ -1,5 +1,6 @@
 //! What is measured: an attack, honest traffic beside it, and what it costs the target.
 
+use std::env;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -45,6 +46,8 @@ pub(crate) struct Scene {
 impl Scene {
     /// What was sent is still being received for so long.
     const AFTER: Duration = Duration::from_millis(500);
+    /// Part of the name of the only row to run, with the same inputs as among the others.
+    const ONLY: &str = "NIXL_TEST_HOSTILE_ONLY";
     /// Such a part of the inputs is for the other process.
     const ELSEWHERE: usize = 10;
     /// More than caches with bounds take, and less than what each input leaves behind would.
@@ -68,6 +71,9 @@ impl Scene {
         attack: impl Fn(&Target, u64, usize) -> Outcome,
     ) -> Honest {
         self.seed += 2;
+        if env::var(Self::ONLY).is_ok_and(|only| !what.contains(&only)) {
+            return Honest::default();
+        }
         let ((), quiet) = self.beside(|| thread::sleep(self.quiet));
         let (_, elsewhere) =
             self.beside(|| attack(&self.decoy, self.seed - 1, count.div_ceil(Self::ELSEWHERE)));
