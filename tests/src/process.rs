@@ -188,6 +188,16 @@ impl Peer {
         self.child.wait()
     }
 
+    /// Its identifier.
+    ///
+    /// # Errors
+    ///
+    /// None is expected: it is a number of the system's.
+    pub fn pid(&self) -> io::Result<Pid> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        pid.ok_or(io::ErrorKind::InvalidInput.into())
+    }
+
     /// Waits until the process has ended by itself.
     ///
     /// # Errors
@@ -199,9 +209,7 @@ impl Peer {
     }
 
     fn signal(&self, signal: Signal) -> io::Result<()> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(kill_process(pid, signal)?)
+        Ok(kill_process(self.pid()?, signal)?)
     }
 }
 

@@ -1,17 +1,19 @@
-//! The sockets on which a process listens by default.
+//! The sockets on which a process listens by default, and what it says once one of them is closed.
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
 use std::time::Duration;
 
 use nixl_connector::nixl::NixlOptions;
-use nixl_connector::{Connector, ConnectorBuilder};
+use nixl_connector::{Connector, ConnectorBuilder, OperationOptions};
 use nixl_descriptor::Region;
 use nixl_device::{NetworkInterface, TcpSocket, TcpState};
-use nixl_tests::{By, alone, pattern, within};
+use nixl_tests::{By, Offer, Peer, alone, metadata, pattern, within};
+use rustix::process::{Resource, Rlimit, prlimit};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -66,6 +68,68 @@ fn a_stranger_that_sends_to_ucxs_unix_sockets_ends_nothing() {
         }
     });
 }
+
+/// UCX closes its listening socket for good if it cannot accept a connection.
+#[test]
+fn a_process_without_a_file_for_a_connection_says_that_it_is_deaf_and_another_connector_serves() {
+    let name = "a_process_without_a_file_for_a_connection_says_that_it_is_deaf_and_another_connector_serves";
+    alone(name, &[("UCX_TLS", Path::new("tcp"))], || {
+        within(LIMIT, async {
+            let build = async || Connector::builder().build().await.unwrap();
+            let (early, late) = (build().await, build().await);
+            let mut peer = Peer::start(env!("CARGO_BIN_EXE_peer"), &[]);
+            read_from(&mut peer, &early, 1).await.unwrap();
+            assert_eq!(peer.ask("health").unwrap(), "ready true, live true: []");
+
+            let offer = peer.offer("readable", 100, 2).unwrap();
+            let before = without_files(&peer);
+            assert!(read_of(&offer, &late, 2).await.is_err(), "the target could not accept it");
+            let health = peer.ask("health").unwrap();
+            assert!(health.starts_with("ready false, live true: [OutOfFiles"), "{health}");
+            let refused = peer.ask("rebuild").unwrap_err().to_string();
+            assert!(refused.contains("open files") || refused.contains("Files"), "{refused}");
+
+            prlimit(Some(peer.pid().unwrap()), Resource::Nofile, before).unwrap();
+            let health = peer.ask("health").unwrap();
+            assert!(health.starts_with("ready false, live false: [NotListening"), "{health}");
+            // Connections that were there are as good as before, and others cannot be made.
+            read_from(&mut peer, &early, 3).await.unwrap();
+            assert!(read_from(&mut peer, &late, 4).await.is_err());
+
+            peer.ask("rebuild").unwrap();
+            assert_eq!(peer.ask("health").unwrap(), "ready true, live true: []");
+            for (seed, reader) in [(5, &early), (6, &late), (7, &build().await)] {
+                read_from(&mut peer, reader, seed).await.unwrap();
+            }
+        });
+    });
+}
+
+/// Takes from a process the right to open one more file. Returns its limit before.
+fn without_files(peer: &Peer) -> Rlimit {
+    let pid = peer.pid().unwrap();
+    let before = format!("/proc/{}/limits", pid.as_raw_nonzero());
+    let before = fs::read_to_string(before).unwrap();
+    let line = before.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let maximum = line.split_whitespace().nth(1).unwrap().parse().ok();
+    prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(3), maximum }).unwrap()
+}
+
+async fn read_from(peer: &mut Peer, reader: &Connector, seed: u64) -> Result<(), OperationFailed> {
+    let offer = peer.offer("readable", 100, seed).unwrap();
+    read_of(&offer, reader, seed).await
+}
+
+async fn read_of(offer: &Offer, reader: &Connector, seed: u64) -> Result<(), OperationFailed> {
+    let local = Region::zeroed(100)?;
+    let options = OperationOptions::new().timeout(Duration::from_secs(3));
+    let mut read = reader.begin_read_with(&metadata(&offer.json)?, local.clone(), options).await?;
+    read.wait_for_completion().await?;
+    assert!(local.to_vec()? == pattern(seed, 100), "the bytes read are wrong");
+    Ok(())
+}
+
+type OperationFailed = Box<dyn std::error::Error>;
 
 async fn pair(one: ConnectorBuilder, other: ConnectorBuilder) -> [Connector; 2] {
     [one.build().await.unwrap(), other.build().await.unwrap()]

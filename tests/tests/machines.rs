@@ -3,8 +3,10 @@
 //! Most need root, to make the machine so for their processes alone. Where that cannot be done, the test says that it was skipped.
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -424,6 +426,59 @@ fn link_files(from: &Path, to: &Path) {
 fn variables_of_nixl_that_it_cannot_read() {
     let said = start(Command::new(PEER).env("NIXL_TELEMETRY_ENABLE", "nonsense")).unwrap_err();
     assert!(said.contains("NIXL_TELEMETRY_ENABLE=nonsense"), "{said}");
+}
+
+#[test]
+fn devices_and_transports_that_are_not_there() {
+    for name in ["UCX_NET_DEVICES", "UCX_TLS"] {
+        for value in ["nonesuch", "\x01\x1b[31m", &"x".repeat(100_000)] {
+            let said = start(Command::new(PEER).env(name, value)).unwrap_err();
+            assert!(said.contains("Nixl(Engine {") && said.contains(&format!("{name}=")), "{said}");
+        }
+    }
+}
+
+/// What a parent leaves to a program: masks and dispositions of signals, its folder, limits that matter to others.
+#[test]
+fn odd_inheritances() {
+    let shell = |script: &'static str| ["sh", "-c", script].as_slice().to_vec();
+    for (what, program) in [
+        ("permissions", shell("umask 0777; exec \"$0\"")),
+        ("a folder that is gone", shell("d=$(mktemp -d); cd $d; rmdir $d; exec \"$0\"")),
+        ("ignored signals", shell("trap '' CHLD PIPE HUP USR1 USR2 ALRM IO; exec \"$0\"")),
+        ("blocked signals", vec!["env", "--block-signal", "--ignore-signal=CHLD"]),
+        ("no signals in queues", vec!["prlimit", "--sigpending=0", "--msgqueue=0"]),
+        ("an unlimited stack", vec!["prlimit", "--stack=unlimited"]),
+    ] {
+        if program[0] != "sh" && !works(&program) {
+            skip(&program.join(" "), "odd_inheritances");
+            continue;
+        }
+        let mut one = start(&mut by(&program)).unwrap();
+        let mut other = start(&mut Command::new(PEER)).unwrap();
+        get_on(&mut one, &mut other);
+        get_on(&mut other, &mut one);
+        assert!(one.wait().unwrap().success(), "{what}");
+    }
+}
+
+/// Variables that are set, for some reason, to what is no text, no number and no path.
+#[test]
+fn odd_variables() {
+    let names =
+        ["HOME", "TMPDIR", "LANG", "TZ", "NIXL_LOG_LEVEL", "UCX_LOG_LEVEL", "UCX_MODULES", "PATH"];
+    let values = [&b""[..], b"\xff\xfe", b"-9223372036854775809", b"\x01\n\x1b[31m;#"];
+    for value in values {
+        let mut command = Command::new(PEER);
+        command.envs(names.map(|name| (name, OsStr::from_bytes(value))));
+        let mut one = start(&mut command).unwrap();
+        let mut other = start(&mut Command::new(PEER)).unwrap();
+        get_on(&mut one, &mut other);
+        assert!(one.wait().unwrap().success(), "{value:?}");
+    }
+    let home = OsStr::from_bytes(&[b'x'; 100_000]);
+    let said = start(Command::new(PEER).env("HOME", home)).unwrap_err();
+    assert!(said.contains("Nixl(Configuration"), "{said}");
 }
 
 #[test]

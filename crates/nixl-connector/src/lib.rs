@@ -67,6 +67,8 @@ mod connector;
 mod control;
 mod ended;
 mod error;
+#[cfg(any(feature = "nixl", all(test, loom)))]
+mod exit_guard;
 mod exports;
 mod grants;
 mod health;

@@ -7,10 +7,21 @@
 //! way that has not seen them. Copies and leases do the reverse. A fence between the two on the one side, and sequentially
 //! consistent accesses on the other, make at least one see the other.
 
-use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard};
+#[cfg(all(test, loom))]
+mod loom_model;
 
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+#[cfg(not(all(test, loom)))]
+use std::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU32, AtomicUsize, fence},
+};
+
+#[cfg(all(test, loom))]
+use loom_model::{AtomicU32, AtomicUsize, Mutex, MutexGuard, fence, lock};
+#[cfg(not(all(test, loom)))]
 use nixl_device::locks::lock;
 
 use crate::block_selection::{BlockExtents, BlockSelection};
@@ -203,7 +214,7 @@ impl GrantedHere {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

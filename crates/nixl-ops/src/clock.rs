@@ -10,11 +10,11 @@ pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 use rustix::io::Errno;
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 use rustix::thread::futex;
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 use rustix::time::Timespec;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -81,7 +81,7 @@ impl Clock for SystemClock {
         }
     }
 
-    #[cfg(not(loom))]
+    #[cfg(not(all(test, loom)))]
     fn park_on(&self, word: &AtomicU32, seen: u32, timeout: Duration) {
         let time = Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),

@@ -18,6 +18,8 @@
 //! | `slots` | what staging holds |
 //! | `stats` | what is in hand |
 //! | `settings` | what the engine was given |
+//! | `health` | whether the connector is ready and live, and its problems |
+//! | `rebuild` | nothing; another connector has taken the place of the first, and its operations are gone |
 //! | `blocked` | the longest call on the connection's thread, in microseconds |
 //! | `export SEED`, `import METADATA` | the metadata of an export; nothing |
 //! | `pages TOKENS` | nothing; caches from here on have pages of so many tokens, in memory of the pool |
@@ -39,7 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_connector::{
-    Connector, ReadOperation, ReadableOperation, WritableOperation, WriteOperation,
+    Connector, ConnectorError, ReadOperation, ReadableOperation, WritableOperation, WriteOperation,
 };
 use nixl_descriptor::Region;
 use nixl_executor::paths::LocalFacts;
@@ -48,7 +50,7 @@ use nixl_metadata::RdmaMetadata;
 use nixl_ops::Executor;
 use nixl_tests::{Exports, Memory, bytes, crc32, metadata, native_line, pattern};
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
 enum Operation {
     Readable(ReadableOperation),
@@ -61,6 +63,7 @@ struct Server {
     connector: Connector,
     gpus: Arc<SimulatedGpus>,
     staged: Arc<PathExecutor>,
+    is_staged: bool,
     memory: Memory,
     native: bool,
     operations: HashMap<u64, (Operation, Region)>,
@@ -88,11 +91,8 @@ async fn main() {
         Ok(executor) => Arc::new(executor.staging(config)),
         Err(error) => return println!("error {error:?}"),
     };
-    let mut builder = Connector::builder().name("peer");
-    if silence.is_some() {
-        builder = builder.executor(Arc::clone(&staged) as Arc<dyn Executor>);
-    }
-    let connector = match builder.build().await {
+    let is_staged = silence.is_some();
+    let connector = match build(is_staged, &staged).await {
         Ok(connector) => connector,
         Err(error) => return println!("error {error:?}"),
     };
@@ -102,7 +102,8 @@ async fn main() {
         gpus,
         staged,
         memory: Memory::Host,
-        native: silence.is_some(),
+        is_staged,
+        native: is_staged,
         operations: HashMap::new(),
         exports: Exports::default(),
         reused: HashMap::new(),
@@ -115,6 +116,14 @@ async fn main() {
             Err(error) => println!("error {error:?}"),
         }
     }
+}
+
+async fn build(is_staged: bool, staged: &Arc<PathExecutor>) -> Result<Connector, ConnectorError> {
+    let mut builder = Connector::builder().name("peer");
+    if is_staged {
+        builder = builder.executor(Arc::clone(staged) as Arc<dyn Executor>);
+    }
+    builder.build().await
 }
 
 /// How much memory an offer is for, within what this program has.
@@ -206,6 +215,16 @@ impl Server {
             }
             "profile" => {
                 self.native = rest == "native";
+                Ok(String::new())
+            }
+            "health" => {
+                let health = self.connector.health().await;
+                let (is_ready, is_live) = (health.is_ready(), health.is_live());
+                Ok(format!("ready {is_ready}, live {is_live}: {:?}", health.problems()))
+            }
+            "rebuild" => {
+                self.connector = build(self.is_staged, &self.staged).await?;
+                self.operations.clear();
                 Ok(String::new())
             }
             // The longest call on the connection's thread, in microseconds.

@@ -18,9 +18,11 @@ use nixl_tests::forge::Blob;
 use nixl_tests::{Random, bytes_of, metadata, native_line};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::LIMIT;
 use crate::forge::{Forge, bomb};
+use crate::pace::Pace;
+use crate::scene::Outcome;
 use crate::target::Target;
+use crate::{LEN, LIMIT};
 
 /// Offers, one a line; a ticket may follow after a space.
 const HELD: &str = "NIXL_TEST_HOSTILE_HELD";
@@ -29,12 +31,18 @@ const ATTACK: &str = "NIXL_TEST_HOSTILE_ATTACK";
 /// What is sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Attack {
-    /// Messages that present no offer.
+    /// Messages of every kind that present no offer.
     Stranger,
-    /// Messages that present one.
-    Holder,
+    /// Claims that present one.
+    Claims,
+    /// Messages of staged transfers of one.
+    Staging,
+    /// Messages of transfers by this side's GPU of one.
+    Lending,
     /// Readers' words about grants.
     GrantDone,
+    /// Notifications of importers.
+    Importers,
     /// Well-formed requests for each offer, by several agents, which are not there to be answered.
     Silent,
 }
@@ -49,7 +57,15 @@ impl FromStr for Attack {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let all = [Self::Stranger, Self::Holder, Self::GrantDone, Self::Silent];
+        let all = [
+            Self::Stranger,
+            Self::Claims,
+            Self::Staging,
+            Self::Lending,
+            Self::GrantDone,
+            Self::Importers,
+            Self::Silent,
+        ];
         all.into_iter().find(|attack| attack.to_string() == text).ok_or_else(|| text.to_owned())
     }
 }
@@ -125,11 +141,16 @@ fn send(attack: Attack, held: &str, seed: u64, count: u64) {
             _ => Ticket::decode(&bytes_of(ticket).unwrap()).ok(),
         },
     };
-    let mut sent = 0;
+    let (mut sent, mut pace) = (0, Pace::new());
     while sent < count {
+        pace.wait();
         let message = match attack {
+            Attack::Claims => forge.claim(true),
+            Attack::Staging => forge.staged(true),
+            Attack::Lending => forge.lending(true),
             Attack::GrantDone => forge.grant_done(),
-            attack => forge.message(attack == Attack::Holder),
+            Attack::Importers => forge.notification(),
+            Attack::Stranger | Attack::Silent => forge.message(),
         };
         // The key alone would complete the offer.
         if message == forge.key {
@@ -198,10 +219,33 @@ fn start(held: &str, attack: Attack, seed: u64, count: usize) -> (Child, tempfil
 }
 
 impl Target {
-    /// A child sends `count` messages. Returns how many it could.
-    pub(crate) fn send(&self, attack: Attack, seed: u64, count: usize) -> usize {
-        let (mut child, _file) =
-            start(&format!("{} {}", self.offer, self.ticket), attack, seed, count);
+    /// Children send `count` messages. One that presents an offer may end itself by it; another goes on.
+    pub(crate) fn send(&self, attack: Attack, seed: u64, count: usize) -> Outcome {
+        /// Of one child: then comes another offer, since the messages may end it, as its holder may.
+        const AT_ONCE: usize = 10_000;
+        const ATTACKERS: u64 = 60;
+        let dropped = self.dropped();
+        let (mut sent, mut attackers) = (0, 0);
+        while sent < count && attackers < ATTACKERS {
+            attackers += 1;
+            let seed = seed * 1000 + attackers;
+            sent += self.send_by_one(attack, seed, AT_ONCE.min(count - sent));
+            self.ask("stats").unwrap();
+        }
+        assert_eq!(sent, count, "{attack}: attackers end too often");
+        thread::sleep(Self::ARRIVES);
+        // The last words of honest ones about their grants are among these, too.
+        let refused = sent.min((self.dropped() - dropped) as usize);
+        Outcome { sent, refused: Some(refused), accepted: Some(sent - refused) }
+    }
+
+    /// What was sent is there after so long.
+    const ARRIVES: Duration = Duration::from_millis(200);
+
+    fn send_by_one(&self, attack: Attack, seed: u64, count: usize) -> usize {
+        let (id, offer) = self.offer(&format!("readable {LEN} 0")).unwrap();
+        let held = format!("{} {}", native_line(&offer), self.ticket);
+        let (mut child, _file) = start(&held, attack, seed, count);
         let began = Instant::now();
         let status = loop {
             if let Some(status) = child.try_wait().unwrap() {
@@ -210,22 +254,12 @@ impl Target {
             assert!(began.elapsed() < LIMIT, "the attacker hangs");
             thread::sleep(Duration::from_millis(5));
         };
+        self.ask(&format!("drop {id}")).unwrap();
         let output = std::io::read_to_string(child.stdout.take().unwrap()).unwrap();
         let sent = output.lines().find_map(|line| line.split("sent ").nth(1)?.parse().ok());
-        assert!(attack == Attack::Holder || status.success(), "{status} {output}");
+        let is_holder = matches!(attack, Attack::Claims | Attack::Staging | Attack::Lending);
+        assert!(is_holder || status.success(), "{status} {output}");
         sent.unwrap_or(0)
-    }
-
-    /// A holder may end its own process; another goes on.
-    pub(crate) fn send_as_holder(&self, seed: u64, count: usize) -> usize {
-        const ATTACKERS: u64 = 60;
-        let (mut sent, mut attackers) = (0, 0);
-        while sent < count && attackers < ATTACKERS {
-            attackers += 1;
-            sent += self.send(Attack::Holder, seed * 1000 + attackers, count - sent);
-            self.ask("stats").unwrap();
-        }
-        sent
     }
 
     /// Agents ask for these offers, and their process is stopped before it can answer.

@@ -24,6 +24,11 @@ pub(crate) fn bomb() -> Vec<u8> {
     AgentMetadata::compress(&vec![0; 20 << 20]).unwrap().compressed().to_vec()
 }
 
+/// Nothing may be left.
+fn compressed(bytes: &[u8]) -> Vec<u8> {
+    AgentMetadata::compress(bytes).map_or_else(|_| Vec::new(), |a| a.compressed().to_vec())
+}
+
 impl Forge<'_> {
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.random.below(bound)
@@ -52,6 +57,11 @@ impl Forge<'_> {
                     let end = (at + 1 + self.below(8) as usize).min(bytes.len());
                     bytes.drain(at.min(end)..end);
                 }
+                3 => {
+                    let any = self.pick(&[0, 1, u64::from(u32::MAX), 1 << 63, u64::MAX]);
+                    let any = any.to_le_bytes();
+                    bytes.iter_mut().skip(at).zip(any).for_each(|(byte, new)| *byte = new);
+                }
                 _ if at < bytes.len() => bytes[at] = self.below(256) as u8,
                 _ => {}
             }
@@ -68,35 +78,124 @@ impl Forge<'_> {
             }
             2 => self.bomb.to_vec(),
             kind => {
-                let mut blob = self.blob.clone();
-                blob.name = format!("ghost-{}", self.below(1 << 40)).into_bytes();
-                let mut address = std::mem::take(&mut blob.connections[0].1);
-                // UCX takes addresses of one worker for one peer: damage to it would be the attacker's own.
-                for byte in address.iter_mut().skip(1).take(8) {
-                    *byte = self.below(256) as u8;
-                }
+                let mut blob = self.ghost();
                 if kind > 3 {
-                    self.damage(&mut address);
+                    self.damage(&mut blob.connections[0].1);
                 }
-                blob.connections[0].1 = address;
                 let mut bytes = blob.bytes();
                 if kind == 5 {
                     self.damage(&mut bytes);
                 }
-                // Nothing may be left.
-                AgentMetadata::compress(&bytes)
-                    .map_or_else(|_| Vec::new(), |a| a.compressed().to_vec())
+                compressed(&bytes)
             }
         }
     }
 
-    /// A message of staged transfers and of lending, in either version.
+    /// The blob of an agent that is not there: UCX takes addresses of one worker for one peer, and damage to it would be the
+    /// attacker's own.
+    fn ghost(&mut self) -> Blob {
+        let mut blob = self.blob.clone();
+        blob.name = format!("ghost-{}", self.below(1 << 40)).into_bytes();
+        for byte in blob.connections[0].1.iter_mut().skip(1).take(8) {
+            *byte = self.random.below(256) as u8;
+        }
+        blob
+    }
+
+    /// Dynamo's metadata with something changed, as one line.
+    pub(crate) fn changed_json(&mut self, honest: &str) -> String {
+        let number =
+            self.pick(&["-1", "1e400", "18446744073709551616", "0.5", "null", "true", "[]"]);
+        let text = match self.below(12) {
+            0 => honest.replacen("\"size\":", &format!("\"size\":{number},\"size\":"), 1),
+            1 => honest.replacen("\"ptr\":", &format!("\"ptr\":{number}"), 1),
+            2 => honest.replacen("\"operation_kind\":", &format!("\"operation_kind\":{number}"), 1),
+            3 => honest.replacen('{', "{\"more\":{},", 1),
+            4 => honest.replacen(
+                "\"descriptors\":",
+                &format!("\"descriptors\":{}", "[".repeat(200)),
+                1,
+            ),
+            5 => {
+                let device =
+                    self.pick(&["cuda:-1", "cuda:99999999999", "xpu:", "cpu:0", "", "\\u0000"]);
+                honest.replacen("\"cpu\"", &format!("\"{device}\""), 1)
+            }
+            6 => honest.replacen("b64:", "", 1),
+            7 => {
+                let many = "{\"device\":\"cpu\",\"ptr\":1,\"size\":1},".repeat(70_000 / 35);
+                honest.replacen("\"descriptors\":[", &format!("\"descriptors\":[{many}"), 1)
+            }
+            _ => {
+                let mut bytes = honest.as_bytes().to_vec();
+                self.damage(&mut bytes);
+                String::from_utf8_lossy(&bytes).into_owned()
+            }
+        };
+        text.replace(['\n', '\r'], " ")
+    }
+
+    /// A blob with something changed, compressed.
+    pub(crate) fn changed_blob(&mut self) -> Vec<u8> {
+        let mut blob = self.ghost();
+        match self.below(10) {
+            0 => blob.name = self.bytes(300),
+            1 => {
+                blob.name =
+                    self.pick(&[&b""[..], b"\0", b"a\0b", b"\xff", b"../..", b"\n"]).to_vec()
+            }
+            2 => blob.connections[0].0 = self.bytes(20),
+            3 => {
+                let again = blob.connections[0].clone();
+                let times = self.pick(&[1, 2, 500]);
+                blob.connections.extend(vec![again; times]);
+            }
+            4 => blob.connections.clear(),
+            5 => {
+                let again = blob.sections.clone();
+                blob.sections.extend(again);
+            }
+            6 | 7 => {
+                if let Some(memory) = blob.sections.first_mut().and_then(|s| s.memories.first_mut())
+                {
+                    self.damage(memory);
+                }
+            }
+            _ => {}
+        }
+        let mut bytes = blob.bytes();
+        match self.below(10) {
+            0 => return self.bomb.to_vec(),
+            1..7 => self.damage(&mut bytes),
+            _ => {}
+        }
+        compressed(&bytes)
+    }
+
+    /// A blob with a changed address of UCX's worker, compressed.
+    pub(crate) fn changed_address(&mut self) -> Vec<u8> {
+        let mut blob = self.ghost();
+        self.damage(&mut blob.connections[0].1);
+        compressed(&blob.bytes())
+    }
+
+    /// A message of staged transfers, in either version.
     pub(crate) fn staged(&mut self, is_holder: bool) -> Vec<u8> {
+        let tag = self.pick(&[0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14, 15]);
+        self.tagged(tag, is_holder)
+    }
+
+    /// A message of transfers by the other side's GPU, in either version.
+    pub(crate) fn lending(&mut self, is_holder: bool) -> Vec<u8> {
+        let tag = self.pick(&[10, 10, 11, 12, 13]);
+        self.tagged(tag, is_holder)
+    }
+
+    fn tagged(&mut self, tag: u8, is_holder: bool) -> Vec<u8> {
         let version = self.pick(&[1, 2, 2]);
         let mut out = vec![b'n', b'x', b's', version];
         let session = if self.below(4) == 0 { self.below(8) } else { self.below(u64::MAX) };
         out.extend(u128::from(session).to_be_bytes());
-        let tag = self.below(15) as u8;
         out.push(tag);
         let stranger = format!("{:032x}", self.below(u64::MAX)).into_bytes();
         let key = if is_holder { self.key.to_vec() } else { stranger };
@@ -174,6 +273,17 @@ impl Forge<'_> {
                 }
                 long(&mut out, &introduction);
                 text(&mut out, &[b'x'; 240]);
+            }
+            14 => {
+                out.extend(self.below(9).to_be_bytes());
+                out.extend((self.below(9) as u16).to_be_bytes());
+                out.extend((self.below(9) as u32).to_be_bytes());
+                out.extend((0..72).map(|_| self.random.below(256) as u8));
+                out.extend(chunk.to_be_bytes());
+            }
+            15 => {
+                out.extend((self.below(9) as u16).to_be_bytes());
+                out.extend((self.below(9) as u32).to_be_bytes());
             }
             _ => {}
         }
@@ -276,17 +386,17 @@ impl Forge<'_> {
         out
     }
 
-    pub(crate) fn message(&mut self, is_holder: bool) -> Vec<u8> {
+    /// A message of any kind that presents no offer.
+    pub(crate) fn message(&mut self) -> Vec<u8> {
         match self.below(12) {
-            11 => self.notification(),
-            10 => self.grant_done(),
             0 => self.bytes(300),
             1 => {
                 let size = self.pick(&[1u64, 200, 4000, 60_000]);
                 [b"nxs\x02".to_vec(), self.bytes(size)].concat()
             }
-            2..5 => self.claim(is_holder),
-            _ => self.staged(is_holder),
+            2..5 => self.claim(false),
+            5..8 => self.lending(false),
+            _ => self.staged(false),
         }
     }
 }

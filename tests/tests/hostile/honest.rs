@@ -1,5 +1,7 @@
 //! Traffic of a process that uses the target as it is meant.
 
+use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -20,6 +22,8 @@ use crate::target::{SEED, Target};
 pub(crate) struct Honest {
     took: Vec<Duration>,
     pub(crate) failed: usize,
+    /// Operations that succeeded, with other bytes than they should have.
+    pub(crate) wrong: usize,
 }
 
 impl Honest {
@@ -29,8 +33,10 @@ impl Honest {
         took.get(took.len().saturating_sub(1) * percent / 100).copied().unwrap_or_default()
     }
 
-    pub(crate) fn ok(&self) -> usize {
-        self.took.len()
+    /// How many succeeded, and how many did not.
+    pub(crate) fn said(&self) -> String {
+        let ok = self.took.len();
+        if self.failed == 0 { ok.to_string() } else { format!("{ok} and {} failed", self.failed) }
     }
 
     /// Reads and writes the target's memory until `stop`, and checks each byte.
@@ -48,6 +54,7 @@ impl Honest {
             ] {
                 match took {
                     Ok(took) => honest.took.push(took),
+                    Err(error) if error.is::<WrongBytes>() => honest.wrong += 1,
                     Err(error) => {
                         honest.failed += 1;
                         if honest.failed < 5 {
@@ -71,7 +78,23 @@ pub(crate) async fn connector(name: &str) -> Connector {
     builder.build().await.unwrap()
 }
 
-type Timed = Result<Duration, Box<dyn std::error::Error>>;
+/// Bytes that differ from those that were offered or granted.
+#[derive(Debug)]
+struct WrongBytes;
+
+impl fmt::Display for WrongBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the bytes are wrong")
+    }
+}
+
+impl Error for WrongBytes {}
+
+fn right(is_right: bool) -> Result<(), WrongBytes> {
+    if is_right { Ok(()) } else { Err(WrongBytes) }
+}
+
+type Timed = Result<Duration, Box<dyn Error>>;
 
 /// One read and one write, from the offer to the end of both sides. Returns how long this side took for both.
 pub(crate) async fn one(connector: &Connector, target: &Target, seed: u64) -> Timed {
@@ -82,7 +105,7 @@ pub(crate) async fn one(connector: &Connector, target: &Target, seed: u64) -> Ti
     let mut read = connector.begin_read(&remote, region.clone()).await?;
     read.wait_for_completion().await?;
     let mut took = began.elapsed();
-    assert!(region.to_vec()? == bytes, "the bytes read are wrong");
+    right(region.to_vec()? == bytes)?;
     target.ask(&format!("wait {id}"))?;
 
     let (id, remote) = target.offer(&format!("writable {LEN} 0"))?;
@@ -92,7 +115,7 @@ pub(crate) async fn one(connector: &Connector, target: &Target, seed: u64) -> Ti
     write.wait_for_completion().await?;
     took += began.elapsed();
     let crc = target.ask(&format!("wait {id}"))?;
-    assert!(crc == crc32(&bytes), "the bytes written are wrong");
+    right(crc == crc32(&bytes))?;
     Ok(took)
 }
 
@@ -107,10 +130,7 @@ async fn blocks(import: &RemoteExport, cache: &Cache, target: &Target, seed: usi
     import.read_blocks(&ticket, &cache.layout, &[5, 9, 30]).await?;
     let took = began.elapsed();
     for (block, here) in blocks.into_iter().zip([5, 9, 30]) {
-        assert!(
-            cache.block(here)? == block_of(SEED, block),
-            "the bytes of block {block} are wrong"
-        );
+        right(cache.block(here)? == block_of(SEED, block))?;
     }
     import.done(&ticket).await?;
     target.ask(&format!("end {id}"))?;

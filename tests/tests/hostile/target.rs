@@ -69,6 +69,24 @@ impl Target {
         Ok((id.to_owned(), metadata(offered).map_err(|error| error.to_string())?))
     }
 
+    /// Whether it still answers.
+    pub(crate) fn is_there(&self) -> bool {
+        self.peer.lock().unwrap().ask("stats").is_ok()
+    }
+
+    /// Messages that it has counted and dropped: requests of strangers, and what is no notification.
+    pub(crate) fn dropped(&self) -> u64 {
+        const COUNTERS: [&str; 3] =
+            ["strangers", "unexpected_notifications", "unreadable_notifications"];
+        let stats = format!("{} {}", self.ask("slots").unwrap(), self.ask("stats").unwrap());
+        let counters = COUNTERS.map(|name| {
+            let value = stats.split(&format!("{name}: ")).nth(1).unwrap();
+            let digits = value.split(|c: char| !c.is_ascii_digit()).next().unwrap();
+            digits.parse::<u64>().unwrap()
+        });
+        counters.iter().sum()
+    }
+
     /// Its resident memory, in KiB.
     pub(crate) fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();

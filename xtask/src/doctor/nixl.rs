@@ -18,7 +18,7 @@ const NEEDED_PLUGIN: &str = "UCX";
 pub(super) fn check(report: &mut Report, topology: &Topology, store: &Path, remedy: &str) {
     if let Some(library) = check_library(report, store, remedy) {
         let ucx = check_plugins(report, &library, remedy);
-        check_ucx(report, topology, &library, ucx.as_ref());
+        check_ucx(report, &library, ucx.as_ref());
         if let Some((_, file)) = &ucx {
             started::check(report, topology, &library, file);
         }
@@ -133,12 +133,7 @@ fn check_plugins(report: &mut Report, library: &Path, remedy: &str) -> Option<(S
     ucx
 }
 
-fn check_ucx(
-    report: &mut Report,
-    topology: &Topology,
-    library: &Path,
-    ucx: Option<&(String, PathBuf)>,
-) {
+fn check_ucx(report: &mut Report, library: &Path, ucx: Option<&(String, PathBuf)>) {
     const SECTION: &str = "UCX";
     let Some((version, file)) = ucx else {
         return;
@@ -153,7 +148,7 @@ fn check_ucx(
         let transports = transports(name);
         match loaded {
             // It needs the system's libraries, which are better not beside those of a wheel.
-            _ if name == "ib_efa" && !started::has_efa(topology) => {
+            _ if name == "ib_efa" && !started::has_efa() => {
                 report.ok_for(
                     SECTION,
                     name,

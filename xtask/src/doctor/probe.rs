@@ -42,6 +42,11 @@ pub(super) struct Facts {
 }
 
 impl Facts {
+    /// The names of the transports.
+    pub(super) fn transports(&self) -> impl Iterator<Item = &str> {
+        self.resources.iter().filter_map(|resource| Some(resource.split_once('/')?.0))
+    }
+
     /// The devices of those transports.
     pub(super) fn devices(&self) -> impl Iterator<Item = &str> {
         self.resources.iter().filter_map(|resource| Some(resource.split_once('/')?.1))
@@ -299,6 +304,7 @@ mod tests {
             #      resource 2  :  md 3  dev 2  flags -- rc_mlx5/mlx5_0:1\n{\"lacks\":[]}\n";
         let facts = read(output, ExitStatus::from_raw(0)).unwrap();
         assert_eq!(facts.resources, ["tcp/eth0", "rc_mlx5/mlx5_0:1"]);
+        assert_eq!(facts.transports().collect::<Vec<_>>(), ["tcp", "rc_mlx5"]);
         assert_eq!(facts.devices().collect::<Vec<_>>(), ["eth0", "mlx5_0:1"]);
     }
 

@@ -1,32 +1,58 @@
 //! UCX, started in a child as a connector would start it: what it is given, and what it finds.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::path::Path;
 
-use nixl_device::{NetworkInterface, RdmaNic, Topology};
+use nixl_device::Topology;
 
 use super::probe;
 use super::report::Report;
+use choice::{Machine, UcxDevices};
+
+/// What connectors choose: their own source, so that the same is printed and tried.
+#[path = "../../../crates/nixl-connector/src/nixl/ucx/choice.rs"]
+mod choice;
 
 const SECTION: &str = "UCX";
-/// Connectors choose some of more interfaces, and of fewer where there are NICs; see `nixl-connector`'s `ucx/choice.rs`.
-const MOST_INTERFACES: usize = 112;
-const OF_A_PORT: usize = 8;
+
+/// Where a setting of a connector's plan comes from.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Source {
+    Environment,
+    Chosen,
+}
+
+/// What a connector without options gives to UCX on this machine, by the variables' names.
+fn plan(
+    machine: &Machine,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Vec<(String, String, Source)> {
+    let mut plan: Vec<_> = environment
+        .filter(|(name, _)| name.starts_with("UCX_"))
+        .map(|(name, value)| (name, value, Source::Environment))
+        .collect();
+    for (name, value) in machine.settings() {
+        let name = format!("UCX_{name}");
+        if plan.iter().all(|(other, ..)| *other != name) {
+            plan.push((name, value, Source::Chosen));
+        }
+    }
+    plan.sort();
+    plan
+}
+
+fn environment() -> impl Iterator<Item = (String, String)> {
+    env::vars_os().filter_map(|(name, value)| {
+        Some((name.to_str()?.to_owned(), value.to_string_lossy().into_owned()))
+    })
+}
 
 pub(super) fn check(report: &mut Report, topology: &Topology, library: &Path, ucx: &Path) {
-    let mut given = Vec::new();
-    let is_set = |name: &str| env::var_os(name).is_some();
-    if !has_efa(topology) && !is_set("UCX_MODULES") {
-        given.push(("UCX_MODULES", "^efa"));
-        report.ok_for(SECTION, "UCX_MODULES", "^efa, which connectors set where no EFA device is");
-    }
-    let interfaces = NetworkInterface::all().len();
-    let found = format!("{interfaces} with an address");
-    let ports: usize = topology.nics().iter().map(|nic| nic.ports().len()).sum();
-    let most = MOST_INTERFACES.saturating_sub(OF_A_PORT * ports);
-    if interfaces > most && !is_set("UCX_NET_DEVICES") && !is_set("UCX_TLS") {
-        // NICs are looked at all the same.
-        given.push(("UCX_TLS", "^tcp"));
+    let devices = UcxDevices::of_this_machine();
+    let machine = Machine::of_these(&devices);
+    let found = format!("{} with an address", devices.interfaces());
+    if machine.chosen.is_some() {
         report.note(
             SECTION,
             "interfaces",
@@ -36,13 +62,24 @@ pub(super) fn check(report: &mut Report, topology: &Topology, library: &Path, uc
     } else {
         report.ok_for(SECTION, "interfaces", found);
     }
-    for (name, value) in env::vars_os() {
-        if let Some(name) = name.to_str().filter(|name| name.starts_with("UCX_")) {
-            let found =
-                format!("{} in the environment, before any option", value.to_string_lossy());
-            report.note(SECTION, name, found, None);
+    let plan = plan(&machine, environment());
+    for (name, value, source) in &plan {
+        match source {
+            Source::Chosen => {
+                let found = format!("{value}, which connectors choose on this machine");
+                report.ok_for(SECTION, name, found);
+            }
+            Source::Environment => {
+                let found = format!("{value} in the environment, before any option");
+                report.note(SECTION, name, found, None);
+            }
         }
     }
+    let given: Vec<_> = plan
+        .iter()
+        .filter(|(.., source)| *source == Source::Chosen)
+        .map(|(name, value, _)| (&**name, &**value))
+        .collect();
     let facts = match probe::load_with(&[library, ucx], &given) {
         Ok(facts) => facts,
         Err(error) => {
@@ -55,10 +92,10 @@ pub(super) fn check(report: &mut Report, topology: &Topology, library: &Path, uc
             return;
         }
     };
-    let mut devices: Vec<&str> = facts.devices().collect();
-    devices.sort_unstable();
-    devices.dedup();
-    report.ok_for(SECTION, "devices", devices.join(", "));
+    let transports: BTreeSet<&str> = facts.transports().collect();
+    report.ok_for(SECTION, "transports", joined(&transports));
+    let devices: BTreeSet<&str> = facts.devices().collect();
+    report.ok_for(SECTION, "devices", joined(&devices));
     for nic in topology.nics().iter().filter(|nic| !is_used(nic.name(), &devices)) {
         report.note(
             SECTION,
@@ -74,15 +111,17 @@ pub(super) fn check(report: &mut Report, topology: &Topology, library: &Path, uc
 }
 
 /// UCX names the ports of a NIC.
-fn is_used(nic: &str, devices: &[&str]) -> bool {
+fn is_used(nic: &str, devices: &BTreeSet<&str>) -> bool {
     devices.iter().any(|device| device.split_once(':').is_some_and(|(name, _)| name == nic))
 }
 
+fn joined(names: &BTreeSet<&str>) -> String {
+    names.iter().copied().collect::<Vec<_>>().join(", ")
+}
+
 /// Whether AWS's adapter is there.
-pub(super) fn has_efa(topology: &Topology) -> bool {
-    const AMAZON: u16 = 0x1d0f;
-    let is_efa = |nic: &RdmaNic| nic.pci().is_some_and(|pci| pci.vendor() == Some(AMAZON));
-    topology.nics().iter().any(is_efa)
+pub(super) fn has_efa() -> bool {
+    Machine::of_these(&UcxDevices::of_this_machine()).has_efa
 }
 
 #[cfg(test)]
@@ -91,12 +130,36 @@ mod tests {
 
     #[test]
     fn a_nic_is_used_by_its_ports() {
-        let devices = ["eth0", "lo", "memory", "mlx5_1:1"];
+        let devices = BTreeSet::from(["eth0", "lo", "memory", "mlx5_1:1"]);
         assert!(is_used("mlx5_1", &devices));
         assert!(
             !is_used("mlx5_0", &devices)
                 && !is_used("mlx5_11", &devices)
                 && !is_used("rxe0", &devices)
+        );
+    }
+
+    #[test]
+    fn the_plan_is_the_connectors_choice_below_the_environment() {
+        let machine = Machine {
+            has_cuda: true,
+            has_rdma: false,
+            has_efa: false,
+            chosen: Some(vec!["eth0".to_owned(), "lo".to_owned()]),
+        };
+        let set = [("UCX_MODULES", "all"), ("UCX_TLS", "tcp"), ("HOME", "/root")];
+        let set = set.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let plan = plan(&machine, set.into_iter());
+        let plan: Vec<_> = plan.iter().map(|(name, value, by)| (&**name, &**value, *by)).collect();
+        assert_eq!(
+            plan,
+            [
+                ("UCX_MEMTYPE_CACHE", "n", Source::Chosen),
+                ("UCX_MODULES", "all", Source::Environment),
+                ("UCX_NET_DEVICES", "eth0,lo", Source::Chosen),
+                ("UCX_TCP_CONN_NB", "y", Source::Chosen),
+                ("UCX_TLS", "tcp", Source::Environment),
+            ]
         );
     }
 }

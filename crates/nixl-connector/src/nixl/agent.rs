@@ -324,14 +324,18 @@ impl Agent {
         })
     }
 
-    /// Checks a peer's connection details for content that would end the process in UCX.
+    /// Checks a peer's connection details, by backend, for content that would end the process in UCX.
     ///
     /// # Errors
     ///
     /// The fault.
-    pub(super) fn check(&self, blob: &Blob<'_>) -> Result<(), String> {
+    pub(super) fn check(
+        &self,
+        connections: &[(impl AsRef<str>, impl AsRef<[u8]>)],
+    ) -> Result<(), String> {
         let Some(addresses) = &self.addresses else { return Ok(()) };
-        of_backend(blob).try_for_each(|address| addresses.check(address))
+        let mut of_ucx = connections.iter().filter(|(backend, _)| backend.as_ref() == blob::UCX);
+        of_ucx.try_for_each(|(_, address)| addresses.check(address.as_ref()))
     }
 
     /// The addresses on which a peer listens, for probes.

@@ -34,6 +34,14 @@ pub(super) struct Directory {
     entries: Mutex<Entries<Arc<Loaded>>>,
 }
 
+fn bad(reason: String) -> TransportError {
+    TransportError::BadMetadata { reason: SharedError::text(reason) }
+}
+
+fn damaged(error: String) -> TransportError {
+    bad(format!("its UCX address is damaged: {error}"))
+}
+
 impl Directory {
     /// The most memories that a peer's own message introduces. Its sender may be another agent than its owner has met.
     const INTRODUCED: usize = 4096;
@@ -87,8 +95,6 @@ impl Directory {
         self: &Arc<Self>,
         spec: &ConnectSpec<'_>,
     ) -> Result<Connected, TransportError> {
-        let bad =
-            |reason: String| TransportError::BadMetadata { reason: SharedError::text(reason) };
         let mut blob = Blob::parse(spec.metadata()).map_err(bad)?;
         spec.check_name(blob.name)?;
         if spec.introducer().is_some() && blob.memories.len() > Self::INTRODUCED {
@@ -109,9 +115,7 @@ impl Directory {
             let reason = format!("its backends ({}) are none of this agent's", theirs.join(", "));
             return Err(bad(reason));
         }
-        self.agent
-            .check(&blob)
-            .map_err(|error| bad(format!("its UCX address is damaged: {error}")))?;
+        self.agent.check(&blob.connections).map_err(damaged)?;
         let connected = self.bring_up_to_date(spec, &blob, all)?;
         self.note_introduced(connected.peer(), spec.introducer().is_some());
         Ok(connected)
@@ -192,7 +196,12 @@ impl Directory {
             (Some(false), _) => Ok(None),
             (None, _) if trusted => Ok(None),
             (None, Some(_)) if here::is_here(blob.name, &details) => Ok(None),
-            (_, Some(machine)) => Ok(here::masked(blob.name, &blob.connections, machine)),
+            (_, Some(machine)) => {
+                let masked = here::masked(blob.name, &blob.connections, machine);
+                // The identity may lie where UCX reads a length.
+                masked.iter().try_for_each(|masked| self.agent.check(masked)).map_err(damaged)?;
+                Ok(masked)
+            }
             // Only UCX treats a peer as local.
             (_, None) if !self.agent.has_backend(blob::UCX) => Ok(None),
             (_, None) => {

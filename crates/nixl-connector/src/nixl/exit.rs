@@ -17,7 +17,7 @@
 use std::ffi::{c_int, c_void};
 use std::mem;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,6 +28,8 @@ use nixl_device::{ForkGeneration, PerProcess, is_in_libraries, was_forked_amid_l
 use super::agent::Gate;
 use super::library::NixlUnavailable;
 use super::loaded;
+pub(super) use crate::exit_guard::Busy;
+use crate::exit_guard::{ExitGuard, wait_until};
 
 /// The longest delay of an exit.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -44,13 +46,13 @@ static PROCESS: PerProcess<Process> = PerProcess::new(Process::new);
 
 /// NIXL's state in a process.
 struct Process {
-    guard: Guard,
+    guard: ExitGuard,
     agents: Mutex<Vec<Arc<Gate>>>,
 }
 
 impl Process {
     const fn new() -> Self {
-        Self { guard: Guard::new(), agents: Mutex::new(Vec::new()) }
+        Self { guard: ExitGuard::new(), agents: Mutex::new(Vec::new()) }
     }
 
     fn agents(&self) -> MutexGuard<'_, Vec<Arc<Gate>>> {
@@ -179,78 +181,6 @@ fn end_late(status: c_int) {
     let _ = thread::Builder::new().name("nixl-exit".to_owned()).spawn(late);
 }
 
-/// Waits for the condition or the deadline. Uses no channel or lock: their thread-local state may be destroyed.
-fn wait_until(until: Instant, is_so: impl Fn() -> bool) -> bool {
-    while !is_so() {
-        if Instant::now() >= until {
-            return false;
-        }
-        thread::sleep(Duration::from_micros(100));
-    }
-    true
-}
-
-/// Counts the threads inside.
-struct Guard {
-    /// In steps of two; odd once closed.
-    inside: AtomicUsize,
-    /// Forks under way.
-    pauses: AtomicUsize,
-}
-
-const CLOSED: usize = 1;
-const ONE: usize = 2;
-
-impl Guard {
-    const fn new() -> Self {
-        Self { inside: AtomicUsize::new(0), pauses: AtomicUsize::new(0) }
-    }
-
-    /// Waits while it is paused.
-    fn enter(&self) -> Option<Busy<'_>> {
-        loop {
-            let busy = Busy(self);
-            if self.inside.fetch_add(ONE, Ordering::SeqCst) & CLOSED != 0 {
-                return None;
-            }
-            if self.pauses.load(Ordering::SeqCst) == 0 {
-                return Some(busy);
-            }
-            drop(busy);
-            thread::sleep(Duration::from_micros(100));
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        self.inside.load(Ordering::SeqCst) & CLOSED != 0
-    }
-
-    /// Closes the gate for good. Returns whether all threads were out in time.
-    fn close(&self, until: Instant) -> bool {
-        self.inside.fetch_or(CLOSED, Ordering::SeqCst);
-        wait_until(until, || self.inside.load(Ordering::SeqCst) == CLOSED)
-    }
-
-    /// Makes entering threads wait for [`resume`](Self::resume). Returns whether the others were out in time.
-    fn pause(&self, until: Instant) -> bool {
-        self.pauses.fetch_add(1, Ordering::SeqCst);
-        wait_until(until, || self.inside.load(Ordering::SeqCst) & !CLOSED == 0)
-    }
-
-    fn resume(&self) {
-        self.pauses.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// See [`enter`].
-pub(super) struct Busy<'a>(&'a Guard);
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.inside.fetch_sub(ONE, Ordering::SeqCst);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::ffi::CStr;
@@ -259,52 +189,6 @@ mod tests {
     use super::super::{NixlLibrary, NixlOptions};
     use super::*;
     use crate::control::ControlThread;
-
-    #[test]
-    fn no_thread_gets_in_once_closed() {
-        let guard = Guard::new();
-        drop(guard.enter().unwrap());
-        assert!(!guard.is_closed() && guard.close(Instant::now()));
-        assert!(guard.enter().is_none() && guard.is_closed());
-        assert!(guard.close(Instant::now()), "one that was refused counts no more");
-    }
-
-    #[test]
-    fn closing_waits_for_those_inside_but_not_for_ever() {
-        let guard = Guard::new();
-        let (first, second) = (guard.enter(), guard.enter());
-        assert!(!guard.close(Instant::now() + Duration::from_millis(1)));
-        drop(first);
-        assert!(!guard.close(Instant::now()));
-        thread::scope(|scope| {
-            scope.spawn(|| drop(second));
-            assert!(guard.close(Instant::now() + Duration::from_secs(60)));
-        });
-    }
-
-    #[test]
-    fn a_pause_waits_for_those_inside_and_holds_up_others() {
-        let guard = Guard::new();
-        let inside = guard.enter().unwrap();
-        assert!(!guard.pause(Instant::now()));
-        drop(inside);
-        // Forks of two threads may overlap.
-        assert!(guard.pause(Instant::now()));
-        guard.resume();
-        let entered = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let other = scope.spawn(|| {
-                let busy = guard.enter();
-                entered.store(true, Ordering::SeqCst);
-                busy.is_some()
-            });
-            assert!(!entered.load(Ordering::SeqCst));
-            guard.resume();
-            assert!(other.join().unwrap());
-        });
-        assert!(guard.pause(Instant::now()) && !guard.is_closed());
-        assert!(guard.close(Instant::now()) && guard.enter().is_none(), "an exit is not paused");
-    }
 
     /// What this program is told to be a process for [`with_a_thread_inside`].
     const INSIDE: &str = "NIXL_TEST_EXIT_INSIDE";

@@ -15,9 +15,7 @@ mod replies;
 mod settings;
 mod wakeups;
 
-use std::fs;
-
-pub(super) use choice::UcxDevices;
+pub(super) use choice::{UcxDevices, may_use_rdma};
 pub(super) use files::check as check_files;
 pub(super) use library::Ucx;
 pub(super) use settings::Plan;
@@ -26,9 +24,4 @@ pub(super) use wakeups::WakeUps;
 /// UCX's identity of this machine, or `None` if UCX does not report it. Called after UCX is loaded.
 pub(super) fn machine() -> Option<u64> {
     Ucx::loaded()?.machine()
-}
-
-/// Whether UCX may use a NIC of this machine that writes memory.
-pub(super) fn may_use_rdma() -> bool {
-    fs::read_dir("/sys/class/infiniband").is_ok_and(|mut devices| devices.next().is_some())
 }

@@ -1,8 +1,6 @@
 //! Models that loom lacks: sequentially consistent accesses, pages of processes, and waits on their words.
 
-#[cfg(test)]
 use std::sync::PoisonError;
-#[cfg(test)]
 use std::time::Duration;
 
 use loom::sync::{Condvar, Mutex};
@@ -10,9 +8,7 @@ use nixl_descriptor::{RegionError, SharedMemoryError, SharedName};
 use nixl_metadata::Doorbell;
 
 use super::lock;
-#[cfg(test)]
-use atomic::Ordering;
-use atomic::{AtomicU32, AtomicU64};
+use atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Atomics of which those with sequentially consistent accesses alone have these in one order with each other.
 ///
@@ -116,11 +112,9 @@ pub(crate) fn unpark(_: &loom::thread::Thread) {
 }
 
 /// Time stands still: what sleeps for a time sleeps until it is woken, and for ever if that wake-up is lost.
-#[cfg(test)]
 #[derive(Debug)]
 pub(crate) struct ModelClock;
 
-#[cfg(test)]
 impl crate::Clock for ModelClock {
     fn now(&self) -> Duration {
         Duration::ZERO

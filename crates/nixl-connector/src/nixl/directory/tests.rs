@@ -107,3 +107,25 @@ fn a_name_that_this_process_has_used_is_no_other_agents_by_an_introduction() {
     agent.connect_for(&ConnectSpec::new(&own).introduced_by(name)).unwrap();
     check_reaches(&agent, &peer);
 }
+
+/// The identity of this machine lies where UCX reads the length of a name: with that of another machine, which a peer without proof
+/// gets, all that follows would be read from elsewhere.
+#[test]
+fn an_address_that_another_identity_damages_is_refused() {
+    /// The header's first byte: version 0, with a worker, a client and a name.
+    const NAMED: u8 = 0x70;
+    let [agent, peer] = ["agent", "peer"].map(agent);
+    let machine = agent.directory.machine.unwrap().to_le_bytes();
+    let at = (0..7).find(|at| usize::from(machine[*at]) >= 7 - at).unwrap();
+    let own = peer.local_metadata().unwrap();
+    let (_, own) = Blob::parse(&own).unwrap().connections[0];
+    let (worker, devices) = own[1..].split_at(8);
+    let client = [&vec![0; 8 - at][..], &machine[..at]].concat();
+    let name = vec![0; usize::from(machine[at]) - (7 - at)];
+    let address = [&[NAMED], worker, &client, &machine[at..], &name, devices].concat();
+    let connections = vec![(UCX, &address[..])];
+    agent.directory.agent.check(&connections).unwrap();
+    let forged = Blob { name: "nowhere", memories: Vec::new(), connections }.encode();
+    let refused = agent.connect(&forged);
+    assert!(matches!(refused, Err(TransportError::BadMetadata { .. })), "{refused:?}");
+}

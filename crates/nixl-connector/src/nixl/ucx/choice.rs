@@ -1,8 +1,16 @@
-//! The choice of network devices for UCX on a machine with more than UCX takes.
+//! The settings of UCX that the connector chooses for a machine, and its network devices if it has more than UCX takes.
+//!
+//! `cargo xtask doctor` compiles this file too: so it prints and tries what connectors choose.
+
+use std::fs;
+use std::path::Path;
 
 use nixl_device::{InterfaceReach, NetworkInterface, RdmaNic, Topology};
 
-use super::fatal::MOST_NAMES;
+const NICS: &str = "/sys/class/infiniband";
+
+/// The most names of a list: UCX ends the process at more.
+pub(super) const MOST_NAMES: usize = 64;
 
 /// The largest number of pairs of transport and device in UCX.
 const RESOURCES: usize = 128;
@@ -13,11 +21,72 @@ const OF_A_PORT: usize = 8;
 /// So many interfaces without a known route out of this machine are added to the others.
 const MOST_VIRTUAL: usize = 8;
 /// The longest list in UCX's configuration files.
-const LONGEST_LIST: usize = 180;
+pub(super) const LONGEST_LIST: usize = 180;
+
+/// The relevant facts of the machine.
+#[derive(Clone, Debug)]
+pub(super) struct Machine {
+    pub(super) has_cuda: bool,
+    pub(super) has_rdma: bool,
+    pub(super) has_efa: bool,
+    /// The network devices to name to UCX, if it does not take all.
+    pub(super) chosen: Option<Vec<String>>,
+}
+
+impl Machine {
+    pub(super) fn of_these(devices: &UcxDevices) -> Self {
+        Self {
+            has_cuda: nixl_device::cuda::is_available(),
+            has_rdma: may_use_rdma(),
+            has_efa: has_efa(Path::new(NICS)),
+            chosen: devices.chosen(),
+        }
+    }
+
+    /// Settings by their names without `UCX_`, for those that neither the environment nor an option sets.
+    pub(super) fn settings(&self) -> Vec<(&'static str, String)> {
+        // UCX would block until its connections are accepted, for minutes without a process there, and hold its locks.
+        let mut settings = vec![("TCP_CONN_NB", "y".to_owned())];
+        if self.has_cuda {
+            // By default UCX keeps a list of observed allocations, and treats all other memory as the host's: GPU memory too,
+            // if UCX did not observe its allocation.
+            settings.push(("MEMTYPE_CACHE", "n".to_owned()));
+        }
+        if !self.has_rdma && !self.has_cuda {
+            // UCX's registration cache saves calls to NICs, and has no use for other host memory. Each unmapping thread
+            // notifies it, through hooks that UCX puts in the place of the C library's functions, and spins on its lock: for
+            // ever in the child of a fork, if a thread of the parent held it. UCX's CUDA transports register memory through it,
+            // so it stays enabled if they may be used.
+            settings.push(("RCACHE_ENABLE", "n".to_owned()));
+        }
+        if !self.has_efa {
+            // The module needs the system's libefa, and with it the system's netlink libraries, whose symbols then bind to those
+            // of NIXL's wheel: their destructors end the process in SIGSEGV.
+            settings.push(("MODULES", "^efa".to_owned()));
+        }
+        if let Some(chosen) = &self.chosen {
+            settings.push(("NET_DEVICES", chosen.join(",")));
+        }
+        settings
+    }
+}
+
+/// Whether UCX may use a NIC of this machine that writes memory.
+pub(crate) fn may_use_rdma() -> bool {
+    fs::read_dir(NICS).is_ok_and(|mut devices| devices.next().is_some())
+}
+
+/// Whether AWS's adapter, which UCX's module serves, is present.
+fn has_efa(folder: &Path) -> bool {
+    const AMAZON: &str = "0x1d0f";
+    let vendor = |device: fs::DirEntry| fs::read_to_string(device.path().join("device/vendor"));
+    let mut devices = fs::read_dir(folder).into_iter().flatten().flatten();
+    devices.any(|device| vendor(device).is_ok_and(|vendor| vendor.trim() == AMAZON))
+}
 
 /// The network devices of this machine that UCX finds.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(in crate::nixl) struct UcxDevices {
+pub(crate) struct UcxDevices {
     /// Ports of NICs, as UCX names them.
     ports: Vec<String>,
     /// Interfaces, the widest reach first.
@@ -25,19 +94,18 @@ pub(in crate::nixl) struct UcxDevices {
 }
 
 impl UcxDevices {
-    pub(in crate::nixl) fn of_this_machine() -> Self {
-        let ports =
-            if super::may_use_rdma() { ports(Topology::discover().nics()) } else { Vec::new() };
+    pub(crate) fn of_this_machine() -> Self {
+        let ports = if may_use_rdma() { ports(Topology::discover().nics()) } else { Vec::new() };
         Self { ports, interfaces: NetworkInterface::all() }
     }
 
     /// The number of devices.
-    pub(in crate::nixl) fn interfaces(&self) -> usize {
+    pub(crate) fn interfaces(&self) -> usize {
         self.interfaces.len()
     }
 
     /// The devices to name to UCX; `None` if it takes all.
-    pub(in crate::nixl) fn chosen(&self) -> Option<Vec<String>> {
+    pub(crate) fn chosen(&self) -> Option<Vec<String>> {
         let others = APART_FROM_NETWORKS + OF_A_PORT * self.ports.len();
         if self.interfaces.len() <= RESOURCES.saturating_sub(others) {
             return None;
@@ -78,6 +146,17 @@ mod tests {
     }
 
     #[test]
+    fn the_efa_module_is_for_machines_with_such_a_device() {
+        let folder = tempfile::tempdir().unwrap();
+        let device = folder.path().join("rdmap0/device");
+        assert!(!has_efa(folder.path()));
+        fs::create_dir_all(&device).unwrap();
+        assert!(!has_efa(folder.path()));
+        fs::write(device.join("vendor"), "0x1d0f\n").unwrap();
+        assert!(has_efa(folder.path()));
+    }
+
+    #[test]
     fn a_machine_with_few_is_left_alone() {
         let few: Vec<String> = (0..100).map(|n| format!("veth{n}")).collect();
         let few: Vec<_> = few.iter().map(|name| (&**name, InterfaceReach::Virtual)).collect();
@@ -105,6 +184,6 @@ mod tests {
         let long: Vec<_> = long.iter().map(|name| (&**name, InterfaceReach::Hardware)).collect();
         let chosen = devices(2, &long).chosen().unwrap();
         assert!(chosen.len() > 5 && chosen.len() <= MOST_NAMES);
-        assert!(super::super::lists::Lists::obstacle("NET_DEVICES", &chosen.join(",")).is_none());
+        assert!(chosen.join(",").len() <= LONGEST_LIST);
     }
 }

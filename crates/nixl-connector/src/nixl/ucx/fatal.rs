@@ -1,10 +1,9 @@
 //! Values of settings at which UCX ends the process as its library loads or a context is made.
 
+use super::choice::MOST_NAMES;
+
 /// Lists with more names than [`MOST_NAMES`] in these make UCX abort the process.
 const BOUNDED: [&str; 5] = ["NET_DEVICES", "SHM_DEVICES", "ACC_DEVICES", "SELF_DEVICES", "TLS"];
-
-/// The most names of a list.
-pub(super) const MOST_NAMES: usize = 64;
 
 /// UCX's buffer for a message by default, the one that it chooses itself, and the largest one, in bytes.
 const MESSAGE: u64 = 1024;

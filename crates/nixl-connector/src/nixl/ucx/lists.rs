@@ -64,12 +64,14 @@ impl Drop for Lists<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::choice::LONGEST_LIST;
     use super::*;
 
     #[test]
     fn values_that_a_line_cannot_hold_are_refused() {
         assert_eq!(Lists::obstacle("TLS", "tcp,self"), None);
         assert_eq!(Lists::obstacle("NET_DEVICES", "mlx5_[0-7]:1,eth0"), None);
+        assert_eq!(Lists::obstacle("NET_DEVICES", &"e".repeat(LONGEST_LIST)), None);
         for bad in ["a, b", "a,b;c", "a,b\n", &"a,".repeat(100)] {
             assert!(Lists::obstacle("TLS", bad).is_some(), "{bad:?}");
         }

@@ -4,14 +4,12 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::CString;
-use std::fs;
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
 use nixl_device::locks::lock;
 use nixl_ops::{EngineSetting, SettingSource};
 
-use super::choice::UcxDevices;
+use super::choice::{Machine, UcxDevices};
 use super::fatal::{self, names_in};
 use super::library::Ucx;
 use super::lists::Lists;
@@ -24,28 +22,13 @@ const FIXED: &str = "UCX reads it once, when its library is loaded: set the vari
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(in crate::nixl) struct Plan(BTreeMap<String, (String, SettingSource)>);
 
-/// The relevant facts of the machine.
-#[derive(Clone, Debug)]
-struct Machine {
-    has_cuda: bool,
-    has_rdma: bool,
-    has_efa: bool,
-    /// The network devices to name to UCX, if it does not take all.
-    chosen: Option<Vec<String>>,
-}
-
 impl Plan {
     /// Merges the environment, the options and the choices for this machine.
     pub(in crate::nixl) fn new(
         options: &NixlOptions,
         devices: &UcxDevices,
     ) -> Result<Self, NixlUnavailable> {
-        let machine = Machine {
-            has_cuda: nixl_device::cuda::is_available(),
-            has_rdma: super::may_use_rdma(),
-            has_efa: has_efa(Path::new("/sys/class/infiniband")),
-            chosen: devices.chosen(),
-        };
+        let machine = Machine::of_these(devices);
         let environment = env::vars_os().filter_map(|(name, value)| {
             let name = name.to_str()?.strip_prefix("UCX_")?.to_owned();
             Some((name, value.to_string_lossy().into_owned()))
@@ -87,30 +70,8 @@ impl Plan {
                 }
             }
         }
-        let mut choose = |name: &str, value: String| {
+        for (name, value) in machine.settings() {
             settings.entry(name.to_owned()).or_insert((value, Chosen));
-        };
-        // UCX would block until its connections are accepted, for minutes without a process there, and hold its locks.
-        choose("TCP_CONN_NB", "y".to_owned());
-        if machine.has_cuda {
-            // By default UCX keeps a list of observed allocations, and treats all other memory as the host's: GPU memory too,
-            // if UCX did not observe its allocation.
-            choose("MEMTYPE_CACHE", "n".to_owned());
-        }
-        if !machine.has_rdma && !machine.has_cuda {
-            // UCX's registration cache saves calls to NICs, and has no use for other host memory. Each unmapping thread
-            // notifies it, through hooks that UCX puts in the place of the C library's functions, and spins on its lock: for
-            // ever in the child of a fork, if a thread of the parent held it. UCX's CUDA transports register memory through it,
-            // so it stays enabled if they may be used.
-            choose("RCACHE_ENABLE", "n".to_owned());
-        }
-        if !machine.has_efa {
-            // The module needs the system's libefa, and with it the system's netlink libraries, whose symbols then bind to those
-            // of NIXL's wheel: their destructors end the process in SIGSEGV.
-            choose("MODULES", "^efa".to_owned());
-        }
-        if let Some(chosen) = &machine.chosen {
-            choose("NET_DEVICES", chosen.join(","));
         }
         for (name, (value, _)) in &settings {
             if let Some(reason) = fatal::reason(name, value) {
@@ -203,14 +164,34 @@ impl Plan {
         match made {
             Ok(made) => Ok((made, settings)),
             // NIXL reports only a failed backend.
-            Err(NixlUnavailable::Engine { what, reason, error: cause }) if !error.is_empty() => {
-                Err(NixlUnavailable::Engine {
-                    what,
-                    reason: format!("{reason}, after an error of UCX: {error}"),
-                    error: cause,
-                })
+            Err(NixlUnavailable::Engine { what, mut reason, error: cause }) => {
+                if !error.is_empty() {
+                    reason = format!("{reason}, after an error of UCX: {error}");
+                }
+                reason.push_str(&restrictions(&settings));
+                Err(NixlUnavailable::Engine { what, reason, error: cause })
             }
             Err(other) => Err(other),
+        }
+    }
+}
+
+/// The settings by which an option or the environment restricts what UCX uses, as the end of a sentence: UCX does not say that it
+/// found nothing of what was named. Empty without any.
+fn restrictions(settings: &[EngineSetting]) -> String {
+    const NAMES: [&str; 2] = ["UCX_NET_DEVICES", "UCX_TLS"];
+    /// Of a value.
+    const LONGEST: usize = 200;
+    let restrict = settings.iter().filter(|setting| {
+        NAMES.contains(&setting.name()) && setting.source() != SettingSource::Chosen
+    });
+    let restrict: Vec<_> = restrict
+        .map(|setting| setting.to_string().chars().take(LONGEST).collect::<String>())
+        .collect();
+    match restrict.is_empty() {
+        true => String::new(),
+        false => {
+            format!("; UCX may use only what these name: {}", restrict.join(", ").escape_debug())
         }
     }
 }
@@ -312,14 +293,6 @@ fn check(name: &str, value: &str) -> Result<(), NixlUnavailable> {
     Err(refused(name, value, reason.to_owned()))
 }
 
-/// Whether AWS's adapter, which UCX's module serves, is present.
-fn has_efa(folder: &Path) -> bool {
-    const AMAZON: &str = "0x1d0f";
-    let vendor = |device: fs::DirEntry| fs::read_to_string(device.path().join("device/vendor"));
-    let mut devices = fs::read_dir(folder).into_iter().flatten().flatten();
-    devices.any(|device| vendor(device).is_ok_and(|vendor| vendor.trim() == AMAZON))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -375,14 +348,6 @@ mod tests {
         assert!(plan(&options, &PLAIN, &[]).unwrap().contains(&left_out));
         let with_efa = Machine { has_efa: true, ..PLAIN };
         assert!(!plan(&options, &with_efa, &[]).unwrap().contains(&left_out));
-
-        let folder = tempfile::tempdir().unwrap();
-        let device = folder.path().join("rdmap0/device");
-        assert!(!has_efa(folder.path()));
-        fs::create_dir_all(&device).unwrap();
-        assert!(!has_efa(folder.path()));
-        fs::write(device.join("vendor"), "0x1d0f\n").unwrap();
-        assert!(has_efa(folder.path()));
     }
 
     #[test]
@@ -437,6 +402,19 @@ mod tests {
         let with_cuda = Machine { has_cuda: true, ..PLAIN };
         let asks = entry("MEMTYPE_CACHE", "n", Chosen);
         assert!(plan(&NixlOptions::new(), &with_cuda, &[]).unwrap().contains(&asks));
+    }
+
+    #[test]
+    fn what_restricts_ucx_is_told() {
+        let setting = |name: &str, value: &str, source| EngineSetting::new(name, value, source);
+        let told = restrictions(&[
+            setting("UCX_NET_DEVICES", &"\u{1b}".repeat(1000), Environment),
+            setting("UCX_RCACHE_ENABLE", "n", Option),
+            setting("UCX_TLS", "rc", Option),
+        ]);
+        assert!(told.contains("UCX_TLS=rc (option)") && told.contains("\\u{1b}\\u{1b}"), "{told}");
+        assert!(told.len() < 2000 && !told.contains("RCACHE"), "{told}");
+        assert_eq!(restrictions(&[setting("UCX_NET_DEVICES", "lo", Chosen)]), "");
     }
 
     #[test]

@@ -600,6 +600,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "opens files in memory")]
     fn what_is_opened_is_for_one_gpu() {
         let gpus = gpus();
         let theirs = gpus.region(MemoryKind::Gpu(1), 4096).unwrap();

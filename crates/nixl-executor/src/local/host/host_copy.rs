@@ -373,6 +373,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes an interpreter many minutes")]
     fn a_pool_copies_everything() {
         let pool = pool(3);
         let src = pattern(3_000_000);
@@ -389,6 +390,7 @@ mod tests {
     /// Groups from several threads at once, with pauses in which the threads go to sleep, and a pool that is dropped
     /// while it copies.
     #[test]
+    #[cfg_attr(miri, ignore = "takes an interpreter many minutes")]
     fn each_caller_sees_its_copies_end() {
         let pool = pool(2);
         let mut targets: Vec<Vec<u8>> = vec![vec![0; 400_000]; 4];
@@ -427,6 +429,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes an interpreter many minutes")]
     fn progress_is_reported_before_the_end() {
         use crate::local::host::progress::{Progress, ProgressCallback};
         let seen = Arc::new(Mutex::new(Vec::new()));
