@@ -198,9 +198,9 @@ impl Subject {
 // SAFETY: two looks, one after the other, find what the table above asks for, and both begin after the process is seen to have
 // ended. A process that has ended accesses nothing, nor do its children, none of which has the file; the bytes that it had sent are
 // read, since its sockets are past end of stream, or were empty at two looks since; the same held one check ago, so the engine's
-// thread has written all bytes that it had read by then, and has answered all requests. A process that could read a closed export has its words mapped or is connected;
-// one that was and connects anew looks at the words before it reads (`RemoteExport::look_anew`), and so does one that imports it
-// later.
+// thread has written all bytes that it had read by then, and has answered all requests. A process that could read a closed export
+// has its words mapped or is connected; one that was and connects anew looks at the words before it reads
+// (`RemoteExport::look_anew`), and so does one that imports it later.
 unsafe impl QuietWatch for Watch {
     fn is_quiet(&mut self) -> bool {
         if !self.subject.may_be_quiet() || self.names.iter().any(SharedName::is_held_elsewhere) {
@@ -237,12 +237,12 @@ impl Reads {
     }
 }
 
-// SAFETY: an initiator begins no read once the life time of its offer is over. One that it had begun is in a socket that was
-// open then: its engine hands a request to the kernel when it is posted. (Not so if the socket was full, and the initiator's
-// process was stopped before it was not; nor while the engine still connects. Peers that are stopped, or connect, for longer than an
-// offer lives are the exceptions that docs/OFFERS.md names.) An empty socket has been read since; at the second check the engine's thread has answered all requests
-// that it had read by the first. Bytes from this host are in the socket at once; those from another host arrive before that
-// host gives the connection up.
+// SAFETY: an initiator begins no read once the life time of its offer is over. One that it had begun is in a socket that was open
+// then: its engine hands a request to the kernel when it is posted. (Not so if the socket was full, and the initiator's process was
+// stopped before it was not; nor while the engine still connects. Peers that are stopped, or connect, for longer than an offer
+// lives are the exceptions that docs/OFFERS.md names.) An empty socket has been read since; at the second check the engine's thread
+// has answered all requests that it had read by the first. Bytes from this host are in the socket at once; those from another host
+// arrive before that host gives the connection up.
 unsafe impl QuietWatch for Reads {
     fn is_quiet(&mut self) -> bool {
         let now = Instant::now();

@@ -77,7 +77,9 @@ impl RemoteExport {
         let BlockTransferOptions { layers, class, mut operation, when_ready } = options;
         let layers = self.admit(ticket, Rights::Read, layers)?;
         if when_ready && ticket.is_unfilled() {
-            (_, operation) = self.ready_within(ticket, layers.end, operation).await?;
+            // Larger than all that follows together, and seldom called.
+            let ready = Box::pin(self.ready_within(ticket, layers.end, operation));
+            (_, operation) = ready.await?;
         }
         self.admit_in_time(ticket, operation).await?;
         let check = check_of_layers(ticket, &layers);
