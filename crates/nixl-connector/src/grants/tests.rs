@@ -489,6 +489,18 @@ async fn tickets_are_for_reading_or_for_writing() {
 }
 
 #[tokio::test]
+async fn futures_of_transfers_fit_small_stacks() {
+    let world = World::new().await;
+    let [import, _] = world.imports().await;
+    let (read, _bytes) = contiguous();
+    let grant = world.export.grant(0, &[1], GrantOptions::new()).unwrap();
+    let reads = import.read_blocks(grant.ticket(), &read, &[0]);
+    let writes = import.write_blocks(grant.ticket(), &read, &[0]);
+    let sizes = [size_of_val(&reads), size_of_val(&writes)];
+    assert!(sizes.into_iter().all(|bytes| bytes <= 24 << 10), "{sizes:?}");
+}
+
+#[tokio::test]
 async fn a_claimed_write_keeps_its_blocks_until_it_is_quiet() {
     let world = World::new().await;
     for import in world.imports().await {
