@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, open};
 
 use super::descriptors::each_descriptor;
 
@@ -29,17 +29,22 @@ fn has(pid: u32, wanted: &[u8]) -> bool {
 /// than 50 bytes are compared as far as that.
 #[must_use]
 pub fn memfds_of(pid: u32, beginning: &str) -> Vec<File> {
-    let beginning = format!("/memfd:{beginning}");
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let mut files = Vec::new();
+    let (beginning, folder) = (format!("/memfd:{beginning}"), format!("/proc/{pid}"));
+    let mut numbers = Vec::new();
     // Of a process that may not be looked into, or has ended, there are none.
-    let _ = each_descriptor(&format!("/proc/{pid}"), |number, link, folder| {
+    let _ = each_descriptor(&folder, |number, link, _| {
         if link.starts_with(beginning.as_bytes()) {
-            files.extend(openat(folder, number, flags, Mode::empty()).map(File::from));
+            numbers.push(number.to_owned());
         }
         true
     });
-    files
+    // Not before all are listed: this process's own would be listed as well.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let opened = numbers.into_iter().filter_map(|number| {
+        let path = format!("{folder}/fd/{}", number.to_str().ok()?);
+        open(path, flags, Mode::empty()).ok()
+    });
+    opened.map(File::from).collect()
 }
 
 #[cfg(test)]
