@@ -53,7 +53,7 @@ const MOST_BY_PATHS: Cost = Cost { allocations: 7, locks: 8 };
 const LEN: usize = 4096;
 /// Rounds in which peers are met, memory is registered and a path shows that it works.
 const WARM_UP: usize = 5;
-/// Few enough that the beginning thread posts in each: once more than eight posts in a row ended their transfers, waiters post.
+/// With the warm-up at most eight: the caller posts until more than eight transfers have ended in their post.
 const ROUNDS: usize = 3;
 
 /// Counts the calls of each thread to the system's allocator.
