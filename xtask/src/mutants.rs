@@ -3,13 +3,14 @@
 //! Each mutant is a change of the sources, in a copy of them. Those of the check pass all that a single thread can see.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::process;
+use crate::programs;
 use crate::workspace::Workspace;
 
 /// A wrong way, and how to get it.
@@ -213,27 +214,20 @@ fn edited(edit: &Edit, text: &str) -> Result<String> {
 }
 
 /// Builds the unit tests of the connector. Returns their program.
-fn build(copy: &Path, folder: &Path) -> Result<String> {
+fn build(copy: &Path, folder: &Path) -> Result<PathBuf> {
     let mut build = Workspace { root: copy.to_owned() }.cargo();
     build
         .args(["test", "--package", "nixl-connector", "--no-default-features", "--lib", "--no-run"])
-        .args(["--message-format", "json", "--target-dir"])
+        .arg("--target-dir")
         .arg(folder.join("build"))
-        .env_remove("CARGO_MANIFEST_DIR")
-        .stderr(Stdio::inherit());
-    let built = build.output().with_context(|| format!("`{}`", process::display(&build)))?;
-    ensure!(
-        built.status.success(),
-        "the tests do not compile: a mutant is not valid Rust any more"
-    );
-    let lines = String::from_utf8_lossy(&built.stdout).into_owned();
-    let programs = lines.lines().filter_map(|line| line.split_once("\"executable\":\""));
-    let program = programs.filter_map(|(_, rest)| rest.split('"').next()).next_back();
-    Ok(program.context("cargo names no program of tests")?.to_owned())
+        .env_remove("CARGO_MANIFEST_DIR");
+    let programs = programs::built(&mut build).context("a mutant may be no valid Rust any more")?;
+    let tests = programs.into_iter().find(|program| program.is_test);
+    Ok(tests.context("cargo names no program of tests")?.path)
 }
 
 /// Whether the model passes. What it says goes to a file.
-fn passes(tests: &str, copy: &Path) -> Result<bool> {
+fn passes(tests: &Path, copy: &Path) -> Result<bool> {
     let mut model = Command::new(tests);
     model.args(["--ignored", "--nocapture"]).args(MODEL).current_dir(copy);
     let said = model.output().with_context(|| format!("`{}`", process::display(&model)))?;
