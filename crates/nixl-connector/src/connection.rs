@@ -1,7 +1,6 @@
 //! A connection: one engine, its driver and its caches.
 
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -48,8 +47,6 @@ pub(crate) struct Connection {
     skew: Duration,
     /// The words of exports that are closed, for the next ones: peers may read them late, and no memory is to be found there instead.
     spent_words: Mutex<Vec<SpentWords>>,
-    /// How often a peer was connected, for the first time or anew.
-    connects: AtomicU64,
     admission: Arc<Admission>,
 }
 
@@ -112,7 +109,6 @@ impl Connection {
             clock,
             skew: config.clock_skew(),
             spent_words: Mutex::default(),
-            connects: AtomicU64::new(0),
             admission,
         })
     }
@@ -371,8 +367,6 @@ impl Connection {
 
     /// As [`connect`](Self::connect), without the cache. Waits until a peer to reload has no transfer in flight.
     pub(crate) async fn reconnect(&self, remote: &RdmaMetadata) -> Result<PeerId, ConnectorError> {
-        // Before: requests that find the peer connected see that it was.
-        self.connects.fetch_add(1, Ordering::AcqRel);
         let short = remote.agent_metadata().compressed().len() <= Self::INFLATED_HERE
             && remote.descriptors().len() <= Self::COMPARED_HERE;
         if short && let Some(peer) = self.connect_known(remote)? {
@@ -457,11 +451,6 @@ impl Connection {
         let options = OperationOptions::new().timeout(PATIENCE);
         // Notifications that are still queued are sent if the process lives.
         let _ = self.driver.with_timeout(options, tell).await;
-    }
-
-    /// Changes whenever a peer is connected, for the first time or anew.
-    pub(crate) fn connects(&self) -> u64 {
-        self.connects.load(Ordering::Acquire)
     }
 
     /// Drops the cache entry of a peer that the engine has forgotten.

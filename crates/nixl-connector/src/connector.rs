@@ -16,6 +16,7 @@ use nixl_ops::{
     TransportError, WritableOperation, WriteOperation, WrittenBlocks,
 };
 
+pub(crate) use self::initiating::SilentRead;
 pub(crate) use self::offering::{Naming, Offers, token_of_ticket};
 
 use crate::connection::Connection;

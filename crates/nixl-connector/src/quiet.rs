@@ -32,7 +32,7 @@ use nixl_descriptor::{Descriptor, SharedName};
 use nixl_device::{FileIdentity, ProcessError, ProcessWatch, TcpSocket, tcp_gives_up_after};
 use nixl_ops::{Claimant, QuietProof, QuietWatch, Transport};
 
-use self::arrivals::{Arrivals, MayBring};
+use self::arrivals::{Arrivals, MayBring, Wanted};
 use self::looks::{Look, Looks};
 
 /// The least time between two checks. The engine's thread writes the bytes that it has read from a socket within it: it copies some
@@ -177,8 +177,9 @@ impl Subject {
                 // An ended process of this system sends nothing from another host.
                 let unknown = since.elapsed() < tcp_gives_up_after();
                 let may_bring = MayBring { far: false, unknown };
-                let have_arrived =
-                    look.open_sockets().is_some_and(|open| arrivals.note(open, may_bring));
+                let have_arrived = look
+                    .open_sockets()
+                    .is_some_and(|open| arrivals.note(open, (may_bring, Wanted::Received)));
                 have_arrived
                     && files.iter().all(|file| look.no_child_has(file, *offered))
                     && look.sockets_of_the_dead_are_over()
@@ -200,7 +201,7 @@ impl Subject {
 // read, since its sockets are past end of stream, or were empty at two looks since; the same held one check ago, so the engine's
 // thread has written all bytes that it had read by then, and has answered all requests. A process that could read a closed export
 // has its words mapped or is connected; one that was and connects anew looks at the words before it reads
-// (`RemoteExport::look_anew`), and so does one that imports it later.
+// (`RemoteExport::connection_of_read`), and so does one that imports it later.
 unsafe impl QuietWatch for Watch {
     fn is_quiet(&mut self) -> bool {
         if !self.subject.may_be_quiet() || self.names.iter().any(SharedName::is_held_elsewhere) {
@@ -241,8 +242,9 @@ impl Reads {
 // then: its engine hands a request to the kernel when it is posted. (Not so if the socket was full, and the initiator's process was
 // stopped before it was not; nor while the engine still connects. Peers that are stopped, or connect, for longer than an offer
 // lives are the exceptions that docs/OFFERS.md names.) An empty socket has been read since; at the second check the engine's thread
-// has answered all requests that it had read by the first. Bytes from this host are in the socket at once; those from another host
-// arrive before that host gives the connection up.
+// has answered all requests that it had read by the first, and no answer waits for room in a socket: all that was sent is
+// acknowledged. Bytes from this host are in the socket at once; those from another host arrive before that host gives the
+// connection up.
 unsafe impl QuietWatch for Reads {
     fn is_quiet(&mut self) -> bool {
         let now = Instant::now();
@@ -253,7 +255,7 @@ unsafe impl QuietWatch for Reads {
         let may_bring_more = self.may_bring_more();
         let may_bring = MayBring { far: may_bring_more, unknown: may_bring_more };
         match TcpSocket::all_of_this_process() {
-            Ok(sockets) => self.arrivals.note(&sockets, may_bring),
+            Ok(sockets) => self.arrivals.note(&sockets, (may_bring, Wanted::ReceivedAndSent)),
             // Time decides.
             Err(_) => !may_bring_more,
         }

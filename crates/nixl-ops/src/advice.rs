@@ -27,6 +27,7 @@ impl TransportError {
             // No operation began.
             Self::UnknownPeer { .. }
             | Self::PeerBusy { .. }
+            | Self::Reconnected { .. }
             | Self::OutOfFiles { .. }
             // The ticket stays good.
             | Self::NotReady { .. } => Advice::Retry,
@@ -182,6 +183,7 @@ mod tests {
             (E::OutdatedMetadata { name: name() }, AskAgain),
             (E::UnknownPeer { name: name() }, Retry),
             (E::PeerBusy { name: name() }, Retry),
+            (E::Reconnected { name: name() }, Retry),
             (E::PeerGone { name: name() }, AskAgain),
             (E::NotRegistered { name: name(), index: 0, len: 1 }, AskAgain),
             (E::MemoryNotReady { error: DependencyError::new("") }, GiveUp),

@@ -58,6 +58,14 @@ pub enum TransportError {
         /// The peer's agent name.
         name: String,
     },
+    /// The transfer is [bound](crate::TransferSpec::on_connection) to an earlier connection to the peer than the current one.
+    #[error(
+        "the peer {name} was connected anew, and the transfer may only use the connection before; prepare it again"
+    )]
+    Reconnected {
+        /// The peer's agent name.
+        name: String,
+    },
     /// The peer died, its connection broke, or it is unreachable.
     #[error(
         "the peer {name} is gone or cannot be reached; check that it runs, and ask it for fresh metadata"

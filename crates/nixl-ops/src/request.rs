@@ -1,5 +1,6 @@
 //! The requests of operations to executors, with their route.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,6 +32,7 @@ pub struct Route<'a> {
     pub(crate) slot: Option<&'a RemoteSlot>,
     pub(crate) notifies: bool,
     listed: Option<Listed<'a>>,
+    connection: Option<NonZeroU64>,
 }
 
 impl<'a> Route<'a> {
@@ -63,6 +65,12 @@ impl<'a> Route<'a> {
     #[must_use]
     pub fn slot(&self) -> Option<&'a RemoteSlot> {
         self.slot
+    }
+
+    /// The only connection of the engine's that the transfer may use; `None` for any.
+    #[must_use]
+    pub fn connection(&self) -> Option<NonZeroU64> {
+        self.connection
     }
 
     /// Whether the target waits for a notification of the end. Not for a read under a grant, of whose end its owner learns by the
@@ -110,6 +118,15 @@ impl<'a> TransferRequest<'a> {
         self
     }
 
+    /// The same request, on [this connection](TransferSpec::on_connection) only.
+    #[must_use]
+    pub fn on_connection(mut self, connection: Option<NonZeroU64>) -> Self {
+        if let Some(route) = &mut self.route {
+            route.connection = connection;
+        }
+        self
+    }
+
     /// The same request, of whose end the target is not notified.
     #[must_use]
     pub fn without_notification(mut self) -> Self {
@@ -143,7 +160,8 @@ impl<'a> TransferRequest<'a> {
             self.remote.descriptors(),
             notification,
             route.registrations,
-        )?;
+        )?
+        .on_connection(route.connection);
         route.transport.prepare(match route.listed {
             Some(listed) => spec.listed(listed),
             None => spec,
@@ -168,6 +186,7 @@ impl<'a> TransferRequest<'a> {
             slot: None,
             notifies: true,
             listed: None,
+            connection: None,
         });
         Self { kind, local, leased, remote, route, policy: PathPolicy::auto() }
     }

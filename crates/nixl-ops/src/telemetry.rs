@@ -327,7 +327,7 @@ impl TransportError {
             | Self::IdentityConflict { .. }
             | Self::NotRegistered { .. } => "bad-metadata",
             Self::UnknownPeer { .. } | Self::PeerGone { .. } => "peer-gone",
-            Self::PeerBusy { .. } => "peer-busy",
+            Self::PeerBusy { .. } | Self::Reconnected { .. } => "peer-busy",
             Self::Stale => "stale",
             Self::NotReady { .. } => "not-ready",
             Self::NotGranted => "not-granted",

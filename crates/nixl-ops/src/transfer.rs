@@ -1,5 +1,6 @@
 //! Transfers of an engine.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub struct TransferSpec<'a> {
     pub(crate) registrations: Arc<[Registration]>,
     is_repeated: bool,
     listed: Option<Listed<'a>>,
+    connection: Option<NonZeroU64>,
 }
 
 impl<'a> TransferSpec<'a> {
@@ -57,6 +59,7 @@ impl<'a> TransferSpec<'a> {
                 registrations,
                 is_repeated: false,
                 listed: None,
+                connection: None,
             }),
         }
     }
@@ -86,6 +89,20 @@ impl<'a> TransferSpec<'a> {
     #[must_use]
     pub fn listed_at(&self) -> Option<Listed<'a>> {
         self.listed
+    }
+
+    /// Binds the transfer to [one connection](crate::Transport::connection_to) to the peer: once that is not the current one, the
+    /// engine refuses the transfer, or its post, as [`Reconnected`](TransportError::Reconnected).
+    #[must_use]
+    pub fn on_connection(mut self, connection: Option<NonZeroU64>) -> Self {
+        self.connection = connection;
+        self
+    }
+
+    /// The only connection that the transfer may use; `None` for any.
+    #[must_use]
+    pub fn connection(&self) -> Option<NonZeroU64> {
+        self.connection
     }
 
     /// `Read` moves remote to local, `Write` local to remote.

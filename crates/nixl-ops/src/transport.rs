@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::{Future, ready};
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -131,6 +132,14 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
         Vec::new()
     }
 
+    /// The number of the connection to a peer, which changes when the peer is connected anew. `None`, as by default, for a peer
+    /// that is not connected, and from an engine that binds no transfer to a
+    /// [connection](TransferSpec::on_connection).
+    fn connection_to(&self, peer: &PeerId) -> Option<NonZeroU64> {
+        let _ = peer;
+        None
+    }
+
     /// *Blocking.* Forgets a peer. Unknown peers are ignored.
     ///
     /// # Errors
@@ -164,7 +173,8 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     ///
-    /// [`UnknownPeer`](TransportError::UnknownPeer), [`NotRegistered`](TransportError::NotRegistered).
+    /// [`UnknownPeer`](TransportError::UnknownPeer), [`NotRegistered`](TransportError::NotRegistered),
+    /// [`Reconnected`](TransportError::Reconnected) if it is bound to [another connection](TransferSpec::on_connection).
     fn prepare(&self, spec: TransferSpec<'_>) -> Result<Box<dyn Transfer>, TransportError>;
 
     /// Sends a few hundred bytes to a connected peer, which finds them among its notifications. `Pending`: not now, ask

@@ -95,6 +95,12 @@ impl Admission {
         self.lock().len()
     }
 
+    /// Whether no transfer is in flight or waits.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.lock().is_idle()
+    }
+
     /// Admits a transfer that has no wait ahead.
     pub(crate) fn try_admit(
         self: &Arc<Self>,

@@ -1,5 +1,6 @@
 //! Preparation of transfers to and from offers of peers.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,6 +115,7 @@ impl Connector {
             slot: slot.as_ref(),
             notifies: true,
             listed: None,
+            connection: None,
         };
         let (execution, peer) =
             self.execute(&to, (peer, registrations), initiator_metadata).await?;
@@ -121,25 +123,25 @@ impl Connector {
         Ok(Verification::after(OfferUse::of(execution, slot, used), verification))
     }
 
-    /// Prepares a read of a peer's memory, of which the peer gets no notice, and returns the peer: `known` if that was met and
-    /// all of the memory was reached then. The pairs may be `listed` by the engine.
+    /// Prepares a read of a peer's memory, of which the peer gets no notice, and returns the peer.
     pub(crate) async fn prepare_silently(
         &self,
         memory: (&DescriptorList, &Leased),
         remote: &RdmaMetadata,
-        (policy, known, listed): (PathPolicy, Option<&PeerId>, Option<Listed<'_>>),
+        to: SilentRead<'_>,
     ) -> Result<(Box<dyn Execution>, PeerId), ConnectorError> {
-        let connection = &self.shared.connection;
-        connection.run(connection.executor().prepare(memory.0, Some(remote))).await?;
+        let SilentRead { policy, known, listed, connection } = to;
+        let here = &self.shared.connection;
+        here.run(here.executor().prepare(memory.0, Some(remote))).await?;
         let peer = match known {
             // The executor reports a peer that the engine has forgotten.
             Some(peer) => peer.clone(),
-            None => connection.connect(remote).await?,
+            None => here.connect(remote).await?,
         };
-        let registrations = connection.register(memory.0).await?;
+        let registrations = here.register(memory.0).await?;
         let kind = OperationKind::Read;
         let (slot, notifies) = (None, false);
-        let to = ToPeer { kind, memory, remote, policy, slot, notifies, listed };
+        let to = ToPeer { kind, memory, remote, policy, slot, notifies, listed, connection };
         self.execute(&to, (peer, registrations), None).await
     }
 
@@ -198,6 +200,18 @@ impl Connector {
     }
 }
 
+/// A read of which the peer gets no notice.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct SilentRead<'a> {
+    pub(crate) policy: PathPolicy,
+    /// The peer, if it was met and all of the memory was reached then.
+    pub(crate) known: Option<&'a PeerId>,
+    /// The pairs, where the engine has lists of them.
+    pub(crate) listed: Option<Listed<'a>>,
+    /// The only connection to the peer that it may use.
+    pub(crate) connection: Option<NonZeroU64>,
+}
+
 /// A transfer to or from a peer's memory.
 struct ToPeer<'a> {
     kind: OperationKind,
@@ -207,6 +221,7 @@ struct ToPeer<'a> {
     slot: Option<&'a RemoteSlot>,
     notifies: bool,
     listed: Option<Listed<'a>>,
+    connection: Option<NonZeroU64>,
 }
 
 impl<'a> ToPeer<'a> {
@@ -217,12 +232,13 @@ impl<'a> ToPeer<'a> {
         registrations: Arc<[Registration]>,
         initiator_metadata: Option<AgentMetadata>,
     ) -> TransferRequest<'a> {
-        let &Self { kind, memory, remote, policy, slot, notifies, listed } = self;
+        let &Self { kind, memory, remote, policy, slot, notifies, listed, connection } = self;
         let request =
             TransferRequest::inter_process(kind, memory, remote, transport, peer, registrations)
                 .with_initiator_metadata(initiator_metadata)
                 .with_slot(slot)
                 .listed(listed)
+                .on_connection(connection)
                 .under(policy);
         match notifies {
             true => request,

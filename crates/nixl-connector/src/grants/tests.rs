@@ -16,6 +16,7 @@ use crate::simulated::{Fabric, Fault};
 use crate::{Connector, ConnectorBuilder, ConnectorError, OperationOptions, TransferClass};
 
 mod closing;
+mod connected;
 mod counted;
 mod done;
 mod late;

@@ -1,7 +1,8 @@
 //! One NIXL peer, for its transfers.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nixl_ops::{PeerId, TransportError};
 
@@ -11,6 +12,8 @@ use crate::occupancy::Occupancy;
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) id: PeerId,
+    /// The number of this connection, in the order of this process's.
+    pub(super) connection: NonZeroU64,
     pub(super) transfers: Arc<Occupancy>,
     broken: AtomicBool,
     forgotten: AtomicBool,
@@ -18,8 +21,11 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn new(id: PeerId) -> Arc<Self> {
+        static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
+        let connection =
+            NonZeroU64::MIN.saturating_add(CONNECTIONS.fetch_add(1, Ordering::Relaxed));
         let (broken, forgotten) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Self { id, transfers: Arc::default(), broken, forgotten })
+        Arc::new(Self { id, connection, transfers: Arc::default(), broken, forgotten })
     }
 
     /// NIXL has failed with the peer, and does not tell why: it is the peer, or the way to it, unless this side can open no files. That

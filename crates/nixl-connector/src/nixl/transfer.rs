@@ -38,6 +38,8 @@ pub(super) struct NixlTransfer {
     was_posted: bool,
     /// Whether its ended request is kept, for another post.
     is_repeated: bool,
+    /// Whether it may use this connection only.
+    is_bound: bool,
     /// Where the pairs are in prepared lists.
     listed: Option<ListedPairs>,
 }
@@ -69,7 +71,7 @@ impl NixlTransfer {
         peer: Arc<Peer>,
         kind: OperationKind,
         (pairs, listed): (Vec<(Span, Span)>, Option<ListedPairs>),
-        (notification, is_repeated): (Option<Bytes>, bool),
+        (notification, is_repeated, is_bound): (Option<Bytes>, bool, bool),
         (registrations, leased): (Arc<[Registration]>, Leased),
     ) -> Self {
         let (state, was_posted) = (State::Prepared(None), false);
@@ -87,6 +89,7 @@ impl NixlTransfer {
             leased,
             was_posted,
             is_repeated,
+            is_bound,
             listed,
         }
     }
@@ -102,6 +105,10 @@ impl NixlTransfer {
         if self.peer.is_forgotten() {
             // It points to NIXL's former state of the peer.
             kept = None;
+            if self.is_bound {
+                return self
+                    .end(Err(TransportError::Reconnected { name: self.peer.id.to_string() }));
+            }
             match self.directory.current(&self.peer.id, self.pairs.iter().map(|(_, there)| there)) {
                 Ok(current) => self.peer = current,
                 Err(error) => {

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -158,6 +159,10 @@ unsafe impl Transport for NixlTransport {
         self.agent.settings().to_vec()
     }
 
+    fn connection_to(&self, peer: &PeerId) -> Option<NonZeroU64> {
+        self.directory.peer(peer).map(|peer| peer.connection)
+    }
+
     fn disconnect(&self, peer: &PeerId) -> Result<(), TransportError> {
         self.directory.disconnect(peer)
     }
@@ -178,6 +183,10 @@ unsafe impl Transport for NixlTransport {
         let unknown = || TransportError::UnknownPeer { name: spec.peer().to_string() };
         let loaded = self.directory.loaded(spec.peer().as_str());
         let loaded = loaded.filter(|loaded| !loaded.peer.is_broken()).ok_or_else(unknown)?;
+        let connection = spec.connection();
+        if connection.is_some_and(|connection| connection != loaded.peer.connection) {
+            return Err(TransportError::Reconnected { name: spec.peer().to_string() });
+        }
         let known = loaded.memories();
         // What is in the lists was looked up then, and NIXL merges neighbours of it.
         let listed = spec.listed_at().and_then(|listed| ListedPairs::new(listed, &loaded.peer));
@@ -208,7 +217,7 @@ unsafe impl Transport for NixlTransport {
             Arc::clone(&loaded.peer),
             kind,
             (pairs, listed),
-            (notification, is_repeated),
+            (notification, is_repeated, connection.is_some()),
             (registrations, leased),
         )))
     }

@@ -1,4 +1,4 @@
-//! The arrival of all bytes that peers had sent.
+//! The arrival of all bytes that peers had sent, and of this side's answers to them.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -23,10 +23,23 @@ pub(super) struct MayBring {
     pub(super) unknown: bool,
 }
 
+/// What of a socket has to be empty.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Wanted {
+    /// What has arrived is read.
+    Received,
+    /// And what was sent is acknowledged: the engine reads the memory of a long answer again whenever the socket has room.
+    ReceivedAndSent,
+}
+
 impl Arrivals {
     /// Counts a look at the open sockets. Returns whether each that was open at the first look has been empty at two looks, or is past
     /// its end of stream.
-    pub(super) fn note(&mut self, sockets: &[TcpSocket], may_bring: MayBring) -> bool {
+    pub(super) fn note(
+        &mut self,
+        sockets: &[TcpSocket],
+        (may_bring, wanted): (MayBring, Wanted),
+    ) -> bool {
         let counts = |socket: &&TcpSocket| {
             let listens = socket.state() == TcpState::Listen;
             !listens && !socket.is_past_end_of_stream()
@@ -40,8 +53,10 @@ impl Arrivals {
             {
                 return true;
             }
-            let is_empty = socket.unread().map_or(!may_bring.unknown, |unread| unread == 0);
-            *seen += u32::from(is_empty);
+            let is_empty =
+                |bytes: Option<u64>| bytes.map_or(!may_bring.unknown, |bytes| bytes == 0);
+            let are_sent = wanted == Wanted::Received || is_empty(socket.unsent());
+            *seen += u32::from(is_empty(socket.unread()) && are_sent);
             *seen < 2
         });
         waits.is_empty()
@@ -61,7 +76,7 @@ mod tests {
 
     use super::*;
 
-    const NEAR: MayBring = MayBring { far: false, unknown: true };
+    const NEAR: (MayBring, Wanted) = (MayBring { far: false, unknown: true }, Wanted::Received);
 
     /// The socket of this process with these ends; other tests have others.
     fn of(stream: &TcpStream) -> Vec<TcpSocket> {
@@ -84,6 +99,31 @@ mod tests {
         receiver.read_exact(&mut [0; 4]).unwrap();
         assert!(!arrivals.note(&of(&receiver), NEAR), "the reader may still use the bytes");
         assert!(arrivals.note(&of(&receiver), NEAR));
+    }
+
+    #[test]
+    fn an_answer_that_its_reader_does_not_take_is_under_way() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut reader = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut owner, _) = listener.accept().unwrap();
+        owner.set_nonblocking(true).unwrap();
+        let mut sent = 0;
+        // As much as fits: the rest of the answer waits in the engine.
+        while let Ok(bytes) = owner.write(&[0; 1 << 16]) {
+            sent += bytes;
+        }
+        let answers = (NEAR.0, Wanted::ReceivedAndSent);
+        let mut arrivals = Arrivals::default();
+        for _ in 0..5 {
+            assert!(!arrivals.note(&of(&owner), answers));
+        }
+        reader.read_exact(&mut vec![0; sent]).unwrap();
+        // Acknowledgements may be delayed.
+        while of(&owner).iter().any(|socket| socket.unsent() != Some(0)) {
+            std::thread::yield_now();
+        }
+        assert!(!arrivals.note(&of(&owner), answers));
+        assert!(arrivals.note(&of(&owner), answers));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The engine's side of a simulated transfer: the bytes left to move, and the faults.
 #![allow(unsafe_code, reason = "moves the bytes of operations that hold the leases")]
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -42,6 +43,8 @@ pub(super) struct Request {
     pub(super) registrations: Arc<[Registration]>,
     /// Held, so that nothing else uses the local memory.
     pub(super) leased: Leased,
+    /// The only connection that it may use.
+    pub(super) connection: Option<NonZeroU64>,
 }
 
 /// A transfer that was posted. Must be advanced until it is ready.
@@ -84,6 +87,11 @@ impl Job {
         let now = network.clock.now();
         let mut state = network.lock();
         state.check_alive(&request.agent, &request.peer)?;
+        let peers = &state.living(&request.agent).ok_or(TransportError::Closed)?.peers;
+        let current = peers.get(&request.peer).map(|peer| peer.connection);
+        if request.connection.is_some_and(|bound| Some(bound) != current) {
+            return Err(TransportError::Reconnected { name: request.peer.as_ref().to_owned() });
+        }
         let strikes = state.strikes(&request.agent);
         if strikes.has(&Fault::PostFails) {
             return Err(failed("post", "a fault was ordered"));

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nixl_descriptor::Span;
 
@@ -16,6 +17,8 @@ pub(super) struct Peer {
     pub(super) transfers: Arc<Occupancy>,
     /// Another one once the entries are replaced.
     pub(super) loaded: Arc<()>,
+    /// The number of the connection, another once the entries are replaced.
+    pub(super) connection: NonZeroU64,
     /// When the newest offer with an entry was made, by the entry's number.
     made: HashMap<u64, NonZeroU64>,
 }
@@ -36,7 +39,8 @@ pub(super) enum Update {
 impl Peer {
     pub(super) fn new(blob: Blob, made: Option<NonZeroU64>) -> Self {
         let (transfers, loaded) = (Arc::default(), Arc::default());
-        let mut peer = Self { entries: Vec::new(), transfers, loaded, made: HashMap::new() };
+        let (entries, made_by, connection) = (Vec::new(), HashMap::new(), next_connection());
+        let mut peer = Self { entries, transfers, loaded, connection, made: made_by };
         peer.note(&blob.entries, made);
         peer.entries = blob.entries;
         peer
@@ -86,6 +90,7 @@ impl Peer {
         self.note(&blob.entries, made);
         self.entries = blob.entries;
         self.loaded = Arc::default();
+        self.connection = next_connection();
         Update::Replaced
     }
 
@@ -93,6 +98,11 @@ impl Peer {
     pub(super) fn covering(&self, range: &Span) -> Option<&Entry> {
         self.entries.iter().rev().find(|entry| entry.covers(range))
     }
+}
+
+fn next_connection() -> NonZeroU64 {
+    static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
+    NonZeroU64::MIN.saturating_add(CONNECTIONS.fetch_add(1, Ordering::Relaxed))
 }
 
 #[cfg(test)]

@@ -134,6 +134,11 @@ unsafe impl Transport for SimulatedTransport {
         }
     }
 
+    fn connection_to(&self, peer: &PeerId) -> Option<NonZeroU64> {
+        let mut state = self.network.lock();
+        state.living(&self.agent)?.peers.get(peer.as_str()).map(|known| known.connection)
+    }
+
     fn disconnect(&self, peer: &PeerId) -> Result<(), TransportError> {
         let mut state = self.network.lock();
         let Some(me) = state.living(&self.agent) else { return Ok(()) };
@@ -181,6 +186,10 @@ unsafe impl Transport for SimulatedTransport {
         if !alive {
             return Err(TransportError::PeerGone { name: name() });
         }
+        let connection = spec.connection();
+        if connection.is_some_and(|bound| bound != known.connection) {
+            return Err(TransportError::Reconnected { name: name() });
+        }
         let mut remote = spec.remote().iter().map(span).enumerate();
         if let Some((index, Span { len, .. })) =
             remote.find(|(_, range)| known.covering(range).is_none())
@@ -215,8 +224,17 @@ unsafe impl Transport for SimulatedTransport {
         let is_repeated = spec.is_repeated();
         let (notification, registrations) = spec.into_owned_parts();
         let (agent, peer) = (Arc::clone(&self.agent), Arc::clone(peer));
-        let request =
-            Request { kind, agent, peer, pairs, local, notification, registrations, leased };
+        let request = Request {
+            kind,
+            agent,
+            peer,
+            pairs,
+            local,
+            notification,
+            registrations,
+            leased,
+            connection,
+        };
         drop(state);
         let network = Arc::clone(&self.network);
         let flags = (is_repeated, is_listed);

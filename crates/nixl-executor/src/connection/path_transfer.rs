@@ -1,5 +1,6 @@
 //! One operation's transfer: on the best path, and on the next ones if that fails.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -52,6 +53,7 @@ struct Owned {
     leased: Leased,
     slot: Option<RemoteSlot>,
     notifies: bool,
+    connection: Option<NonZeroU64>,
     remote: RdmaMetadata,
     transport: Arc<dyn Transport>,
     peer: PeerId,
@@ -69,6 +71,7 @@ impl Owned {
             leased: request.leased().clone(),
             slot: route.slot().cloned(),
             notifies: route.notifies(),
+            connection: route.connection(),
             remote: request.remote().clone(),
             transport: Arc::clone(route.transport()),
             peer: route.peer().clone(),
@@ -89,6 +92,7 @@ impl Owned {
         )
         .with_initiator_metadata(self.initiator_metadata.clone())
         .with_slot(self.slot.as_ref())
+        .on_connection(self.connection)
         .under(self.policy);
         match self.notifies {
             true => request,

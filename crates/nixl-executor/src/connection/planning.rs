@@ -151,6 +151,7 @@ impl PathConnection {
             for path in &plan.available {
                 let owner_works = match path.kind {
                     PathKind::StagedBothSides | PathKind::StagedOnGpu => true,
+                    PathKind::StagedOneSide => !plan.query.remote.is_host(),
                     PathKind::CudaIpc => is_copied_by_owner(&plan.query),
                     _ => false,
                 };

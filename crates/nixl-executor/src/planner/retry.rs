@@ -36,6 +36,8 @@ fn is_of_the_path(error: &TransportError) -> bool {
         | TransportError::OwnIdentity { .. }
         | TransportError::IdentityConflict { .. }
         | TransportError::NotRegistered { .. } => false,
+        // Decided again by the caller.
+        TransportError::Reconnected { .. } => false,
         // The target's memory may be another owner's by now.
         TransportError::OfferEnded { .. } | TransportError::Stale => false,
         // The bytes are in place.
@@ -70,6 +72,7 @@ mod tests {
             (TransportError::PeerGone { name: name() }, true),
             (TransportError::PeerBusy { name: name() }, true),
             (TransportError::UnknownPeer { name: name() }, true),
+            (TransportError::Reconnected { name: name() }, false),
             (TransportError::BadMetadata { reason: SharedError::text("why") }, false),
             (TransportError::OutdatedMetadata { name: name() }, false),
             (TransportError::OwnIdentity { name: name() }, false),

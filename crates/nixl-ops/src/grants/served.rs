@@ -166,7 +166,11 @@ impl Driver {
         self.shared().kick();
     }
 
-    /// Keeps the memory of a closed export for as long as a read of it may be under way: until its tickets have ended and reads that
+    /// The memory of a closed export is kept for at least so long, since an importer may have found it open directly before, unless
+    /// no process is left that could read.
+    pub const IMPORT: Duration = Duration::from_secs(1);
+
+    /// Keeps the memory of a closed export for as long as a read of it may be under way: for at least [`IMPORT`](Self::IMPORT), and until its tickets have ended and reads that
     /// began in time have arrived, or no process is left that could read. Then `freed` is called, once the registrations and this
     /// handle to the memory are gone.
     pub fn retain_export(
@@ -175,7 +179,7 @@ impl Driver {
         held: (Vec<Registration>, Arc<DescriptorList>),
         freed: impl FnOnce() + Send + 'static,
     ) {
-        let readers = ExportReaders::new(table, held.1.as_slice());
+        let readers = ExportReaders::new(table, held.1.as_slice(), self.shared().clock.now());
         self.shared().passive.retain_export(readers, held, Freed::new(freed));
         self.shared().wake(true);
     }

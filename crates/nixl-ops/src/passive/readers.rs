@@ -9,6 +9,7 @@ use std::time::Duration;
 use nixl_descriptor::{Descriptor, SharedName};
 
 use super::quiet::{QuietProof, QuietWatch};
+use crate::Driver;
 use crate::contained::contained;
 use crate::grants::{GrantTable, OutstandingTickets};
 use crate::sync::{Mutex, lock};
@@ -20,17 +21,20 @@ pub(crate) struct ExportReaders {
     /// The files that a reader on this host may have mapped: the words of the grants, and the memory.
     files: Vec<SharedName>,
     on_gpu: bool,
+    /// When the export was closed.
+    closed: Duration,
     watch: Mutex<Option<Box<dyn QuietWatch>>>,
     is_proven: AtomicBool,
 }
 
 impl ExportReaders {
-    pub(crate) fn new(table: &GrantTable, memory: &[Descriptor]) -> Arc<Self> {
+    pub(crate) fn new(table: &GrantTable, memory: &[Descriptor], now: Duration) -> Arc<Self> {
         let names = memory.iter().filter_map(|memory| memory.region().shared_name());
         let files: HashSet<_> = names.chain([table.words().name()]).collect();
         Arc::new(Self {
             tickets: Arc::clone(table.tickets()),
             files: files.into_iter().collect(),
+            closed: now,
             on_gpu: memory.iter().any(|memory| !memory.device().is_host()),
             watch: Mutex::new(None),
             is_proven: AtomicBool::new(false),
@@ -39,7 +43,8 @@ impl ExportReaders {
 
     /// When no reader begins any more, on the clock of which it is `now`.
     pub(super) fn until(&self, now: (Duration, Duration), skew: Duration) -> Duration {
-        self.tickets.until().map_or(Duration::ZERO, |end| end.is_over_at(now, skew))
+        let tickets = self.tickets.until().map_or(Duration::ZERO, |end| end.is_over_at(now, skew));
+        tickets.max(self.closed.saturating_add(Driver::IMPORT))
     }
 
     /// Whether no process is left that could read.

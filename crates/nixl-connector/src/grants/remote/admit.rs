@@ -1,16 +1,17 @@
 //! Admission of tickets: what is refused before anything moves.
 
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_metadata::{Rights, Ticket};
-use nixl_ops::{GrantWords, OperationOptions, PeerId};
+use nixl_ops::{EndedOffer, GrantWords, OperationOptions, TransportError};
 
 use super::check::{Words, check_of, check_of_layers, refused};
-use super::reads::WordsUnderWay;
 use super::{Imported, RemoteExport};
 use crate::ConnectorError;
+#[cfg(doc)]
+use crate::admission::Admitted;
 use crate::grants::error::TicketError;
 
 impl RemoteExport {
@@ -73,10 +74,10 @@ impl RemoteExport {
                 let driver = connector.connection().driver();
                 let look = async {
                     let slot = GrantWords::renewed_slot(check.slot(), slots);
-                    let [.., until] = connector.read_words(metadata, slot, options).await?;
+                    let ([.., until], _) = connector.read_words(metadata, slot, options).await?;
                     // It is of this grant if that stands after it was read.
                     let words = connector.read_words(metadata, check.slot(), options).await?;
-                    let [word, digest, ready, _] = words;
+                    let ([word, digest, ready, _], _) = words;
                     Ok::<_, ConnectorError>(check.compare([word, digest, ready]).map(|()| until))
                 };
                 driver.with_timeout(options, look).await?.0?
@@ -89,40 +90,35 @@ impl RemoteExport {
         }
     }
 
-    /// Admits a ticket again, directly before the post of a request: the read may have waited for its turn. Returns the options of the
-    /// request, which ends no later than the owner waits for readers that began in time.
+    /// Admits a ticket again, before a request: the read may have waited for its turn. Returns the options of the request, which
+    /// ends no later than the owner waits for readers that began in time, and the check of its [post](Admitted::checked).
     pub(super) async fn admit_post(
         &self,
         ticket: &Ticket,
         layers: &Range<usize>,
         options: OperationOptions,
-    ) -> Result<OperationOptions, ConnectorError> {
+    ) -> Result<
+        (OperationOptions, impl Fn() -> Result<(), TransportError> + Send + use<>),
+        ConnectorError,
+    > {
         let until = self.admit_in_time(ticket, options).await?;
-        if let Words::Mapped(words) = &self.0.words {
-            check_of_layers(ticket, layers).check_mapped(words).map_err(refused)?;
-        }
         let connection = self.0.connector.connection();
         let last = until.saturating_add(connection.skew());
-        Ok(options.within(last.saturating_sub(connection.clock().unix_time())))
-    }
-
-    /// Looks at the words through the engine before a read on a connection that is newer than the last look: the owner may have
-    /// lost the earlier one, closed the export, and freed its memory, but not the words.
-    pub(super) async fn look_anew(
-        &self,
-        ticket: &Ticket,
-        layers: &Range<usize>,
-        (peer, options): (&PeerId, OperationOptions),
-    ) -> Result<(), ConnectorError> {
-        let Imported { connector, words, connects, .. } = &*self.0;
-        let Words::Engine(words) = words else { return Ok(()) };
-        let now = connector.connection().connects();
-        if connects.load(Ordering::Acquire) == now {
-            return Ok(());
-        }
-        let check = check_of_layers(ticket, layers);
-        WordsUnderWay::begin(words).check(&check, peer, options).await?;
-        connects.store(now, Ordering::Release);
-        Ok(())
+        let (clock, check) = (Arc::clone(connection.clock()), check_of_layers(ticket, layers));
+        let words = match &self.0.words {
+            Words::Mapped(words) => Some(Arc::clone(words)),
+            _ => None,
+        };
+        let options = options.within(last.saturating_sub(clock.unix_time()));
+        // Its owner waits for later posts no more.
+        let may_post = move || match &words {
+            Some(words) => check.check_mapped(words).map_err(refused),
+            None if clock.unix_time() >= until => {
+                Err(TransportError::OfferEnded { why: EndedOffer::Expired })
+            }
+            None => Ok(()),
+        };
+        may_post()?;
+        Ok((options, may_post))
     }
 }

@@ -1,6 +1,7 @@
 //! The check of reads by the words of their grants, mapped or through the engine.
 
-use std::ops::Range;
+use std::num::NonZeroU64;
+use std::ops::{Deref, Range};
 use std::sync::{Arc, Weak};
 
 use nixl_descriptor::{
@@ -8,7 +9,8 @@ use nixl_descriptor::{
 };
 use nixl_metadata::{ExportMetadata, Rights, Ticket};
 use nixl_ops::{
-    GrantWords, OperationOptions, StaleRead, TransportError, WordCheck, foreign_process,
+    EndedOffer, GrantWords, OperationOptions, RecentCheck, StaleRead, TransportError, WordCheck,
+    foreign_process,
 };
 
 use super::{Imported, RemoteExport};
@@ -23,12 +25,41 @@ use crate::{Connector, ConnectorError};
 pub(super) enum Words {
     /// The export is this process's own. It is not kept open.
     Own(Weak<ExportShared>),
-    Mapped(ReadOnlyWords),
+    Mapped(Arc<MappedWords>),
     Engine(WordReads),
 }
 
+/// Words that are mapped here.
+pub(super) struct MappedWords {
+    words: ReadOnlyWords,
+    owner: RecentCheck,
+}
+
+impl MappedWords {
+    fn new(words: ReadOnlyWords) -> Self {
+        Self { words, owner: RecentCheck::default() }
+    }
+
+    /// Refuses bytes that an engine has read from a process by its number: the words of an owner that was killed stand, and the number may
+    /// have become another process's. Not for memory that is mapped here, which stays what it was.
+    pub(super) fn check_owner(&self) -> Result<(), TransportError> {
+        match self.owner.get_or(|| !self.words.name().is_gone()) {
+            true => Ok(()),
+            false => Err(TransportError::OfferEnded { why: EndedOffer::OwnerGone }),
+        }
+    }
+}
+
+impl Deref for MappedWords {
+    type Target = ReadOnlyWords;
+
+    fn deref(&self) -> &ReadOnlyWords {
+        &self.words
+    }
+}
+
 /// The place of the export's number among the words of slot 0.
-const EXPORT_WORD: usize = 3;
+pub(super) const EXPORT_WORD: usize = 3;
 
 impl Connector {
     pub(super) async fn open_words(
@@ -54,7 +85,7 @@ impl Connector {
         };
         match connection.control().run(open).await? {
             Ok(words) if words.load(EXPORT_WORD) == Some(metadata.export().value()) => {
-                Ok(Words::Mapped(words))
+                Ok(Words::Mapped(Arc::new(MappedWords::new(words))))
             }
             // The file is that of the random name, so the process is the owner.
             Ok(_) => Err(closed(metadata)),
@@ -71,39 +102,32 @@ impl Connector {
         Ok(Words::Engine(WordReads::new(self, *metadata.words()).await?))
     }
 
-    /// Reads through the engine whether the export is open, before its memory is touched: that of one which is closed may be gone.
-    pub(super) async fn ask_whether_open(
-        &self,
-        metadata: &ExportMetadata,
-    ) -> Result<(), ConnectorError> {
-        let [.., export] = self.read_words(metadata, 0, self.default_options()).await?;
-        match export == metadata.export().value() {
-            true => Ok(()),
-            false => Err(closed(metadata)),
-        }
-    }
-
-    /// The words of a slot, read through the engine. They are in the owner's byte order, which is this process's.
+    /// The words of a slot, read through the engine, and the connection by which they were. They are in the owner's byte order,
+    /// which is this process's.
     pub(super) async fn read_words(
         &self,
         metadata: &ExportMetadata,
         slot: u32,
         options: OperationOptions,
-    ) -> Result<[u64; GrantWords::SLOT_WORDS], ConnectorError> {
+    ) -> Result<([u64; GrantWords::SLOT_WORDS], Option<NonZeroU64>), ConnectorError> {
+        let connection = self.connection();
         let region = self.buffer(GrantWords::SLOT_BYTES)?;
-        let list = DescriptorList::from(region.whole());
-        self.read_silently(Lists::of_words(metadata, slot, list)?, options).await?;
+        let lists = Lists::of_words(metadata, slot, DescriptorList::from(region.whole()))?;
+        let connect = connection.connect(&lists.remote);
+        let (peer, options) = connection.driver().with_timeout(options, connect).await?;
+        let on = connection.transport().connection_to(&peer?);
+        self.read_silently(lists, (options, on), || Ok(())).await?;
         let mut words = [0; GrantWords::SLOT_WORDS];
         for (index, word) in words.iter_mut().enumerate() {
             let mut bytes = [0; 8];
             region.copy_to_slice(8 * index, &mut bytes).map_err(TicketError::Local)?;
             *word = u64::from_ne_bytes(bytes);
         }
-        Ok(words)
+        Ok((words, on))
     }
 }
 
-fn closed(metadata: &ExportMetadata) -> ConnectorError {
+pub(super) fn closed(metadata: &ExportMetadata) -> ConnectorError {
     ConnectorError::ExportClosed { export: metadata.export() }
 }
 
@@ -126,11 +150,10 @@ impl RemoteExport {
             Words::Own(own) => self.own(own)?.layers_ready(&check)?,
             Words::Mapped(words) => check.layers_ready(words).map_err(refused)?,
             Words::Engine(_) => {
-                let [_, _, layers, _] =
-                    connector.read_words(metadata, check.slot(), options).await?;
+                let read = || connector.read_words(metadata, check.slot(), options);
+                let ([_, _, layers, _], _) = read().await?;
                 // The number is of this grant if that stands after the number was read.
-                let words = connector.read_words(metadata, check.slot(), options).await?;
-                let [word, digest, now, _] = words;
+                let ([word, digest, now, _], _) = read().await?;
                 check.compare([word, digest, now]).map_err(refused)?;
                 ready.note(ticket, layers);
                 layers
@@ -193,5 +216,22 @@ impl RemoteExport {
     /// Requests for words so far.
     pub(in crate::grants) fn word_requests(&self) -> usize {
         self.word_reads().requests()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_of_an_owner_that_is_gone_do_not_count_though_its_words_stand() {
+        let published = PublishedWords::new(8).unwrap();
+        let words = MappedWords::new(PublishedWords::open(&published.name()).unwrap());
+        words.check_owner().unwrap();
+        drop(published);
+        std::thread::sleep(2 * RecentCheck::TTL);
+        let gone = TransportError::OfferEnded { why: EndedOffer::OwnerGone };
+        assert_eq!(words.check_owner(), Err(gone));
+        assert_eq!(words.load(0), Some(0));
     }
 }

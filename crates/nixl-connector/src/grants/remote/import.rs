@@ -1,15 +1,15 @@
 //! Imports: a peer's export is reached, and prepared for reads.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
+use nixl_descriptor::SharedName;
 use nixl_descriptor::layout::RemoteLayout;
-use nixl_descriptor::{DescriptorList, SharedName};
 use nixl_metadata::{ExportMetadata, NotificationKey};
 use nixl_ops::{PathKind, RemoteSlots, foreign_process};
 use tokio::sync::Mutex;
 
 use super::check::Words;
+use super::connected::LastConnection;
 use super::prefault::Prefaulting;
 use super::ready::ReadyLayers;
 use super::waits::WatchedGrants;
@@ -18,7 +18,7 @@ use crate::grants::described;
 use crate::grants::export::ExportShared;
 use crate::grants::metrics::BlockMetrics;
 use crate::grants::own::exports_of_this_process;
-use crate::grants::read::{Lists, whole};
+use crate::grants::read::whole;
 use crate::named_file::{notes_owner, page_of_file};
 use crate::{Connector, ConnectorError};
 
@@ -133,7 +133,7 @@ impl Connector {
             ready: ReadyLayers::default(),
             watched: WatchedGrants::default(),
             under_way: Arc::default(),
-            connects: AtomicU64::new(0),
+            looked: LastConnection::default(),
             metrics: BlockMetrics::new(),
             key: NotificationKey::random(),
         };
@@ -143,16 +143,10 @@ impl Connector {
         if let Words::Mapped(_) = &imported.words {
             imported.page = self.page_of(metadata).await?;
         }
-        if let Words::Engine(_) = &imported.words {
-            self.ask_whether_open(metadata).await?;
-        }
-        imported.connects = AtomicU64::new(self.connection().connects());
         let mut mapped = Vec::new();
         for layout in 0..imported.layouts.len() {
-            let local = self.room_for(&Lists::probed(metadata, layout))?;
-            let (read, peer) = self
-                .read_silently(Lists::of_probe(metadata, layout, local)?, self.default_options())
-                .await?;
+            let (words, looked) = (&imported.words, &imported.looked);
+            let (read, peer) = self.probe((metadata, layout), words, looked).await?;
             imported.paths.push(read.path().cloned());
             imported.peer = Some(peer);
             if read.path().is_some_and(|path| path.kind() == PathKind::SharedMemory) {
@@ -195,17 +189,5 @@ impl Connector {
             Some(steps) => prefaulting.run(connection.driver(), connection.work()?, steps).await,
             None => Ok(()),
         }
-    }
-
-    /// A buffer of so many bytes for each descriptor.
-    fn room_for(&self, lens: &[u64]) -> Result<DescriptorList, ConnectorError> {
-        let region = self.buffer(lens.iter().sum::<u64>() as usize)?;
-        let mut end = 0;
-        let parts = lens.iter().map(|len| {
-            let start = end;
-            end += *len as usize;
-            region.descriptor(start..end)
-        });
-        Ok(DescriptorList::try_from(parts.collect::<Result<Vec<_>, _>>()?)?)
     }
 }

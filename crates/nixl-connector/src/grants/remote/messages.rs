@@ -44,10 +44,12 @@ impl RemoteExport {
         connector.check_process()?;
         let generation = ticket.generation();
         // Usually none is under way, and no timer is needed.
-        if !under_way.is_done(generation) {
+        let now = connector.connection().clock().unix_time();
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        if !under_way.done(generation, ticket.expires_unix_millis(), now) {
             connector
                 .within_timeout(async {
-                    under_way.done(generation).await;
+                    under_way.ended(generation).await;
                     Ok(())
                 })
                 .await?;

@@ -2,6 +2,7 @@
 
 mod admit;
 mod check;
+mod connected;
 mod import;
 mod messages;
 mod notifications;
@@ -10,6 +11,7 @@ mod paths;
 mod pieces;
 mod prefault;
 mod prepared;
+mod probe;
 mod reads;
 mod ready;
 mod silent;
@@ -20,7 +22,6 @@ mod writes;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use nixl_descriptor::layout::RemoteLayout;
 use nixl_descriptor::tensor::TensorLayout;
@@ -31,6 +32,7 @@ use nixl_ops::{OperationOptions, PathReport, PeerId};
 use tokio::sync::Mutex;
 
 use self::check::Words;
+use self::connected::LastConnection;
 pub use self::import::ImportOptions;
 pub use self::options::BlockTransferOptions;
 use self::prepared::PreparedBlocks;
@@ -85,9 +87,7 @@ struct Imported {
     /// The grants whose layers are waited for.
     watched: WatchedGrants,
     under_way: Arc<ReadsUnderWay>,
-    /// The state of [`Connection::connects`](crate::connection::Connection::connects) when the words were last found to stand: on a
-    /// new connection they are looked at before any other memory.
-    connects: AtomicU64,
+    looked: LastConnection,
     metrics: BlockMetrics,
     /// Stands for that of an offer where executors need one. No owner has it.
     key: NotificationKey,

@@ -7,6 +7,7 @@ use nixl_ops::{PathKind, PathReport};
 use super::check::Words;
 use super::{Imported, RemoteExport};
 use crate::ConnectorError;
+use crate::connector::SilentRead;
 use crate::grants::error::TicketError;
 use crate::grants::read::of_peer;
 
@@ -54,7 +55,8 @@ impl RemoteExport {
         let plan = async {
             let leased = Leased::from(Leases::acquire(local.as_slice(), LeaseMode::Write)?);
             let options = connector.default_options();
-            let to = (options.path_policy(), peer.as_ref(), None);
+            let (policy, known) = (options.path_policy(), peer.as_ref());
+            let to = SilentRead { policy, known, ..SilentRead::default() };
             let prepare = connector.prepare_silently((&local, &leased), &remote, to);
             let driver = connector.connection().driver();
             let (prepared, _) = driver.with_timeout(options, prepare).await?;

@@ -1,6 +1,7 @@
 //! Reads of the bulk class: in pieces, so that others find the engine free between them.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 use std::ops::Range;
 
 use nixl_descriptor::layout::RemotePairs;
@@ -12,6 +13,7 @@ use super::RemoteExport;
 use super::under_way::UnderWay;
 use crate::ConnectorError;
 use crate::admission::{Admitted, Permit, TransferClass};
+use crate::connector::SilentRead;
 use crate::grants::read::{Part, Sides, of_peer, pairs_of_blocks};
 use crate::offload::Offloaded;
 
@@ -87,7 +89,7 @@ impl RemoteExport {
         &self,
         (ticket, local, blocks): Sides<'_>,
         layers: Range<usize>,
-        (options, reading): (OperationOptions, &UnderWay),
+        (options, on, reading): (OperationOptions, Option<NonZeroU64>, &UnderWay),
     ) -> Result<(Completion, PeerId, OperationOptions), ConnectorError> {
         let (sides, of) = ((ticket.clone(), local.clone(), blocks.to_vec()), layers.clone());
         let layout = usize::from(ticket.layout());
@@ -124,10 +126,10 @@ impl RemoteExport {
                 let now = clock.now();
                 options = options.spending(now.saturating_sub(last));
                 last = now;
-                let of_request = self.admit_post(ticket, &of, options).await?;
+                let (of_request, may_post) = self.admit_post(ticket, &of, options).await?;
                 let held = (permit, reading.another());
                 let (read, of_peer) =
-                    self.begin_piece((ticket, &of), piece, held, of_request).await?;
+                    self.begin_piece(ticket, piece, (held, may_post), (of_request, on)).await?;
                 peer = of_peer;
                 reads.push_back(read);
             }
@@ -140,23 +142,25 @@ impl RemoteExport {
 
     async fn begin_piece(
         &self,
-        (ticket, layers): (&Ticket, &Range<usize>),
+        ticket: &Ticket,
         piece: Piece,
-        held: (Permit, UnderWay),
-        options: OperationOptions,
+        (held, may_post): (
+            (Permit, UnderWay),
+            impl Fn() -> Result<(), TransportError> + Send + 'static,
+        ),
+        (options, connection): (OperationOptions, Option<NonZeroU64>),
     ) -> Result<(ReadOperation, PeerId), ConnectorError> {
         let Piece { local, leased, remote, parts } = piece;
         let import = &*self.0;
         let export = (&import.metadata, &import.key);
         let remote = of_peer(export, ticket.layout().into(), (&remote, &parts))?;
         let (policy, known) = (options.path_policy(), import.peer.as_ref());
-        let to = (policy, known, None);
+        let to = SilentRead { policy, known, listed: None, connection };
         let prepare = import.connector.prepare_silently((&local, &leased), &remote, to);
         let driver = import.connector.connection().driver();
         let (prepared, options) = driver.with_timeout(options, prepare).await?;
         let (execution, peer) = prepared?;
-        self.look_anew(ticket, layers, (&peer, options)).await?;
-        let execution = Admitted::with(execution, held);
+        let execution = Admitted::checked(execution, held, may_post);
         Ok((ReadOperation::begin(driver, execution, local, options)?, peer))
     }
 }

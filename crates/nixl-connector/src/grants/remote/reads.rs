@@ -1,5 +1,6 @@
 //! Reads of blocks by tickets.
 
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -7,20 +8,20 @@ use nixl_descriptor::layout::Layout;
 use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases};
 use nixl_metadata::{Rights, Ticket};
 use nixl_ops::{
-    Completion, Execution, OperationKind, OperationOptions, PathKind, PathPolicy, PathReport,
-    PeerId, ReadOperation, StaleRead, TransportError, WordCheck,
+    Completion, EndedOffer, Execution, OperationError, OperationKind, OperationOptions, PathKind,
+    PathPolicy, PathReport, PeerId, ReadOperation, StaleRead, TransportError, WordCheck,
 };
 
 use super::check::{Words, check_of_layers, refused};
+use super::connected::{RECONNECTS, is_reconnected};
 use super::options::BlockTransferOptions;
 use super::prepared::{Making, PreparedPair};
-use super::under_way::UnderWay;
+use super::under_way::{Begun, UnderWay};
 use super::{Imported, RemoteExport};
 use crate::ConnectorError;
 use crate::admission::{Admitted, TransferClass};
-use crate::grants::error::BlockReadError;
-#[cfg(doc)]
-use crate::grants::error::TicketError;
+use crate::connector::SilentRead;
+use crate::grants::error::{BlockReadError, TicketError};
 use crate::grants::read::{Lists, Sides};
 use crate::grants::words::{ReadUnderWay, WordReads};
 use crate::offload::Offloaded;
@@ -83,7 +84,10 @@ impl RemoteExport {
         }
         self.admit_in_time(ticket, operation).await?;
         let check = check_of_layers(ticket, &layers);
-        let reading = self.0.under_way.begin(ticket.generation()).ok_or(TransportError::Stale)?;
+        let now = connector.connection().clock().unix_time();
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let begun = self.0.under_way.begin(ticket.generation(), now);
+        let Begun { under_way: reading, is_doubtful } = begun.ok_or(TransportError::Stale)?;
         let under_way = match words {
             Words::Engine(words) => Some(WordsUnderWay::begin(words)),
             _ => None,
@@ -97,22 +101,35 @@ impl RemoteExport {
             return own.copy(connector, ticket, (local, blocks), layers, operation).await;
         }
         if let Some(words) = &under_way
-            && ticket.is_unfilled()
+            && (ticket.is_unfilled() || is_doubtful)
         {
-            operation = self.look_ahead(ticket, &check, words, operation).await?;
+            operation = self.look_ahead(ticket, &check, (words, is_doubtful), operation).await?;
         }
-        let sides = (ticket, local, blocks);
-        let (done, peer, operation) = match class {
-            TransferClass::Interactive => {
-                self.read_whole(sides, layers, (operation, &reading)).await?
+        let (sides, clock) = ((ticket, local, blocks), connector.connection().clock());
+        let mut again = RECONNECTS;
+        let (done, peer, operation) = loop {
+            let begun = clock.now();
+            let (connection, options) = self.connection_of_read(&check, operation).await?;
+            let under = (options, connection, &reading);
+            let read = match class {
+                TransferClass::Interactive => self.read_whole(sides, layers.clone(), under).await,
+                TransferClass::Bulk => self.read_in_pieces(sides, layers.clone(), under).await,
+            };
+            match read {
+                Err(error) if is_reconnected(&error) && again > 0 => again -= 1,
+                Err(error) if has_expired(&error) => return Err(TicketError::Expired.into()),
+                read => break read?,
             }
-            TransferClass::Bulk => {
-                self.read_in_pieces(sides, layers, (operation, &reading)).await?
-            }
+            operation = operation.spending(clock.now().saturating_sub(begun));
         };
         // The bytes have arrived: every thread and request of theirs has ended.
         match (words, &under_way) {
-            (Words::Mapped(words), _) => check.check_mapped(words).map_err(refused)?,
+            (Words::Mapped(words), _) => {
+                if done.path().is_none_or(|path| path.kind() != PathKind::SharedMemory) {
+                    words.check_owner()?;
+                }
+                check.check_mapped(words).map_err(refused)?;
+            }
             (_, Some(words)) => {
                 words.check(&check, &peer, operation.spending(done.elapsed())).await?;
             }
@@ -123,16 +140,16 @@ impl RemoteExport {
 
     /// Looks at the words, where they are not mapped, before a read of blocks that were not all filled when the ticket was made: the
     /// look afterwards cannot tell whether a layer was filled before its bytes were read. None is needed for layers that were seen
-    /// to be ready before.
+    /// to be ready before, unless one is `always` needed.
     async fn look_ahead(
         &self,
         ticket: &Ticket,
         check: &WordCheck,
-        words: &WordsUnderWay<'_>,
+        (words, always): (&WordsUnderWay<'_>, bool),
         options: OperationOptions,
     ) -> Result<OperationOptions, ConnectorError> {
         let Imported { connector, ready, peer, .. } = &*self.0;
-        if ready.covers(ticket, check.layers()) {
+        if !always && ready.covers(ticket, check.layers()) {
             return Ok(options);
         }
         let Some(peer) = peer else { return Err(TransportError::Closed.into()) };
@@ -148,7 +165,7 @@ impl RemoteExport {
         &self,
         sides: Sides<'_>,
         layers: Range<usize>,
-        (options, reading): (OperationOptions, &UnderWay),
+        (options, on, reading): (OperationOptions, Option<NonZeroU64>, &UnderWay),
     ) -> Result<(Completion, PeerId, OperationOptions), ConnectorError> {
         let connection = self.0.connector.connection();
         let driver = connection.driver();
@@ -156,12 +173,12 @@ impl RemoteExport {
         let runs = blocks.len().saturating_mul(layers.len() * into.geometry().outer());
         let policy = options.path_policy();
         let (prepared, options) = if runs <= Self::LISTED_HERE {
-            driver.with_timeout(options, self.prepare(sides, layers, policy)).await?
+            driver.with_timeout(options, self.prepare(sides, layers, (policy, on))).await?
         } else {
             let (me, owned) = (self.clone(), (ticket.clone(), into.clone(), blocks.to_vec()));
             let prepare = async move {
                 let (ticket, into, blocks) = &owned;
-                me.prepare((ticket, into, blocks), layers, policy).await
+                me.prepare((ticket, into, blocks), layers, (policy, on)).await
             };
             let offloaded = Offloaded::new(connection.work()?, prepare);
             let (prepared, options) = driver.with_timeout(options, offloaded).await?;
@@ -170,9 +187,8 @@ impl RemoteExport {
         let (execution, local, peer) = prepared?;
         let class = TransferClass::Interactive;
         let (permit, options) = self.turn(class, (&peer, &local), options).await?;
-        let of_request = self.admit_post(ticket, &of, options).await?;
-        self.look_anew(ticket, &of, (&peer, of_request)).await?;
-        let execution = Admitted::with(execution, (permit, reading.another()));
+        let (of_request, may_post) = self.admit_post(ticket, &of, options).await?;
+        let execution = Admitted::checked(execution, (permit, reading.another()), may_post);
         let mut read = ReadOperation::begin(driver, execution, local, of_request)?;
         let done = read.wait_for_completion().await?;
         if done.path().is_some_and(by_ranges) {
@@ -186,7 +202,7 @@ impl RemoteExport {
         &self,
         sides: Sides<'_>,
         layers: Range<usize>,
-        policy: PathPolicy,
+        (policy, connection): (PathPolicy, Option<NonZeroU64>),
     ) -> Result<(Box<dyn Execution>, DescriptorList, PeerId), ConnectorError> {
         let Imported { connector, metadata, peer, key, .. } = &*self.0;
         let (ticket, into, blocks) = sides;
@@ -199,7 +215,7 @@ impl RemoteExport {
         let of_pair = |pair: &Arc<PreparedPair>| pair.positions((ticket.blocks(), blocks), layers);
         let positions = prepared.as_ref().and_then(of_pair);
         let listed = prepared.as_ref().zip(positions.as_ref()).map(|(pair, at)| pair.at(at));
-        let to = (policy, peer.as_ref(), listed);
+        let to = SilentRead { policy, known: peer.as_ref(), listed, connection };
         let (execution, peer) = connector.prepare_silently(memory, &remote, to).await?;
         Ok((execution, local, peer))
     }
@@ -234,6 +250,16 @@ impl<'a> WordsUnderWay<'a> {
         };
         Ok(checked.map_err(refused)?)
     }
+}
+
+/// Whether the ticket's time was over before the post.
+fn has_expired(error: &ConnectorError) -> bool {
+    let (ConnectorError::Transport(error)
+    | ConnectorError::Operation(OperationError::Transport(error))) = error
+    else {
+        return false;
+    };
+    *error == TransportError::OfferEnded { why: EndedOffer::Expired }
 }
 
 /// Whether the engine was told the ranges one by one.
