@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nixl_descriptor::{Access, BufferPool, Descriptor, DescriptorList, Region};
+use nixl_descriptor::{BufferPool, DescriptorList, Region};
 use nixl_device::{LeakInChild, tcp_gives_up_after};
 use nixl_metadata::{OperationKind, RdmaMetadata};
 use nixl_ops::{
@@ -198,16 +198,6 @@ impl Connector {
     ) -> Result<WritableOperation, ConnectorError> {
         if options.has_checksum() {
             return Err(ConnectorError::ChecksumOfWritable);
-        }
-        if let Some(index) = local.iter().position(|d| d.access() != Access::ReadWrite) {
-            return Err(ConnectorError::ReadOnly { index });
-        }
-        let is_foreign =
-            |d: &Descriptor| d.device().is_host() && d.region().shared_name().is_none();
-        if self.shared.offers.refuse_foreign
-            && let Some(index) = local.iter().position(is_foreign)
-        {
-            return Err(ConnectorError::ForeignMemory { index });
         }
         let connection = &self.shared.connection;
         let (spec, options) = self.offered((OperationKind::Write, naming), local, options).await?;

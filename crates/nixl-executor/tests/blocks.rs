@@ -3,12 +3,13 @@
 #![allow(unsafe_code, reason = "looks into memory that stands for a GPU's")]
 
 mod common;
+#[path = "common/simulated.rs"]
+mod simulated;
 
 use std::sync::Arc;
 
 use common::{
-    Cache, LAYOUTS, Machine, copy_and_check, copy_by_parts_and_check, geometry, several_slices,
-    wait,
+    Cache, LAYOUTS, copy_and_check, copy_by_parts_and_check, geometry, several_slices, wait,
 };
 use nixl_descriptor::layout::{LayerOrder, Layout, LayoutKind};
 use nixl_descriptor::{AccessError, LeaseMode, Region, copy, copy_range};
@@ -32,24 +33,6 @@ fn machine(can: GpuCapabilities) -> (Arc<SimulatedGpus>, BlockExecutor) {
     let executor =
         BlockExecutor::new(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Costs::default()).unwrap();
     (gpus, executor)
-}
-
-/// "GPU" memory refuses the host's copies, so these go by address.
-impl Machine for SimulatedGpus {
-    fn region(&self, kind: MemoryKind, len: usize) -> Region {
-        self.region(kind, len).unwrap()
-    }
-
-    fn upload(&self, region: &Region, bytes: &[u8]) {
-        assert_eq!(region.len(), bytes.len());
-        // SAFETY: the region is a vector of this process, of this length, that no transfer uses now.
-        unsafe { std::ptr::copy(bytes.as_ptr(), region.address() as *mut u8, bytes.len()) };
-    }
-
-    fn download(&self, region: &Region) -> Vec<u8> {
-        // SAFETY: the region is a vector of this process, of this length, that no transfer uses now.
-        unsafe { std::slice::from_raw_parts(region.address() as *const u8, region.len()) }.to_vec()
-    }
 }
 
 /// Addresses are used again, by memory of another kind.

@@ -8,7 +8,8 @@ use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Registration};
 use nixl_metadata::{AgentMetadata, OperationKind, RdmaMetadata};
 use nixl_ops::{
     ClaimDemand, EndedOffer, Execution, KeyRecord, Listed, OfferSpec, OfferUse, OperationOptions,
-    PathPolicy, PeerId, RemoteSlot, SpentKeys, TransferRequest, Transport, TransportError, pair,
+    PathPolicy, PathReport, PeerId, RemoteSlot, SpentKeys, TransferRequest, Transport,
+    TransportError, pair,
 };
 
 use super::Connector;
@@ -43,6 +44,17 @@ impl Connector {
         let (prepared, options) = connection.driver().with_timeout(options, offloaded).await?;
         let (execution, local) = prepared??;
         Ok((execution, local, options))
+    }
+
+    /// The path that a read would take now.
+    pub(crate) async fn path_of_read(
+        &self,
+        remote: &RdmaMetadata,
+        local: DescriptorList,
+        options: OperationOptions,
+    ) -> Result<PathReport, ConnectorError> {
+        let (execution, ..) = self.prepared(OperationKind::Read, local, remote, options).await?;
+        Ok(execution.report())
     }
 
     /// The record of the offer's key, which ends after the last possible begin and end of an initiator.

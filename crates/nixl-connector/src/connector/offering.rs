@@ -3,7 +3,7 @@
 use std::num::{NonZeroU32, NonZeroU64};
 use std::time::{Duration, UNIX_EPOCH};
 
-use nixl_descriptor::{BufferPool, DescriptorList, LeaseMode, Leased, Leases};
+use nixl_descriptor::{Access, BufferPool, Descriptor, DescriptorList, LeaseMode, Leased, Leases};
 use nixl_metadata::{
     Limits, NotificationKey, OfferTerms, OperationKind, RdmaMetadata, SerializedDescriptor,
 };
@@ -52,6 +52,21 @@ impl Connector {
         Ok((spec??, options))
     }
 
+    /// Whether peers may write the memory.
+    fn check_writable(&self, local: &DescriptorList) -> Result<(), ConnectorError> {
+        if let Some(index) = local.iter().position(|d| d.access() != Access::ReadWrite) {
+            return Err(ConnectorError::ReadOnly { index });
+        }
+        let is_foreign =
+            |d: &Descriptor| d.device().is_host() && d.region().shared_name().is_none();
+        if self.shared.offers.refuse_foreign
+            && let Some(index) = local.iter().position(is_foreign)
+        {
+            return Err(ConnectorError::ForeignMemory { index });
+        }
+        Ok(())
+    }
+
     async fn offer(
         &self,
         (kind, naming): (OperationKind, Naming),
@@ -63,16 +78,29 @@ impl Connector {
             OperationKind::Read => LeaseMode::Read,
             OperationKind::Write => LeaseMode::Write,
         };
+        if kind == OperationKind::Write {
+            self.check_writable(&local)?;
+        }
         if options.has_checksum() {
             checksum::check_source(&local)?;
         }
         let leased = Leased::from(Leases::acquire(local.as_slice(), mode)?);
         connection.run(connection.executor().prepare(&local, None)).await?;
         let (registrations, agent) = connection.register_and_export(&local).await?;
+        // The holder of a ticket lists what it names itself: the metadata goes to nobody.
+        let listed = match naming {
+            Naming::Random => local.len(),
+            Naming::Ticket(_) => 1,
+        };
         let descriptors: Vec<_> = local
             .iter()
+            .take(listed)
             .map(|d| SerializedDescriptor::new(d.device(), d.address(), d.len() as u64))
             .collect::<Result<_, _>>()?;
+        let shares = match naming {
+            Naming::Random => connection.shares(&local),
+            Naming::Ticket(_) => Vec::new(),
+        };
         let (key, token) = naming.key_and_token();
         // Peers may use the memory as soon as they have the metadata, so its work must be done first.
         connection.driver().ready(&local).await?;
@@ -92,7 +120,7 @@ impl Connector {
         BufferPool::global().retain_for(life_time.saturating_add(late));
         let metadata = RdmaMetadata::new(kind, descriptors, agent, key.clone())?
             .with_peer(connection.info().clone())
-            .with_shares(connection.shares(&local))?
+            .with_shares(shares)?
             .with_terms(terms(&**connection.clock(), life_time, claims, (readers, token))?)?;
         let metadata = match checksum {
             Some(checksum) => metadata.with_checksum(checksum)?,

@@ -6,17 +6,17 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nixl_descriptor::layout::{Layout, pair_chunks};
+use nixl_descriptor::layout::Layout;
 use nixl_descriptor::tensor::TensorLayout;
-use nixl_descriptor::{DescriptorList, LeaseError, Leased, Registration, copy_range};
+use nixl_descriptor::{DescriptorList, Region, Registration};
 use nixl_device::LeakInChild;
 use nixl_metadata::{
     ExportId, ExportMetadata, NotificationKey, Rights, SharedFile, Ticket, TicketTerms,
     WordsLocation,
 };
 use nixl_ops::{
-    Completion, FreeBlocks, GrantError, GrantStats, GrantTable, GrantTableOptions, GrantTerms,
-    OperationKind, OperationOptions, PathKind, PathReport, TransportError, UnquietOffer, WordCheck,
+    FreeBlocks, GrantStats, GrantTable, GrantTableOptions, GrantTerms, OperationKind,
+    OperationOptions, TransportError, UnquietOffer, WordCheck,
 };
 use tokio::sync::oneshot;
 
@@ -25,10 +25,9 @@ use super::error::TicketError;
 use super::grant::{Alive, Grant, GrantOptions};
 use super::own::exports_of_this_process;
 use super::progress::ExportProgress;
-use super::registering::{self, Part};
+use super::registering::{self, Part, Registered};
 use super::table::ExportTable;
 use super::writers::Writers;
-use crate::offload::Offloaded;
 use crate::{Connector, ConnectorError};
 
 /// How memory is exported.
@@ -127,6 +126,8 @@ struct Closing {
 /// What peers may be reading.
 struct Held {
     registrations: Vec<Registration>,
+    /// Regions that were registered for the export.
+    made: Vec<Region>,
     memory: Arc<DescriptorList>,
 }
 
@@ -180,8 +181,9 @@ impl Connector {
         parts.push(Part::of_words(table.words().region().whole()));
         let all = list(&parts)?;
         let ExportOptions { populate, progress, .. } = &options;
-        let registrations = registering::register(self, parts, *populate, progress).await?;
-        let agent = self.within_timeout(connection.export_of(&all, &registrations)).await?;
+        let registered = registering::register(self, parts, *populate, progress).await?;
+        let agent = connection.export_of(&all, &registered.held);
+        let agent = self.within_timeout(agent).await?;
         let id = ExportId::new(random());
         let name = table.words().name();
         let words = WordsLocation {
@@ -200,7 +202,8 @@ impl Connector {
         };
         table.open(id.value());
         connection.driver().serve_grants(id.value(), &table);
-        let held = Held { registrations, memory: Arc::new(all) };
+        let Registered { held: registrations, made } = registered;
+        let held = Held { registrations, made, memory: Arc::new(all) };
         let shared = Arc::new(ExportShared {
             connector: self.clone(),
             id,
@@ -342,6 +345,10 @@ impl ExportShared {
         &self.connector
     }
 
+    pub(super) fn layouts(&self) -> &[Layout] {
+        &self.layouts
+    }
+
     pub(super) fn table(&self) -> &Arc<GrantTable> {
         &self.table
     }
@@ -395,7 +402,7 @@ impl ExportShared {
     /// Ends all grants, and has the memory kept for as long as reads and writes may be under way. `None` if the export was closed
     /// before.
     fn close(&self) -> Option<Closing> {
-        let Held { registrations, memory } =
+        let Held { registrations, made, memory } =
             self.held.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         exports_of_this_process().remove(self.id);
         let connection = self.connector.connection();
@@ -403,64 +410,14 @@ impl ExportShared {
         self.table.close();
         let written = self.writers.close();
         let (tell, freed) = oneshot::channel();
-        let freed_at = move || _ = tell.send(());
+        let cache = Arc::clone(connection.registrations());
+        let freed_at = move || {
+            // The application may keep the memory, and with it the cache's hold.
+            made.into_iter().for_each(|region| cache.evict(&region));
+            let _ = tell.send(());
+        };
         connection.driver().retain_export(&self.table, (registrations, memory), freed_at);
         Some(Closing { written, freed })
-    }
-
-    /// Copies granted blocks to local ones, both of this process, under a real lease.
-    pub(super) async fn copy(
-        &self,
-        connector: &Connector,
-        ticket: &Ticket,
-        (local, blocks): (&Layout, &[usize]),
-        layers: Range<usize>,
-        options: OperationOptions,
-    ) -> Result<Completion, ConnectorError> {
-        let connection = connector.connection();
-        let begun = connection.clock().now();
-        let (layout, of) = (ticket.layout(), (ticket.slot(), ticket.generation()));
-        let granted = self.table.lease(of, ticket.token(), ticket.digest(), layers.clone());
-        let granted = granted.map_err(|error| match error {
-            // As for readers of other processes.
-            GrantError::Over => TransportError::Stale.into(),
-            GrantError::NotGranted { .. } => TransportError::NotGranted.into(),
-            GrantError::NotReady { ready, asked } => {
-                TransportError::NotReady { ready, asked }.into()
-            }
-            error => ConnectorError::from(error),
-        })?;
-        let layouts = self.layouts.len();
-        let source = self.layouts.get(usize::from(layout));
-        let source = source.ok_or(TicketError::NoSuchLayout { layout, layouts })?;
-        let ids: Vec<usize> = ticket.blocks().iter().map(|&block| block as usize).collect();
-        let pairs =
-            pair_chunks(source, &ids, local, blocks, layers).map_err(TicketError::Pairing)?;
-        let [reading, writing] = pairs.lease().map_err(TicketError::Lease)?;
-        drop(granted);
-        let (reading, writing) = (Leased::from(reading), Leased::from(writing));
-        let (source, local) = (source.clone(), local.clone());
-        let bytes = pairs.bytes() as u64;
-        let work = async move {
-            let uses = [reading.begin_use(), writing.begin_use()];
-            let [Ok(reading), Ok(writing)] = &uses else {
-                return Err(TicketError::Lease(LeaseError::InUse));
-            };
-            for chunk in pairs.chunks() {
-                let from = &source.parts()[chunk.src().part];
-                let to = &local.parts()[chunk.dst().part];
-                let (start, end) = (chunk.src().offset, chunk.dst().offset);
-                copy_range(from, start, to, end, chunk.len(), &[reading, writing])?;
-            }
-            Ok(())
-        };
-        let work = Offloaded::new(connection.work()?, work);
-        let (copied, _) = connection.driver().with_timeout(options, work).await?;
-        copied??;
-        let elapsed = connection.clock().now().saturating_sub(begun);
-        let report =
-            PathReport::new(PathKind::SameProcessCopy, "memcpy", bytes, ticket.blocks().len());
-        Ok(Completion::of_copy(report, elapsed))
     }
 }
 

@@ -26,6 +26,7 @@ mod metrics;
 mod model;
 mod notifications;
 mod own;
+mod own_copy;
 mod progress;
 mod read;
 mod registering;

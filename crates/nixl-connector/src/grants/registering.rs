@@ -61,6 +61,13 @@ impl Part {
     }
 }
 
+/// What was registered.
+pub(super) struct Registered {
+    pub(super) held: Vec<Registration>,
+    /// Exported regions that were not registered before.
+    pub(super) made: Vec<Region>,
+}
+
 /// Registers all parts. If one fails, or the future is dropped, what it has registered ends.
 ///
 /// # Errors
@@ -71,7 +78,7 @@ pub(super) async fn register(
     parts: Vec<Part>,
     threads: Option<NonZeroUsize>,
     progress: &ExportProgress,
-) -> Result<Vec<Registration>, ConnectorError> {
+) -> Result<Registered, ConnectorError> {
     let connection = connector.connection();
     progress.begin(parts.iter().map(Part::bytes).sum());
     let stop = StopOnDrop::default();
@@ -134,7 +141,10 @@ impl Registering {
                 if !is_new {
                     return Ok(0);
                 }
-                self.made.push(region.clone());
+                // The words serve the next export, too.
+                if part.of.is_some() {
+                    self.made.push(region.clone());
+                }
                 return Ok(bytes);
             }
             Err(error) => error,
@@ -152,9 +162,8 @@ impl Registering {
         }
     }
 
-    fn finish(mut self) -> Vec<Registration> {
-        self.made.clear();
-        mem::take(&mut self.held)
+    fn finish(mut self) -> Registered {
+        Registered { held: mem::take(&mut self.held), made: mem::take(&mut self.made) }
     }
 }
 

@@ -31,8 +31,10 @@ use super::error::TicketError;
 use super::export::{Export, ExportShared};
 use super::grant::GrantOptions;
 use super::read::share;
+use super::remote::RemoteExport;
 use crate::ConnectorError;
 use crate::connector::{Naming, token_of_ticket};
+use crate::offload::Offloaded;
 
 /// The slot of a ticket whose offer has none.
 const NO_SLOT: u32 = u32::MAX;
@@ -132,12 +134,22 @@ impl Export {
         shared.writers().check_open()?;
         let ids: Vec<usize> = blocks.iter().map(|&block| block as usize).collect();
         let range = usize::from(layers.start)..usize::from(layers.end);
-        let chunks = of.chunk_descriptors(&ids, range).map_err(TicketError::Selection)?;
+        let runs = blocks.len().saturating_mul(range.len() * of.geometry().outer());
+        let layers_of = of.clone();
+        let list = move || {
+            let chunks =
+                layers_of.chunk_descriptors(&ids, range).map_err(TicketError::Selection)?;
+            Ok::<_, ConnectorError>(DescriptorList::try_from(chunks)?)
+        };
+        let list = if runs <= RemoteExport::LISTED_HERE {
+            list()?
+        } else {
+            Offloaded::new(shared.connector().connection().work()?, async move { list() }).await??
+        };
         let offer = OperationOptions::new()
             .timeout(time_to_live)
             .life_time(time_to_live)
             .claims(ClaimDemand::Everywhere);
-        let list = DescriptorList::try_from(chunks)?;
         let connector = shared.connector();
         let terms = TicketTerms {
             export: shared.id(),

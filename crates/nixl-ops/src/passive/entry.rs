@@ -28,6 +28,8 @@ use crate::{CompletionCell, OperationError, OperationStatus, WrittenBlocks};
 #[derive(Debug)]
 pub(crate) struct PassiveEntry {
     metadata: RdmaMetadata,
+    /// Of the memory, of which metadata that goes to nobody may list a part.
+    bytes: u64,
     pub(crate) cell: Arc<CompletionCell<Outcome>>,
     pub(super) begun: Duration,
     table: Weak<PassiveTable>,
@@ -102,6 +104,7 @@ impl PassiveEntry {
             spec;
         let live = metrics.live();
         Self {
+            bytes: descriptors.total_bytes(),
             metadata,
             cell: Arc::new(CompletionCell::new()),
             begun: now,
@@ -144,7 +147,7 @@ impl PassiveEntry {
     }
 
     fn total_bytes(&self) -> u64 {
-        self.metadata.total_bytes()
+        self.bytes
     }
 
     /// Whether the metadata may go to peers; from then on the offer's end counts with them.

@@ -99,7 +99,7 @@ impl RemoteExport {
     }
 
     /// Runs that are listed on the caller's thread.
-    const LISTED_HERE: usize = 64;
+    pub(super) const LISTED_HERE: usize = 64;
 
     /// What was imported.
     #[must_use]

@@ -46,7 +46,11 @@ impl RemoteExport {
         let layers = 0..theirs.geometry().layers();
         let pairs = pair_remote_chunks(theirs, &[0], local, &[0], layers);
         let pairs = pairs.map_err(TicketError::Pairing)?;
-        if let Words::Own(_) = words {
+        if let Words::Own(own) = words {
+            if !theirs.device().is_host() || !local.device().is_host() {
+                let at = u16::try_from(at).map_err(|_| missing())?;
+                return self.own(own)?.path_on_gpu(connector, (at, local)).await;
+            }
             let bytes = local.geometry().block_len() as u64;
             return Ok(PathReport::new(PathKind::SameProcessCopy, "memcpy", bytes, 1));
         }

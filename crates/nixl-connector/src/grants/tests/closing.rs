@@ -204,3 +204,19 @@ async fn an_export_that_fails_leaves_the_words_of_the_one_before() {
     let next = world.owner.export([("full", layout)]).await.unwrap();
     assert_eq!(next.metadata().words().address, words.address);
 }
+
+/// The application keeps the memory.
+#[tokio::test]
+async fn a_closed_export_registers_its_memory_no_longer() {
+    let (layout, cache) = per_layer();
+    let world = World::with(|reader| reader, (layout, cache.clone())).await;
+    let of_before = Region::zeroed(64).unwrap();
+    let kept = world.owner.create_readable(of_before.whole()).await.unwrap();
+    let registered = || world.owner.stats().registrations().entries();
+    let before = registered();
+    assert!(world.export.close(PATIENCE).await);
+    // Not the words, which serve the next export.
+    assert_eq!(before - registered(), cache.len());
+    drop(kept);
+    assert!(cache.iter().all(|region| region.to_vec().is_ok()));
+}

@@ -222,3 +222,45 @@ fn polled(future: &mut (impl Future + Unpin)) -> Poll<()> {
     let mut cx = Context::from_waker(Waker::noop());
     Pin::new(future).poll(&mut cx).map(drop)
 }
+
+/// More chunks than metadata may list.
+#[tokio::test]
+async fn as_many_chunks_are_granted_as_there_are() {
+    let geometry = LayoutGeometry::try_from(Dimensions {
+        blocks: 700,
+        layers: 50,
+        outer: 2,
+        page_size: 1,
+        inner: Inner::Elements(4),
+        element_width: 1,
+    })
+    .unwrap();
+    assert!(700 * 50 * 2 > 1 << 16, "the default of `Limits`");
+    let regions: Vec<_> = (0..50)
+        .map(|_| Region::zeroed(geometry.blocks() * geometry.layer_len()).unwrap())
+        .collect();
+    let parts = regions.iter().map(Region::whole).collect();
+    let layout = Layout::per_layer(geometry, LayerOrder::BlockFirst, parts).unwrap();
+    let world = World::with(|reader| reader, (layout, regions)).await;
+    let bytes: Vec<u8> = (0..geometry.bytes()).map(|at| (at % 251) as u8).collect();
+    let filled = Region::try_from(bytes.clone()).unwrap();
+    let filled = Layout::fully_contiguous(geometry, filled).unwrap();
+    for import in world.imports().await {
+        let all: Vec<u32> = (0..700).collect();
+        let mut grant = world.export.grant_write(0, &all, WriteGrantOptions::new()).await.unwrap();
+        let local: Vec<usize> = (0..700).collect();
+        let done = import.write_blocks(grant.ticket(), &filled, &local).await.unwrap();
+        assert_eq!(done.bytes(), bytes.len() as u64);
+        assert_eq!(grant.written().await.unwrap().bytes(), bytes.len() as u64);
+        drop(grant);
+        for (layer, region) in world.cache.iter().enumerate() {
+            let found = region.to_vec().unwrap();
+            let len = geometry.layer_len();
+            for block in 0..700 {
+                let at = block * geometry.block_len() + layer * len;
+                assert_eq!(found[block * len..][..len], bytes[at..][..len]);
+            }
+            region.copy_from_slice(0, &vec![0; found.len()]).unwrap();
+        }
+    }
+}
