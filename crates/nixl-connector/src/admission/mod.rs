@@ -28,7 +28,7 @@ pub enum TransferClass {
     /// One piece, begun at once.
     #[default]
     Interactive,
-    /// Pieces of 256 KiB, with at most 1 MiB in flight per connection, so the engine is soon free for interactive transfers.
+    /// Pieces of 64 KiB, with at most 1 MiB in flight per connection, so the engine is soon free for interactive transfers.
     /// While both classes wait, interactive transfers get eight bytes for each byte of these.
     Bulk,
 }

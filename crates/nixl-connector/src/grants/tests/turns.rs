@@ -6,7 +6,7 @@ use crate::TransferLimits;
 /// More bytes than a piece has, and no multiple of them.
 const LARGE: usize = 700 << 10;
 /// Of three such blocks.
-const PIECES: u64 = 9;
+const PIECES: u64 = 33;
 const ALL: Fault = Fault::Stalls { after: u64::MAX };
 
 pub(super) fn large() -> (Layout, Vec<Region>) {
