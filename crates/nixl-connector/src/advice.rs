@@ -110,7 +110,11 @@ impl TicketError {
             | Self::NoSuchSlot { .. }
             | Self::OtherRights { .. }
             | Self::Layers { .. } => "not-granted",
-            Self::Pairing(_) | Self::Selection(_) | Self::Lease(_) | Self::Local(_) => "failed",
+            Self::PartOfLayers
+            | Self::Pairing(_)
+            | Self::Selection(_)
+            | Self::Lease(_)
+            | Self::Local(_) => "failed",
         }
     }
 
@@ -127,7 +131,7 @@ impl TicketError {
             Self::Local(error) => error.advice(),
             Self::Pairing(error) => error.advice(),
             Self::Selection(error) => error.advice(),
-            Self::Layers { .. } => Advice::GiveUp,
+            Self::PartOfLayers | Self::Layers { .. } => Advice::GiveUp,
         }
     }
 }
@@ -279,6 +283,7 @@ mod tests {
             (E::NoSuchSlot { slot: 1, slots: 1 }, AskAgain),
             (E::OtherRights { writing: true }, AskAgain),
             (E::Layers { start: 0, end: 1, first: 1, last: 2 }, GiveUp),
+            (E::PartOfLayers, GiveUp),
             (E::Expired, AskAgain),
             (E::Pairing(ChunkPairError::Count { src: 1, dst: 2 }), GiveUp),
             (E::Selection(SelectionError::NoBlocks), GiveUp),

@@ -251,9 +251,11 @@ impl SelectionError {
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
-            Self::Block { .. } | Self::Layers { .. } | Self::Outer { .. } | Self::NoBlocks => {
-                Advice::GiveUp
-            }
+            Self::Block { .. }
+            | Self::Layers { .. }
+            | Self::Outer { .. }
+            | Self::Tokens { .. }
+            | Self::NoBlocks => Advice::GiveUp,
         }
     }
 }
@@ -490,6 +492,7 @@ mod tests {
             (SelectionError::Block { block: 1, blocks: 1 }, GiveUp),
             (SelectionError::Layers { start: 0, end: 0, layers: 1 }, GiveUp),
             (SelectionError::Outer { outer: 1, count: 1 }, GiveUp),
+            (SelectionError::Tokens { start: 1, end: 1, page_size: 1 }, GiveUp),
             (none(), GiveUp),
         ];
         check(&table, SelectionError::advice);

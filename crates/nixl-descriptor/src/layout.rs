@@ -61,6 +61,8 @@
 //! # }
 //! ```
 
+mod axes;
+mod block_part;
 mod chunks;
 mod copy;
 mod description;
@@ -73,6 +75,8 @@ mod pieces;
 mod placement;
 mod remote_pairs;
 
+pub use self::axes::Axis;
+pub use self::block_part::{BlockPart, pair_parts, pair_remote_parts};
 pub use self::chunks::{BlockPairs, ChunkPair, ChunkPairs};
 pub use self::copy::BlockAccessError;
 pub use self::description::{LayoutDescription, PartDescription, RemoteLayout};

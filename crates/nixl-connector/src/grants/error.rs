@@ -21,6 +21,9 @@ pub enum TicketError {
         /// The one that was imported.
         import: ExportId,
     },
+    /// A write of only some outer parts or tokens of a layer.
+    #[error("a write is of whole layers: select outer parts and tokens for reads only")]
+    PartOfLayers,
     /// It is for a layout that the export does not have.
     #[error("the ticket is for layout {layout}, and the export has {layouts}: it was forged")]
     NoSuchLayout {

@@ -1,8 +1,8 @@
 //! Copies from an export within its owner's process, under a real lease.
 
-use std::ops::Range;
-
-use nixl_descriptor::layout::{BlockPairs, Layout, pair_chunks};
+use nixl_descriptor::layout::{
+    BlockPairs, BlockPart, ByteSpan, ChunkPair, Layout, pair_chunks, pair_parts,
+};
 use nixl_descriptor::{DescriptorList, LeaseError, Leased, copy_range};
 use nixl_metadata::Ticket;
 use nixl_ops::{
@@ -15,8 +15,11 @@ use super::export::ExportShared;
 use crate::offload::Offloaded;
 use crate::{Connector, ConnectorError};
 
-/// Chunks of one offer: fewer than metadata may list.
-const CHUNKS: usize = 1 << 14;
+/// Runs of one offer: fewer than metadata may list.
+const RUNS: usize = 1 << 14;
+
+/// Source and destination.
+type Run = (ByteSpan, ByteSpan);
 
 /// A part of a copy by an executor: the source as an offer of this process, which leases it, and the destination.
 struct Offered {
@@ -31,12 +34,13 @@ impl ExportShared {
         reader: &Connector,
         ticket: &Ticket,
         (local, blocks): (&Layout, &[usize]),
-        layers: Range<usize>,
+        part: &BlockPart,
         options: OperationOptions,
     ) -> Result<Completion, ConnectorError> {
         let clock = reader.connection().clock();
         let begun = clock.now();
         let (layout, of) = (ticket.layout(), (ticket.slot(), ticket.generation()));
+        let layers = part.layers().clone();
         let granted = self.table().lease(of, ticket.token(), ticket.digest(), layers.clone());
         let granted = granted.map_err(|error| match error {
             // As for readers of other processes.
@@ -51,19 +55,23 @@ impl ExportShared {
         let ids: Vec<usize> = ticket.blocks().iter().map(|&block| block as usize).collect();
         let pairs =
             pair_chunks(source, &ids, local, blocks, layers).map_err(TicketError::Pairing)?;
+        let runs = match part.has_whole_layers(source.geometry()) {
+            true => runs_of(&pairs),
+            false => pair_parts(source, &ids, local, blocks, part).map_err(TicketError::Pairing)?,
+        };
         let report = match source.device().is_host() && local.device().is_host() {
             true => {
                 let [reading, writing] = pairs.lease().map_err(TicketError::Lease)?;
                 drop(granted);
                 let held = [Leased::from(reading), Leased::from(writing)];
-                let copying = copy(pairs, (source.clone(), local.clone()), held);
+                let copying = copy(runs, (source.clone(), local.clone()), held);
                 let copying = Offloaded::new(reader.connection().work()?, copying);
                 let (copied, _) =
                     reader.connection().driver().with_timeout(options, copying).await?;
                 copied??
             }
             false => {
-                let offers = self.offers(&pairs, (source, local)).await?;
+                let offers = self.offers(&runs, (source, local)).await?;
                 drop(granted);
                 read(reader, offers, options).await?
             }
@@ -83,7 +91,7 @@ impl ExportShared {
         let pairs = pair_chunks(source, &[0], local, &[0], layers).map_err(TicketError::Pairing)?;
         let options = reader.default_options();
         let mut report = None;
-        for Offered { source, local } in self.offers(&pairs, (source, local)).await? {
+        for Offered { source, local } in self.offers(&runs_of(&pairs), (source, local)).await? {
             report = Some(reader.path_of_read(&source.metadata(), local, options).await?);
         }
         report.ok_or(ConnectorError::Transport(TransportError::Closed))
@@ -97,18 +105,18 @@ impl ExportShared {
     /// Offers the source of each part of a copy to this process.
     async fn offers(
         &self,
-        pairs: &BlockPairs,
+        runs: &[Run],
         (source, local): (&Layout, &Layout),
     ) -> Result<Vec<Offered>, ConnectorError> {
-        let chunks: Vec<_> = pairs.chunks().collect();
-        let mut offers = Vec::with_capacity(chunks.len().div_ceil(CHUNKS));
-        for chunks in chunks.chunks(CHUNKS) {
+        let memory = |layout: &Layout, span: ByteSpan| {
+            layout.parts()[span.part].slice(span.offset..span.offset + span.len)
+        };
+        let mut offers = Vec::with_capacity(runs.len().div_ceil(RUNS));
+        for runs in runs.chunks(RUNS) {
             let (mut from, mut to) = (Vec::new(), Vec::new());
-            for chunk in chunks {
-                let (start, end) = (chunk.src().offset, chunk.dst().offset);
-                let part = &source.parts()[chunk.src().part];
-                from.push(part.slice(start..start + chunk.len())?);
-                to.push(local.parts()[chunk.dst().part].slice(end..end + chunk.len())?);
+            for &(src, dst) in runs {
+                from.push(memory(source, src)?);
+                to.push(memory(local, dst)?);
             }
             let from = DescriptorList::try_from(from)?;
             let source = self.connector().create_readable(from).await?;
@@ -118,9 +126,18 @@ impl ExportShared {
     }
 }
 
+fn runs_of(pairs: &BlockPairs) -> Vec<Run> {
+    let span = |(part, offset), len| ByteSpan { part, offset, len };
+    let run = |chunk: ChunkPair| {
+        let (src, dst, len) = (chunk.src(), chunk.dst(), chunk.len());
+        (span((src.part, src.offset), len), span((dst.part, dst.offset), len))
+    };
+    pairs.chunks().map(run).collect()
+}
+
 /// Copies bytes of the host.
 async fn copy(
-    pairs: BlockPairs,
+    runs: Vec<Run>,
     (source, local): (Layout, Layout),
     held: [Leased; 2],
 ) -> Result<PathReport, ConnectorError> {
@@ -128,16 +145,12 @@ async fn copy(
     let [Ok(reading), Ok(writing)] = &uses else {
         return Err(TicketError::Lease(LeaseError::InUse).into());
     };
-    let mut count = 0;
-    for chunk in pairs.chunks() {
-        let from = &source.parts()[chunk.src().part];
-        let to = &local.parts()[chunk.dst().part];
-        let (start, end) = (chunk.src().offset, chunk.dst().offset);
-        copy_range(from, start, to, end, chunk.len(), &[reading, writing])?;
-        count += 1;
+    for (src, dst) in &runs {
+        let (from, to) = (&source.parts()[src.part], &local.parts()[dst.part]);
+        copy_range(from, src.offset, to, dst.offset, src.len, &[reading, writing])?;
     }
-    let bytes = pairs.bytes() as u64;
-    Ok(PathReport::new(PathKind::SameProcessCopy, "memcpy", bytes, count))
+    let bytes = runs.iter().map(|(src, _)| src.len as u64).sum();
+    Ok(PathReport::new(PathKind::SameProcessCopy, "memcpy", bytes, runs.len()))
 }
 
 /// Reads the parts by the reader's executor. Its report is that of the last, of all bytes.

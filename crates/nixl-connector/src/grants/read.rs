@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use nixl_descriptor::layout::{Layout, RemoteLayout, RemotePairs, pair_remote_chunks};
+use nixl_descriptor::layout::{BlockPart, Layout, RemoteLayout, RemotePairs, pair_remote_parts};
 use nixl_descriptor::{DescriptorList, Span};
 use nixl_device::Device;
 use nixl_metadata::{
@@ -28,9 +28,9 @@ impl Lists {
     pub(super) fn of_blocks(
         (export, theirs): ((&ExportMetadata, &NotificationKey), &RemoteLayout),
         sides: Sides<'_>,
-        layers: Range<usize>,
+        part: &BlockPart,
     ) -> Result<Self, ConnectorError> {
-        let pairs = pairs_of_blocks(theirs, sides, layers)?;
+        let pairs = pairs_of_blocks(theirs, sides, part)?;
         let runs = (pairs.remote(), pairs.remote_parts());
         let remote = of_peer(export, sides.0.layout().into(), runs)?;
         Ok(Self { local: DescriptorList::try_from(pairs.into_local())?, remote })
@@ -95,9 +95,9 @@ pub(super) fn whole(export: &ExportMetadata, layout: usize) -> Result<RdmaMetada
 pub(super) fn pairs_of_blocks(
     theirs: &RemoteLayout,
     (ticket, local, blocks): Sides<'_>,
-    layers: Range<usize>,
+    part: &BlockPart,
 ) -> Result<RemotePairs, TicketError> {
-    let pair = |granted: &[usize]| pair_remote_chunks(theirs, granted, local, blocks, layers);
+    let pair = |granted: &[usize]| pair_remote_parts(theirs, granted, local, blocks, part);
     let pairs = match ticket.blocks() {
         &[block] => pair(&[block as usize]),
         granted => pair(&granted.iter().map(|&block| block as usize).collect::<Vec<_>>()),

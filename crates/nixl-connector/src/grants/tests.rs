@@ -22,6 +22,7 @@ mod done;
 mod late;
 mod notifications;
 mod own;
+mod parts;
 mod plain;
 mod prepared;
 mod ready;

@@ -153,6 +153,16 @@ pub enum SelectionError {
         /// 1 or 2.
         count: usize,
     },
+    /// There are no such tokens in a block, or none at all in the range.
+    #[error("tokens {start}..{end} are out of range or empty: a block has {page_size}")]
+    Tokens {
+        /// First token asked for.
+        start: usize,
+        /// One past the last.
+        end: usize,
+        /// Tokens of a block.
+        page_size: usize,
+    },
     /// No block is selected.
     #[error("no blocks are selected: give at least one block id")]
     NoBlocks,

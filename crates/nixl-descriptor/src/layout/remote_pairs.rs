@@ -22,6 +22,21 @@ pub struct RemotePairs {
 }
 
 impl RemotePairs {
+    pub(super) fn with_capacity(runs: usize) -> Self {
+        let (remote, local) = (Vec::with_capacity(runs), Vec::with_capacity(runs));
+        Self { remote, local, parts: Vec::new() }
+    }
+
+    /// Adds a run of a part of the peer's layout.
+    pub(super) fn push(&mut self, (part, remote): (usize, Span), local: Descriptor) {
+        self.remote.push(remote);
+        match self.parts.last_mut() {
+            Some((last, runs)) if *last == part => *runs += 1,
+            _ => self.parts.push((part, 1)),
+        }
+        self.local.push(local);
+    }
+
     /// Addresses in the owner's process: piece by piece of a block, so that the runs of one part follow each other.
     #[must_use]
     pub fn remote(&self) -> &[Span] {
@@ -67,23 +82,15 @@ pub fn pair_remote_chunks(
     let place = |strides: Strides, block: usize, (layer, outer): (usize, usize)| {
         strides.of_layer(layer, strides.in_layer(block, outer))
     };
-    let mut pairs = RemotePairs {
-        remote: Vec::with_capacity(fold.pieces().saturating_mul(runs.len())),
-        local: Vec::with_capacity(fold.pieces().saturating_mul(runs.len())),
-        parts: Vec::new(),
-    };
+    let mut pairs = RemotePairs::with_capacity(fold.pieces().saturating_mul(runs.len()));
     for piece in (0..fold.pieces()).map(|index| fold.piece(index)) {
         for run in &*runs {
             let len = run.len() * fold.len;
             let (part, offset) = place(there.strides, remote_blocks[run.start], piece);
-            pairs.remote.push(remote.span(part, offset, len));
-            match pairs.parts.last_mut() {
-                Some((last, runs)) if *last == part => *runs += 1,
-                _ => pairs.parts.push((part, 1)),
-            }
+            let there = (part, remote.span(part, offset, len));
             let (part, offset) = place(here.strides, local_blocks[run.start], piece);
             // Inside its part, as the constructor of the layout checked.
-            pairs.local.push(local.parts()[part].part(offset, len));
+            pairs.push(there, local.parts()[part].part(offset, len));
         }
     }
     Ok(pairs)
@@ -91,6 +98,15 @@ pub fn pair_remote_chunks(
 
 /// The blocks of one side, and where they lie.
 type Side<'a> = (&'a Placement, &'a [usize]);
+
+/// Whether there are these blocks and layers, and no local block twice.
+pub(super) fn check(
+    there: Side<'_>,
+    here: Side<'_>,
+    layers: &Range<usize>,
+) -> Result<(), ChunkPairError> {
+    runs(there, here, layers).map(drop)
+}
 
 /// Which of the blocks follow each other on both sides without padding, all of which exist, as do the layers.
 fn runs(

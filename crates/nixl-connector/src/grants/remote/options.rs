@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use nixl_descriptor::layout::BlockPart;
 use nixl_ops::OperationOptions;
 
 use crate::admission::TransferClass;
@@ -10,6 +11,8 @@ use crate::admission::TransferClass;
 #[derive(Clone, Debug, Default)]
 pub struct BlockTransferOptions {
     pub(super) layers: Option<Range<usize>>,
+    pub(super) outer: Option<Range<usize>>,
+    pub(super) tokens: Option<Range<usize>>,
     pub(super) class: TransferClass,
     pub(super) operation: OperationOptions,
     pub(super) when_ready: bool,
@@ -27,6 +30,33 @@ impl BlockTransferOptions {
     pub fn layers(mut self, layers: Range<usize>) -> Self {
         self.layers = Some(layers);
         self
+    }
+
+    /// Only these outer parts of each layer: with K and V apart, `0..1` is K. For reads; a write is of whole layers.
+    #[must_use]
+    pub fn outer(mut self, outer: Range<usize>) -> Self {
+        self.outer = Some(outer);
+        self
+    }
+
+    /// Only these tokens of each block, by their position in it. For reads; a write is of whole layers.
+    #[must_use]
+    pub fn tokens(mut self, tokens: Range<usize>) -> Self {
+        self.tokens = Some(tokens);
+        self
+    }
+
+    /// The part of each block, of these layers.
+    pub(super) fn part(&self, layers: Range<usize>) -> BlockPart {
+        let part = BlockPart::of_layers(layers);
+        let part = match &self.outer {
+            Some(outer) => part.outer(outer.clone()),
+            None => part,
+        };
+        match &self.tokens {
+            Some(tokens) => part.tokens(tokens.clone()),
+            None => part,
+        }
     }
 
     /// A read waits, within its deadline, until its layers are [ready](crate::RemoteExport::wait_ready), and is not

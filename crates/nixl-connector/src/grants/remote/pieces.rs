@@ -2,9 +2,8 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
-use std::ops::Range;
 
-use nixl_descriptor::layout::RemotePairs;
+use nixl_descriptor::layout::{BlockPart, RemotePairs};
 use nixl_descriptor::{Descriptor, DescriptorList, LeaseMode, Leased, Leases, Span};
 use nixl_metadata::Ticket;
 use nixl_ops::{Completion, OperationOptions, PathReport, PeerId, ReadOperation, TransportError};
@@ -88,17 +87,18 @@ impl RemoteExport {
     pub(super) async fn read_in_pieces(
         &self,
         (ticket, local, blocks): Sides<'_>,
-        layers: Range<usize>,
+        part: &BlockPart,
         (options, on, reading): (OperationOptions, Option<NonZeroU64>, &UnderWay),
     ) -> Result<(Completion, PeerId, OperationOptions), ConnectorError> {
-        let (sides, of) = ((ticket.clone(), local.clone(), blocks.to_vec()), layers.clone());
+        let sides = (ticket.clone(), local.clone(), blocks.to_vec());
+        let (of_blocks, layers) = (part.clone(), part.layers());
         let layout = usize::from(ticket.layout());
         let connection = self.0.connector.connection();
         let (driver, clock) = (connection.driver(), connection.clock());
         let me = self.clone();
         let cutting = async move {
             let (ticket, local, blocks) = &sides;
-            cut(pairs_of_blocks(me.remote(layout), (ticket, local, blocks), layers)?)
+            cut(pairs_of_blocks(me.remote(layout), (ticket, local, blocks), &of_blocks)?)
         };
         let cutting = Offloaded::new(connection.work()?, cutting);
         let (pieces, mut options) = driver.with_timeout(options, cutting).await?;
@@ -126,7 +126,7 @@ impl RemoteExport {
                 let now = clock.now();
                 options = options.spending(now.saturating_sub(last));
                 last = now;
-                let (of_request, may_post) = self.admit_post(ticket, &of, options).await?;
+                let (of_request, may_post) = self.admit_post(ticket, layers, options).await?;
                 let held = (permit, reading.another());
                 let (read, of_peer) =
                     self.begin_piece(ticket, piece, (held, may_post), (of_request, on)).await?;

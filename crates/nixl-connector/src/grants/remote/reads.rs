@@ -1,10 +1,9 @@
 //! Reads of blocks by tickets.
 
 use std::num::NonZeroU64;
-use std::ops::Range;
 use std::sync::Arc;
 
-use nixl_descriptor::layout::Layout;
+use nixl_descriptor::layout::{BlockPart, Layout};
 use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases};
 use nixl_metadata::{Rights, Ticket};
 use nixl_ops::{
@@ -75,8 +74,9 @@ impl RemoteExport {
     ) -> Result<Completion, ConnectorError> {
         let Imported { connector, words, .. } = &*self.0;
         connector.refuse_if_draining()?;
-        let BlockTransferOptions { layers, class, mut operation, when_ready } = options;
-        let layers = self.admit(ticket, Rights::Read, layers)?;
+        let layers = self.admit(ticket, Rights::Read, options.layers.clone())?;
+        let part = options.part(layers.clone());
+        let BlockTransferOptions { class, mut operation, when_ready, .. } = options;
         if when_ready && ticket.is_unfilled() {
             // Larger than all that follows together, and seldom called.
             let ready = Box::pin(self.ready_within(ticket, layers.end, operation));
@@ -98,7 +98,7 @@ impl RemoteExport {
         }
         if let Words::Own(own) = words {
             let own = self.own(own)?;
-            return own.copy(connector, ticket, (local, blocks), layers, operation).await;
+            return own.copy(connector, ticket, (local, blocks), &part, operation).await;
         }
         if let Some(words) = &under_way
             && (ticket.is_unfilled() || is_doubtful)
@@ -112,8 +112,8 @@ impl RemoteExport {
             let (connection, options) = self.connection_of_read(&check, operation).await?;
             let under = (options, connection, &reading);
             let read = match class {
-                TransferClass::Interactive => self.read_whole(sides, layers.clone(), under).await,
-                TransferClass::Bulk => self.read_in_pieces(sides, layers.clone(), under).await,
+                TransferClass::Interactive => self.read_whole(sides, &part, under).await,
+                TransferClass::Bulk => self.read_in_pieces(sides, &part, under).await,
             };
             match read {
                 Err(error) if is_reconnected(&error) && again > 0 => again -= 1,
@@ -164,21 +164,23 @@ impl RemoteExport {
     async fn read_whole(
         &self,
         sides: Sides<'_>,
-        layers: Range<usize>,
+        part: &BlockPart,
         (options, on, reading): (OperationOptions, Option<NonZeroU64>, &UnderWay),
     ) -> Result<(Completion, PeerId, OperationOptions), ConnectorError> {
         let connection = self.0.connector.connection();
         let driver = connection.driver();
-        let ((ticket, into, blocks), of) = (sides, layers.clone());
+        let (ticket, into, blocks) = sides;
+        let layers = part.layers();
         let runs = blocks.len().saturating_mul(layers.len() * into.geometry().outer());
         let policy = options.path_policy();
         let (prepared, options) = if runs <= Self::LISTED_HERE {
-            driver.with_timeout(options, self.prepare(sides, layers, (policy, on))).await?
+            driver.with_timeout(options, self.prepare(sides, part, (policy, on))).await?
         } else {
-            let (me, owned) = (self.clone(), (ticket.clone(), into.clone(), blocks.to_vec()));
+            let (me, part) = (self.clone(), part.clone());
+            let owned = (ticket.clone(), into.clone(), blocks.to_vec());
             let prepare = async move {
                 let (ticket, into, blocks) = &owned;
-                me.prepare((ticket, into, blocks), layers, (policy, on)).await
+                me.prepare((ticket, into, blocks), &part, (policy, on)).await
             };
             let offloaded = Offloaded::new(connection.work()?, prepare);
             let (prepared, options) = driver.with_timeout(options, offloaded).await?;
@@ -187,7 +189,7 @@ impl RemoteExport {
         let (execution, local, peer) = prepared?;
         let class = TransferClass::Interactive;
         let (permit, options) = self.turn(class, (&peer, &local), options).await?;
-        let (of_request, may_post) = self.admit_post(ticket, &of, options).await?;
+        let (of_request, may_post) = self.admit_post(ticket, layers, options).await?;
         let execution = Admitted::checked(execution, (permit, reading.another()), may_post);
         let mut read = ReadOperation::begin(driver, execution, local, of_request)?;
         let done = read.wait_for_completion().await?;
@@ -201,18 +203,21 @@ impl RemoteExport {
     async fn prepare(
         &self,
         sides: Sides<'_>,
-        layers: Range<usize>,
+        part: &BlockPart,
         (policy, connection): (PathPolicy, Option<NonZeroU64>),
     ) -> Result<(Box<dyn Execution>, DescriptorList, PeerId), ConnectorError> {
         let Imported { connector, metadata, peer, key, .. } = &*self.0;
         let (ticket, into, blocks) = sides;
         let theirs = self.remote(ticket.layout().into());
-        let lists = Lists::of_blocks(((metadata, key), theirs), sides, layers.clone())?;
+        let lists = Lists::of_blocks(((metadata, key), theirs), sides, part)?;
         let Lists { local, remote } = lists;
         let leased = Leased::from(Leases::acquire(local.as_slice(), LeaseMode::Write)?);
         let memory = (&local, &leased);
-        let prepared = self.0.prepared.get(ticket.layout().into(), into);
-        let of_pair = |pair: &Arc<PreparedPair>| pair.positions((ticket.blocks(), blocks), layers);
+        let is_listed = part.has_whole_layers(into.geometry());
+        let prepared = self.0.prepared.get(ticket.layout().into(), into).filter(|_| is_listed);
+        let of_pair = |pair: &Arc<PreparedPair>| {
+            pair.positions((ticket.blocks(), blocks), part.layers().clone())
+        };
         let positions = prepared.as_ref().and_then(of_pair);
         let listed = prepared.as_ref().zip(positions.as_ref()).map(|(pair, at)| pair.at(at));
         let to = SilentRead { policy, known: peer.as_ref(), listed, connection };

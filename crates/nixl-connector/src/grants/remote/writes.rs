@@ -78,7 +78,10 @@ impl RemoteExport {
     ) -> Result<Completion, ConnectorError> {
         let Imported { connector, metadata, layouts, .. } = &*self.0;
         connector.refuse_if_draining()?;
-        let BlockTransferOptions { layers, class, operation, .. } = options;
+        let BlockTransferOptions { layers, outer, tokens, class, operation, .. } = options;
+        if outer.is_some() || tokens.is_some() {
+            return Err(TicketError::PartOfLayers.into());
+        }
         let layers = self.admit(ticket, Rights::Write, layers)?;
         let theirs = &layouts[usize::from(ticket.layout())];
         same_geometry(local.geometry(), theirs.geometry())
