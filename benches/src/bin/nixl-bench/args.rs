@@ -67,6 +67,15 @@ pub(crate) enum Role {
         #[arg(long, value_name = "FILE", default_value = "costs.json")]
         out: PathBuf,
     },
+    /// Prints the ratios of two builds, from the reports of several runs of each, made in turns
+    Ratios {
+        /// Reports of the earlier build
+        #[arg(long, value_name = "PATH", num_args = 2.., required = true)]
+        before: Vec<PathBuf>,
+        /// Reports of the later build
+        #[arg(long, value_name = "PATH", num_args = 2.., required = true)]
+        after: Vec<PathBuf>,
+    },
     /// The process at the other end; the benchmark starts it itself
     #[command(hide = true)]
     Target,

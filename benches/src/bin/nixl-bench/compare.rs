@@ -51,7 +51,7 @@ pub(crate) fn table(differences: &[Difference]) -> Table {
     aligned(&["median", "engine", "before", "now", "change"], lines.collect())
 }
 
-fn name(row: &Row) -> String {
+pub(crate) fn name(row: &Row) -> String {
     let case = match row.suite.as_str() {
         local::SUITE | remote::SUITE => format!("{} {}", row.case, row.memories()),
         _ => row.case.clone(),

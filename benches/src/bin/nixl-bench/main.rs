@@ -23,6 +23,7 @@ mod memory;
 mod messages;
 mod pattern;
 mod peer;
+mod ratios;
 mod remote;
 mod report;
 mod run;
@@ -32,12 +33,15 @@ mod target;
 mod transport;
 mod verdict;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::Parser as _;
 
 use args::{Args, Role};
 use cases::Effort;
+use report::Report;
 use transport::Transport;
 
 fn main() -> ExitCode {
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         Some(Role::BlocksOwner) => blocks::run_owner(),
         Some(Role::BlocksReader) => blocks::run_reader(),
         Some(Role::Tune { quick, out }) => local::tune(Effort::new(*quick), out),
+        Some(Role::Ratios { before, after }) => print_ratios(before, after),
         None => run::run(&args),
     });
     match result {
@@ -58,4 +63,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn print_ratios(before: &[PathBuf], after: &[PathBuf]) -> Result<()> {
+    let read = |paths: &[PathBuf]| paths.iter().map(|path| Report::read(path)).collect();
+    let (before, after): (Result<Vec<_>>, Result<Vec<_>>) = (read(before), read(after));
+    println!("{}", ratios::table(&before?, &after?)?);
+    Ok(())
 }
