@@ -24,6 +24,9 @@ mod owners;
 #[cfg(feature = "cudarc")]
 #[path = "gpu/slices.rs"]
 mod slices;
+#[cfg(feature = "nixl")]
+#[path = "gpu/tickets.rs"]
+mod tickets;
 
 use std::fs::OpenOptions;
 use std::io::Write as _;

@@ -92,7 +92,7 @@ impl ExportShared {
         let options = reader.default_options();
         let mut report = None;
         for Offered { source, local } in self.offers(&runs_of(&pairs), (source, local)).await? {
-            report = Some(reader.path_of_read(&source.metadata(), local, options).await?);
+            report = Some(reader.path_of_read(source.metadata(), local, options).await?);
         }
         report.ok_or(ConnectorError::Transport(TransportError::Closed))
     }
@@ -162,7 +162,7 @@ async fn read(
     let (mut bytes, mut descriptors, mut report) = (0, 0, None);
     for Offered { source, local } in offers {
         let remote = source.metadata();
-        let part = reader.begin_read_with(&remote, local, options.unmetered()).await?.await?;
+        let part = reader.begin_read_with(remote, local, options.unmetered()).await?.await?;
         bytes += part.bytes();
         options = options.spending(part.elapsed());
         descriptors += part.path().map_or(0, PathReport::descriptors);
