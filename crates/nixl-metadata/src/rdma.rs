@@ -1,4 +1,4 @@
-//! The message itself.
+//! RDMA metadata, as a peer receives it.
 
 mod withdrawn;
 

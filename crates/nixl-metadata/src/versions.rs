@@ -19,7 +19,7 @@ impl Default for MessageVersions {
 }
 
 impl MessageVersions {
-    /// Speaks nothing: what a kind means that is not stated where others are.
+    /// No messages: the meaning of a kind that is absent from a list of versions.
     pub(crate) const NONE: Self = Self { staging: 0, lending: 0, doorbell: 0, claims: 0 };
 
     /// Sets the version of the messages of staged transfers.

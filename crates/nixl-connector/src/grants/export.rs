@@ -115,7 +115,7 @@ pub(crate) struct ExportShared {
     held: LeakInChild<Mutex<Option<Held>>>,
 }
 
-/// What is still to be waited for, of an export that was closed.
+/// The remaining waits of a closed export.
 struct Closing {
     /// Blocks that peers may be writing.
     written: Vec<UnquietOffer>,

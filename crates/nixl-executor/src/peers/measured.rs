@@ -12,7 +12,7 @@ use crate::planner::{PathHistory, same};
 /// * A path is *slow* if its last two operations of a class both took [`FACTOR`](Self::FACTOR) times their estimate or more:
 ///   its estimate is then multiplied by the smaller ratio. A single slow operation changes nothing.
 /// * A slow path gets its normal estimate back after [`FIRST_RETRY`](Self::FIRST_RETRY), so it is tried again if it is the
-///   cheapest; the time doubles each time it proves slow again, and is reset once it does not.
+///   fastest; the time doubles each time it proves slow again, and is reset once it does not.
 /// * Less than [`NOISE`](Self::NOISE) above the estimate does not count: a wait for a processor takes as long.
 ///
 /// ```

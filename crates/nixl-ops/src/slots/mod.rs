@@ -6,9 +6,9 @@
 //! and an offer that is revoked while unclaimed ends at once.
 //!
 //! A process that maps the page reads and writes all of it. It needs the right to trace the owner for that, which already gives
-//! full access to the owner. A value without an offer's token loses words of others, so the owner waits for proof, and ends no
-//! offer. A value with the token, which is readable there, forges an end. The [doorbell](doorbell::Bell) wakes the owner, which
-//! ignores rings without a word; they delay its wake-ups by one short sleep at most.
+//! full access to the owner. A value without an offer's token loses changes by others, so the owner waits for proof, and ends no
+//! offer. A value with the token, which is readable there, forges an end. The [doorbell](doorbell::PageDoorbell) wakes the owner, which
+//! ignores rings without a change; they delay its wake-ups by one short sleep at most.
 
 mod doorbell;
 mod foreign;

@@ -43,7 +43,7 @@ pub(crate) struct Staging {
     imports: Arc<ImportCache>,
 }
 
-/// Who takes part.
+/// The sides that take part.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum StagingMode {
     /// This side only. The peer's memory must be the host's.

@@ -1,4 +1,4 @@
-//! The client.
+//! The client of a hub over HTTP.
 
 use std::fmt;
 use std::sync::Arc;

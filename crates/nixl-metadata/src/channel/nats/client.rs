@@ -1,4 +1,4 @@
-//! The client.
+//! The client of a NATS server.
 
 use std::fmt;
 use std::io;

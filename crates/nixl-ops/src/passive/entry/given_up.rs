@@ -319,7 +319,7 @@ impl Drop for PassiveEntry {
     }
 }
 
-/// What is left of an offer that was given up.
+/// The state of the memory of an offer that was given up.
 enum Revoked {
     /// No peer touches the memory.
     Nothing,
