@@ -1,4 +1,4 @@
-//! How late a target learns that its offer was used, beside what the system needs to wake a thread of another process.
+//! Delay of a target's completion, beside that of a wake-up of a thread of another process.
 //!
 //! ```text
 //! cargo run --release --example wake -- --rounds 300 --idle-ms 20

@@ -20,12 +20,14 @@ pub(super) struct Counts {
     panics: usize,
     wide: usize,
     quaint: usize,
+    loose: usize,
+    root_names: usize,
 }
 
 impl Counts {
     pub(super) const HEADINGS: &str = "\
-| tree | files | lines | median / longest file | doc % | comment % | unsafe / SAFETY | fn median / p95 / longest | pub per kloc | pub fields | panics per kloc | wide | quaint words per kloc |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|";
+| tree | files | lines | median / longest file | doc % | comment % | unsafe / SAFETY | fn median / p95 / longest | pub per kloc | pub fields | panics per kloc | wide | quaint words per kloc | loose words per kloc | root names |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
     pub(super) fn add(&mut self, source: &Source) {
         let lines = &source.lines;
@@ -46,6 +48,7 @@ impl Counts {
         self.wide += usize::from(is_wide(line));
         let quaint = words::QUAINT.iter().flat_map(|words| *words);
         self.quaint += quaint.map(|word| words::count(line, word)).sum::<usize>();
+        self.loose += words::loose(line);
         if code.starts_with("//") {
             return;
         }
@@ -53,6 +56,11 @@ impl Counts {
         self.items += usize::from(is_public_item(code));
         self.fields += usize::from(is_public_field(line));
         self.panics += panics(code);
+    }
+
+    /// Adds the public names of a crate's root.
+    pub(super) fn add_root(&mut self, root: &Source) {
+        self.root_names += root_names(&root.lines.join("\n"));
     }
 
     /// Public fields.
@@ -68,7 +76,7 @@ impl Counts {
         let percent = |count: usize| count as f64 * 100.0 / self.lines.max(1) as f64;
         let per_thousand = |count: usize| percent(count) * 10.0;
         format!(
-            "| {name} | {} | {} | {} / {} | {:.1} | {:.1} | {} / {} | {} / {} / {} | {:.1} | {} | {:.1} | {} | {:.1} |",
+            "| {name} | {} | {} | {} / {} | {:.1} | {:.1} | {} / {} | {} / {} / {} | {:.1} | {} | {:.1} | {} | {:.1} | {:.1} | {} |",
             self.files.len(),
             self.lines,
             quantile(&self.files, 50),
@@ -85,6 +93,8 @@ impl Counts {
             per_thousand(self.panics),
             self.wide,
             per_thousand(self.quaint),
+            per_thousand(self.loose),
+            self.root_names,
         )
     }
 }
@@ -92,7 +102,7 @@ impl Counts {
 /// Whether a line is too wide. Tables of documentation and strings are as long as they must be.
 pub(super) fn is_wide(line: &str) -> bool {
     let code = line.trim_start();
-    let is_table = code.starts_with("//") && code.contains('|');
+    let is_table = code.starts_with('|') || code.starts_with("//") && code.contains('|');
     let is_string = !code.starts_with("//") && code.contains('"');
     !is_table && !is_string && line.chars().count() > COLUMNS
 }
@@ -104,6 +114,54 @@ fn is_public_item(code: &str) -> bool {
     ];
     let first = code.strip_prefix("pub ").and_then(|item| item.split_whitespace().next());
     first.is_some_and(|first| ITEMS.contains(&first))
+}
+
+/// The crate's own public names at its root: items, modules and names of its `pub use`. Hidden ones, whole crates and globs
+/// do not count, nor names of other crates.
+fn root_names(text: &str) -> usize {
+    let lines: Vec<_> = text.lines().collect();
+    let is_hidden = |at: usize| {
+        let before = lines.get(..at).into_iter().flatten().rev();
+        before.take_while(|line| line.starts_with('#')).any(|line| line.contains("doc(hidden)"))
+    };
+    let own: Vec<_> = declared(&lines);
+    let heads = lines
+        .iter()
+        .enumerate()
+        .filter(|(at, line)| line.starts_with("pub ") && is_public_item(line) && !is_hidden(*at));
+    heads
+        .map(|(at, line)| match line.strip_prefix("pub use ") {
+            None => 1,
+            Some(_) => {
+                let mut rest = lines.get(at..).into_iter().flatten();
+                let mut used = String::new();
+                while let Some(line) = rest.next().filter(|_| !used.contains(';')) {
+                    used.push_str(line.trim());
+                }
+                used_names(used.trim_start_matches("pub use "), &own)
+            }
+        })
+        .sum()
+}
+
+/// The modules that a root declares.
+fn declared<'a>(lines: &[&'a str]) -> Vec<&'a str> {
+    let name = |line: &&'a str| {
+        let (before, name) = line.trim_end().strip_suffix(';')?.split_once("mod ")?;
+        (before.is_empty() || before.starts_with("pub")).then_some(name)
+    };
+    lines.iter().filter_map(name).collect()
+}
+
+/// The names of one `pub use`, if it is of a module of the crate.
+fn used_names(used: &str, own: &[&str]) -> usize {
+    let path = used.trim_start_matches("crate::").trim_start_matches("self::");
+    let module = path.split("::").next().unwrap_or_default();
+    if !own.contains(&module) || used.contains('*') {
+        return 0;
+    }
+    let names = path.split([',', '{', '}', ';']).map(str::trim);
+    names.filter(|name| !name.is_empty() && !name.ends_with("::")).count()
 }
 
 fn is_public_field(line: &str) -> bool {
@@ -207,6 +265,12 @@ mod tests {
         counts.add(&Source::without_tests("//! Nobody.\nfn a() {\n    b.unwrap();\n}\n"));
         let row = counts.row("x");
         assert!(row.starts_with("| x | 1 | 4 | 4 / 4 | 25.0 | 0.0 | 0 / 0 | 3 / 3 / 3 |"), "{row}");
-        assert!(row.ends_with("| 250.0 | 0 | 250.0 |"), "{row}");
+        assert!(row.ends_with("| 250.0 | 0 | 250.0 | 0.0 | 0 |"), "{row}");
+    }
+
+    #[test]
+    fn root_names_are_the_crates_own_and_shown() {
+        let text = "pub mod a;\nmod b;\npub use b::{\n    C, D,\n    e::F,\n};\n#[doc(hidden)]\npub use b::G;\npub use other::H;\npub fn i() {}\n";
+        assert_eq!(root_names(text), 5);
     }
 }

@@ -1,4 +1,4 @@
-//! What the coordinator and its nodes say to each other, and the nodes among themselves.
+//! Messages of the coordinator and its nodes, and among the nodes.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

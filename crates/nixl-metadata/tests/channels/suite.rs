@@ -1,4 +1,4 @@
-//! What every channel does.
+//! The suite that every channel passes.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 //!
 //! A file never changes once a release has written it. For a new version or new content, add a case to [`cases`] and run
 //! `cargo test -p nixl-metadata --test it -- --ignored write_golden`, which creates the files that are absent.
-//! `make_native.py` prints the full native ones and those with a checksum, a trace context and a tensor from the documented layout alone, and
-//! `make_export.py` the tickets and the export.
+//! `make_native.py` prints the full native ones and those with a checksum, a trace context and a tensor from the documented
+//! layout alone, and `make_export.py` the tickets and the export.
 
 use std::fs;
 use std::path::{Path, PathBuf};

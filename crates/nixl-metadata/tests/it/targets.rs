@@ -1,4 +1,4 @@
-//! What the fuzzers run, one function for each decoder. `fuzz_smoke.rs` runs them too, on any toolchain.
+//! The functions of the fuzzers, one for each decoder. `fuzz_smoke.rs` runs them too, on any toolchain.
 //!
 //! They use the public interface only: each feeds a decoder and then checks that what it let through is sound.
 

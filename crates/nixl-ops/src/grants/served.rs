@@ -170,9 +170,9 @@ impl Driver {
     /// no process is left that could read.
     pub const IMPORT: Duration = Duration::from_secs(1);
 
-    /// Keeps the memory of a closed export for as long as a read of it may be under way: for at least [`IMPORT`](Self::IMPORT), and until its tickets have ended and reads that
-    /// began in time have arrived, or no process is left that could read. Then `freed` is called, once the registrations and this
-    /// handle to the memory are gone.
+    /// Keeps the memory of a closed export for as long as a read of it may be under way: for at least [`IMPORT`](Self::IMPORT),
+    /// and until its tickets have ended and reads that began in time have arrived, or no process is left that could read. Then
+    /// `freed` is called, once the registrations and this handle to the memory are gone.
     pub fn retain_export(
         &self,
         table: &GrantTable,

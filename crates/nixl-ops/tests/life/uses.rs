@@ -1,4 +1,4 @@
-//! How an initiator uses an offer: what it needs for that, what it leaves of it, and how it tells its end.
+//! Uses of an offer by an initiator: its conditions, its traces and the message of its end.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
