@@ -59,7 +59,7 @@ fn print(name: &str, folders: &[&Path]) -> Result<()> {
         for file in source::files(&folder.join("src"))? {
             counts.add(&file);
         }
-        counts.add_root(&source::file(&folder.join("src/lib.rs"))?);
+        counts.add_root(&folder.join("src"));
     }
     println!("{}", counts.row(name));
     Ok(())

@@ -1,6 +1,8 @@
 //! The counts of a tree of sources.
 
-use super::source::Source;
+use std::path::Path;
+
+use super::source::{self, Source};
 use super::words;
 
 /// Lines of more columns are wide.
@@ -59,8 +61,8 @@ impl Counts {
     }
 
     /// Adds the public names of a crate's root.
-    pub(super) fn add_root(&mut self, root: &Source) {
-        self.root_names += root_names(&root.lines.join("\n"));
+    pub(super) fn add_root(&mut self, src: &Path) {
+        self.root_names += root_names(src, "lib");
     }
 
     /// Public fields.
@@ -116,9 +118,16 @@ fn is_public_item(code: &str) -> bool {
     first.is_some_and(|first| ITEMS.contains(&first))
 }
 
-/// The crate's own public names at its root: items, modules and names of its `pub use`. Hidden ones, whole crates and globs
-/// do not count, nor names of other crates.
-fn root_names(text: &str) -> usize {
+/// The public names of a module at the root of a crate's sources. A module that cannot be read has none.
+fn root_names(src: &Path, module: &str) -> usize {
+    let file = source::file(&src.join(module).with_extension("rs"));
+    let read = |module: &str| root_names(src, module);
+    file.map_or(0, |file| public_names(&file.lines.join("\n"), &read))
+}
+
+/// The own public names of a module: items, modules and names of its `pub use`. Hidden ones do not count, nor names of other
+/// crates. `of_module` counts those of a module whose names are all re-exported.
+fn public_names(text: &str, of_module: &dyn Fn(&str) -> usize) -> usize {
     let lines: Vec<_> = text.lines().collect();
     let is_hidden = |at: usize| {
         let before = lines.get(..at).into_iter().flatten().rev();
@@ -138,7 +147,7 @@ fn root_names(text: &str) -> usize {
                 while let Some(line) = rest.next().filter(|_| !used.contains(';')) {
                     used.push_str(line.trim());
                 }
-                used_names(used.trim_start_matches("pub use "), &own)
+                used_names(used.trim_start_matches("pub use "), &own, of_module)
             }
         })
         .sum()
@@ -154,11 +163,14 @@ fn declared<'a>(lines: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// The names of one `pub use`, if it is of a module of the crate.
-fn used_names(used: &str, own: &[&str]) -> usize {
+fn used_names(used: &str, own: &[&str], of_module: &dyn Fn(&str) -> usize) -> usize {
     let path = used.trim_start_matches("crate::").trim_start_matches("self::");
     let module = path.split("::").next().unwrap_or_default();
-    if !own.contains(&module) || used.contains('*') {
+    if !own.contains(&module) {
         return 0;
+    }
+    if path.ends_with("::*;") {
+        return of_module(module);
     }
     let names = path.split([',', '{', '}', ';']).map(str::trim);
     names.filter(|name| !name.is_empty() && !name.ends_with("::")).count()
@@ -271,6 +283,7 @@ mod tests {
     #[test]
     fn root_names_are_the_crates_own_and_shown() {
         let text = "pub mod a;\nmod b;\npub use b::{\n    C, D,\n    e::F,\n};\n#[doc(hidden)]\npub use b::G;\npub use other::H;\npub fn i() {}\n";
-        assert_eq!(root_names(text), 5);
+        assert_eq!(public_names(text, &|_| 0), 5);
+        assert_eq!(public_names("mod a;\npub use a::*;\n", &|module| module.len()), 1);
     }
 }
