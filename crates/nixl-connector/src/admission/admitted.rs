@@ -15,7 +15,7 @@ pub(crate) struct Admitted<C, H> {
 impl<H: Send + 'static> Admitted<fn() -> Result<(), TransportError>, H> {
     pub(crate) fn with(execution: Box<dyn Execution>, held: H) -> Box<dyn Execution> {
         let check: fn() -> _ = || Ok(());
-        Admitted::checked(execution, held, check)
+        Self::checked(execution, held, check)
     }
 }
 
