@@ -21,4 +21,3 @@ mod telemetry;
 
 pub use path_executor::PathExecutor;
 pub use peer_stats::PeerStats;
-pub use telemetry::note_attempt;

@@ -34,7 +34,7 @@ use crate::planner::{PathHistory, same};
 /// assert_eq!(factor(at(36)), None);
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct MeasuredPaths {
+pub(crate) struct MeasuredPaths {
     records: Vec<Record>,
 }
 
@@ -54,22 +54,22 @@ struct Record {
 
 impl MeasuredPaths {
     /// The ratio to the estimate at which a path is slow.
-    pub const FACTOR: f64 = 4.0;
+    pub(crate) const FACTOR: f64 = 4.0;
     /// The excess over the estimate that does not count.
-    pub const NOISE: Duration = Duration::from_micros(100);
+    pub(crate) const NOISE: Duration = Duration::from_micros(100);
     /// The first time until a slow path is tried again.
-    pub const FIRST_RETRY: Duration = Duration::from_secs(30);
+    pub(crate) const FIRST_RETRY: Duration = Duration::from_secs(30);
     /// The longest such time.
-    pub const LONGEST_RETRY: Duration = Duration::from_secs(3600);
+    pub(crate) const LONGEST_RETRY: Duration = Duration::from_secs(3600);
 
     /// No measurements.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// Records an operation by this path, with its time.
-    pub fn note(
+    pub(crate) fn note(
         &mut self,
         kind: PathKind,
         bytes: u64,
@@ -99,7 +99,7 @@ impl MeasuredPaths {
     }
 
     /// Records an operation by this path whose time does not count.
-    pub fn note_taken(&mut self, kind: PathKind, bytes: u64) {
+    pub(crate) fn note_taken(&mut self, kind: PathKind, bytes: u64) {
         let class = class(bytes);
         if !self.records.iter().any(|r| r.is(kind, class)) {
             self.records.push(Record {
@@ -117,7 +117,7 @@ impl MeasuredPaths {
     }
 
     /// Adds the measurements to the history of an operation of so many bytes.
-    pub fn apply(&self, bytes: u64, now: Duration, history: &mut PathHistory) {
+    pub(crate) fn apply(&self, bytes: u64, now: Duration, history: &mut PathHistory) {
         let class = class(bytes);
         for record in self.records.iter().filter(|r| r.class == class) {
             if record.slow_until.is_some_and(|until| now < until) {

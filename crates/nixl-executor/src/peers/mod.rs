@@ -16,10 +16,11 @@ use nixl_device::locks::lock;
 use nixl_device::{ExitWatch, ProcessError};
 use nixl_metadata::AgentMetadata;
 
-pub use engine_estimate::EngineEstimate;
-pub use health::{Health, HealthState, PathKey};
+pub(crate) use engine_estimate::EngineEstimate;
+pub(crate) use health::HealthState;
+pub use health::{Health, PathKey};
 pub(crate) use load::{Load, Underway};
-pub use measured::MeasuredPaths;
+pub(crate) use measured::MeasuredPaths;
 pub use plan_cache::PlanCache;
 pub(crate) use table::Peers;
 
