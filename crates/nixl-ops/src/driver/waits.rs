@@ -23,7 +23,7 @@ impl Shared {
         mut future: Pin<&mut F>,
         look: &mut dyn FnMut() -> bool,
     ) -> F::Output {
-        let waits = self.generation.is_current().then(|| self.parking.take_bell()).flatten();
+        let waits = self.generation.is_current().then(|| self.parking.take_doorbell()).flatten();
         let Some(bell) = waits else { return block_on(future) };
         let output = bell.run(&*self.clock, future.as_mut(), look);
         drop(bell);

@@ -130,7 +130,7 @@ fn loom_a_ring_ends_the_wait_of_another_thread() {
         let waiter = {
             let world = LoomArc::clone(&world);
             thread::spawn(move || {
-                let bell = world.parking.take_bell().unwrap();
+                let bell = world.parking.take_doorbell().unwrap();
                 let told = std::future::poll_fn(|_| match world.take_work() {
                     true => Poll::Ready(()),
                     false => Poll::Pending,
@@ -169,8 +169,8 @@ fn loom_an_end_of_this_process_ends_the_wait_of_another_thread() {
             let cell = LoomArc::clone(&cell);
             thread::spawn(move || cell.finish_quiet(OperationStatus::Errored, 7))
         };
-        let bell = world.parking.take_bell().unwrap();
-        assert!(world.parking.take_bell().is_none(), "one at a time");
+        let bell = world.parking.take_doorbell().unwrap();
+        assert!(world.parking.take_doorbell().is_none(), "one at a time");
         let end = std::future::poll_fn(|cx| cell.poll_outcome(cx.waker()));
         assert_eq!(bell.run(&ModelClock, pin!(end), &mut || false), Some(7));
         driver.join().unwrap();

@@ -297,7 +297,7 @@ fn another_process_wakes_the_owner() {
 
 /// Takes the bell, and waits until `is_over`. `None` if the rings without a word are too many.
 fn wait_on_bell(parking: &Parking, clock: &dyn Clock, is_over: &dyn Fn() -> bool) -> Option<()> {
-    let bell = parking.take_bell().unwrap();
+    let bell = parking.take_doorbell().unwrap();
     let over = poll_fn(|_| match is_over() {
         true => Poll::Ready(()),
         false => Poll::Pending,
@@ -343,14 +343,14 @@ fn a_thread_that_waits_leaves_the_bell_to_the_owner_after_rings_without_a_word()
 fn one_thread_at_a_time_waits_on_the_bell_and_the_owner_sleeps_without_it_meanwhile() {
     let (_page, _slot, parking) = parking();
     let (clock, mut listener) = (Peer::default(), DoorbellListener::new());
-    let bell = parking.take_bell().unwrap();
-    assert!(parking.take_bell().is_none());
+    let bell = parking.take_doorbell().unwrap();
+    assert!(parking.take_doorbell().is_none());
     turn(&parking, &clock, &mut listener, false);
     drop(bell);
     turn(&parking, &clock, &mut listener, false);
     assert_eq!(*clock.slept.lock().unwrap(), [Slept::Without, Slept::OnBell]);
-    assert!(parking.take_bell().is_some());
-    assert!(Parking::new(Arc::default()).take_bell().is_none(), "there is no page");
+    assert!(parking.take_doorbell().is_some());
+    assert!(Parking::new(Arc::default()).take_doorbell().is_none(), "there is no page");
 }
 
 #[test]
