@@ -11,7 +11,7 @@ use crate::SharedFile;
 /// word `1 + slot / 64`), and word `65 + slot` is the place itself. An initiator that is done changes the place from 0 to the token, then
 /// sets the two bits, the place's first. If the place is not 0, the word has to go through the engine.
 ///
-/// A file of at least [`LENGTH`](Self::LENGTH) bytes also has a bell, two numbers of 4 bytes: number [`BELL`](Self::BELL) counts
+/// A file of at least [`LENGTH`](Self::LENGTH) bytes also has a bell, two numbers of 4 bytes: number [`DOORBELL`](Self::DOORBELL) counts
 /// the rings, and the one after it is not 0 while the owner sleeps. After the bits are set, the first is incremented, and if the
 /// second is not 0, one waiter on the first is woken (`FUTEX_WAKE`, not private). Releases that know no bell have shorter files,
 /// and do not ring that of a longer one: an owner does not rely on it.
@@ -49,10 +49,10 @@ impl Doorbell {
     pub const WORDS: usize = 65 + Self::SLOTS as usize;
 
     /// The number of 4 bytes that counts the rings: the first of a cache line that has no place.
-    pub const BELL: usize = (8 * Self::WORDS).next_multiple_of(64) / 4;
+    pub const DOORBELL: usize = (8 * Self::WORDS).next_multiple_of(64) / 4;
 
     /// The bytes of a file with a bell.
-    pub const LENGTH: usize = 4 * (Self::BELL + 2);
+    pub const LENGTH: usize = 4 * (Self::DOORBELL + 2);
 
     /// The word with a bit for each lane of the mailbox: the first of a page.
     pub const MAIL: usize = Self::LENGTH.next_multiple_of(4096) / 8;

@@ -177,7 +177,7 @@ fn a_peer_that_unrings_delays_by_one_sleep_at_most() {
         scope.spawn(|| {
             let memory = page.memory().unwrap();
             while !over.load(Ordering::SeqCst) {
-                for at in [Doorbell::BELL, Doorbell::BELL + 1] {
+                for at in [Doorbell::DOORBELL, Doorbell::DOORBELL + 1] {
                     memory.half_word(at).unwrap().store(0, Ordering::SeqCst);
                 }
                 thread::yield_now();
@@ -219,8 +219,8 @@ proptest! {
     fn any_bell_is_one(rings: u32, asleep: u32, woken: bool) {
         let (page, _slot, parking) = parking();
         let memory = page.memory().unwrap();
-        memory.half_word(Doorbell::BELL).unwrap().store(rings, Ordering::SeqCst);
-        memory.half_word(Doorbell::BELL + 1).unwrap().store(asleep, Ordering::SeqCst);
+        memory.half_word(Doorbell::DOORBELL).unwrap().store(rings, Ordering::SeqCst);
+        memory.half_word(Doorbell::DOORBELL + 1).unwrap().store(asleep, Ordering::SeqCst);
         let (clock, mut listener) = (Peer::default(), DoorbellListener::new());
         if woken {
             parking.wake();
@@ -362,5 +362,5 @@ fn a_page_of_an_earlier_release_has_no_bell_and_takes_words() {
     let ours = SharedMemory::new(Doorbell::LENGTH).unwrap();
     assert!(ours.name().len >= 8 * Doorbell::WORDS as u64);
     assert!(crate::slots::PageDoorbell::of(&ours).is_some());
-    const { assert!(Doorbell::BELL * 4 >= Doorbell::WORDS * 8, "no place is in the bell") };
+    const { assert!(Doorbell::DOORBELL * 4 >= Doorbell::WORDS * 8, "no place is in the bell") };
 }

@@ -85,7 +85,7 @@ impl SharedMemory {
     }
 
     pub(crate) fn half_word(&self, index: usize) -> Option<&AtomicU32> {
-        self.bell.get(index.checked_sub(Doorbell::BELL)?)
+        self.bell.get(index.checked_sub(Doorbell::DOORBELL)?)
     }
 }
 
