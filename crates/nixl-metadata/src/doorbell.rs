@@ -16,9 +16,9 @@ use crate::SharedFile;
 /// second is not 0, one waiter on the first is woken (`FUTEX_WAKE`, not private). Releases that know no bell have shorter files,
 /// and do not ring that of a longer one: an owner does not rely on it.
 ///
-/// A file of at least [`WITH_MAIL`](Self::WITH_MAIL) bytes also has a mailbox of [`LANES`](Self::LANES) lanes. Word
-/// [`MAIL`](Self::MAIL) has a bit for each lane that holds letters, lane `n` begins [`LANE_WORDS`](Self::LANE_WORDS) times `n` words
-/// after word `MAIL + 8`. A lane is claimed by one sender of messages at a time:
+/// A file of at least [`LENGTH_WITH_MAILBOX`](Self::LENGTH_WITH_MAILBOX) bytes also has a mailbox of [`LANES`](Self::LANES) lanes. Word
+/// [`MAILBOX`](Self::MAILBOX) has a bit for each lane that holds letters, lane `n` begins [`LANE_WORDS`](Self::LANE_WORDS) times `n` words
+/// after word `MAILBOX + 8`. A lane is claimed by one sender of messages at a time:
 ///
 /// | words of a lane | content | changed by |
 /// |---|---|---|
@@ -28,7 +28,7 @@ use crate::SharedFile;
 /// | 8 | the number of words that were ever read | the owner |
 /// | 16 on | the ring | the sender |
 ///
-/// A letter is one word (bytes of the payload in the low 32 bits, bytes of the name above in 16, [`LETTER`](Self::LETTER) in the
+/// A letter is one word (bytes of the payload in the low 32 bits, bytes of the name above in 16, [`MESSAGE_MARK`](Self::MESSAGE_MARK) in the
 /// highest 16), the name of the sender's agent in whole words, and the payload in whole words, padded with zeros. The sender writes
 /// it, adds its words to word 1, sets the lane's bit, and rings the bell. It writes no more words than the ring has beyond word 8.
 ///
@@ -55,7 +55,7 @@ impl Doorbell {
     pub const LENGTH: usize = 4 * (Self::DOORBELL + 2);
 
     /// The word with a bit for each lane of the mailbox: the first of a page.
-    pub const MAIL: usize = Self::LENGTH.next_multiple_of(4096) / 8;
+    pub const MAILBOX: usize = Self::LENGTH.next_multiple_of(4096) / 8;
 
     /// The lanes of the mailbox: senders that have letters in it at a time.
     pub const LANES: usize = 64;
@@ -64,10 +64,10 @@ impl Doorbell {
     pub const LANE_WORDS: usize = 2048;
 
     /// The bytes of a file with a bell and a mailbox.
-    pub const WITH_MAIL: usize = 8 * (Self::MAIL + 8 + Self::LANES * Self::LANE_WORDS);
+    pub const LENGTH_WITH_MAILBOX: usize = 8 * (Self::MAILBOX + 8 + Self::LANES * Self::LANE_WORDS);
 
     /// What the first word of a letter ends with.
-    pub const LETTER: u16 = 0x6c74;
+    pub const MESSAGE_MARK: u16 = 0x6c74;
 
     /// A place of the file, with the secret of the offer's holders, which is not 0.
     #[must_use]

@@ -23,7 +23,7 @@ pub(crate) enum Part {
 
 impl Part {
     fn bytes(self, length: u64) -> Range<u64> {
-        let mailbox = 8 * Doorbell::MAIL as u64;
+        let mailbox = 8 * Doorbell::MAILBOX as u64;
         match self {
             Self::Doorbells => 0..mailbox,
             Self::Mailbox => mailbox..length,
@@ -68,13 +68,13 @@ fn word(random: &mut Random, place: &Range<u64>) -> (u64, Vec<u8>) {
 /// The counts of one lane, or the head of a message in it.
 fn lane(random: &mut Random) -> (u64, Vec<u8>) {
     const LANES: u64 = Doorbell::LANES as u64;
-    let lane = Doorbell::MAIL as u64 + 8 + random.below(LANES) * Doorbell::LANE_WORDS as u64;
+    let lane = Doorbell::MAILBOX as u64 + 8 + random.below(LANES) * Doorbell::LANE_WORDS as u64;
     let (word, value) = match random.below(3) {
         0 => (random.below(16), random.below(4096)),
         1 => (1, random.below(u64::MAX)),
         _ => {
             let head = random.below(300) << 32 | random.below(9000);
-            (16 + random.below(64), u64::from(Doorbell::LETTER) << 48 | head)
+            (16 + random.below(64), u64::from(Doorbell::MESSAGE_MARK) << 48 | head)
         }
     };
     (8 * (lane + word), value.to_le_bytes().to_vec())

@@ -36,10 +36,10 @@ impl Shared {
     }
 
     /// Passes the messages of the mailbox to `receive`. Returns whether there was any, or may be more.
-    pub(super) fn take_mail(&self, receive: &mut dyn FnMut(&str, &[u8])) -> bool {
+    pub(super) fn take_messages(&self, receive: &mut dyn FnMut(&str, &[u8])) -> bool {
         // The mailbox is locked while it is read.
         let _wakes = WakeBatch::begin();
-        self.passive.page.take_mail(&mut |letter| {
+        self.passive.page.take_messages(&mut |letter| {
             if let (Some(reply), Some(mailboxes)) = (letter.reply, self.mailboxes.get()) {
                 mailboxes.note(letter.from, reply);
             }
@@ -49,7 +49,7 @@ impl Shared {
 
     /// Receives the messages of the mailbox on a thread other than the driver's.
     pub(super) fn look_at_mail(&self) -> bool {
-        self.take_mail(&mut |from, payload| {
+        self.take_messages(&mut |from, payload| {
             if let Received::Serve(execution) = self.receive(from, payload) {
                 self.add(&self.serve(execution));
             }

@@ -112,7 +112,7 @@ impl Reactor {
                 Received::Ignored => {}
             }
         };
-        let mail = shared.take_mail(&mut receive);
+        let mail = shared.take_messages(&mut receive);
         let found = mail || found != SlotsFound::Nothing;
         // What was found on the page has woken a thread, which may wait for this processor: the engine's calls are for the next turn,
         // unless an offer's deadline has come, which its message must precede.
@@ -125,7 +125,7 @@ impl Reactor {
         };
         delivered |= mail;
         self.listener.looked(found);
-        let unreadable = shared.passive.page.unreadable_mail();
+        let unreadable = shared.passive.page.unreadable_messages();
         shared.unexpected.note_unreadable(transport.unreadable_notifications() + unreadable);
         self.idle_looks.took(bytes);
         if let Err(error) = &result

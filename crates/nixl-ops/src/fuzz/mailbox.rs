@@ -34,10 +34,10 @@ pub fn mailbox(input: &[u8]) {
             }
             2 => {
                 let at =
-                    Doorbell::MAIL + 8 + steps.byte().map_or(0, usize::from) * Doorbell::LANE_WORDS;
+                    Doorbell::MAILBOX + 8 + steps.byte().map_or(0, usize::from) * Doorbell::LANE_WORDS;
                 steps.store(memory, at);
             }
-            3 => steps.store(memory, Doorbell::MAIL),
+            3 => steps.store(memory, Doorbell::MAILBOX),
             // The words that lead to slots, and the first slots.
             4 => steps.store(memory, 0),
             _ => {
@@ -64,7 +64,7 @@ pub fn mailbox(input: &[u8]) {
             return;
         }
         for _ in 0..looks {
-            page.take_mail(&mut |letter| {
+            page.take_messages(&mut |letter| {
                 arrived |= (letter.from, letter.payload) == ("honest", b"letter");
             });
         }
@@ -80,17 +80,17 @@ fn look(page: &OfferPage, slots: &[Option<OfferSlot>]) -> bool {
         assert!(event.uses > 0);
     });
     assert!(ended <= slots.len());
-    let (mut letters, unreadable) = (0, page.unreadable_mail());
-    let any_mail = page.take_mail(&mut |letter| {
+    let (mut letters, unreadable) = (0, page.unreadable_messages());
+    let any = page.take_messages(&mut |letter| {
         letters += 1;
         let words = 1 + letter.from.len().div_ceil(8) + letter.payload.len().div_ceil(8);
         assert!(!letter.from.is_empty() && words <= Doorbell::LANE_WORDS - HEAD);
         let reply = letter.reply.map_or(1, |name| name.len);
-        assert!((1..=Doorbell::WITH_MAIL as u64).contains(&reply));
+        assert!((1..=Doorbell::LENGTH_WITH_MAILBOX as u64).contains(&reply));
     });
-    let taken = letters + (page.unreadable_mail() - unreadable);
+    let taken = letters + (page.unreadable_messages() - unreadable);
     assert!(taken <= (BURST * Doorbell::LANES) as u64);
-    any_ended || any_mail
+    any_ended || any
 }
 
 /// The rest of the input.
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     fn letter() -> u64 {
-        u64::from(Doorbell::LETTER) << 48 | 5 << 32 | 40
+        u64::from(Doorbell::MESSAGE_MARK) << 48 | 5 << 32 | 40
     }
 
     /// Words that mean something to a lane, and others.

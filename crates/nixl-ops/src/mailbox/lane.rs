@@ -47,7 +47,7 @@ impl Lane {
         if !Ring::of_page(lane.index).put(memory, &mut lane.written, from, payload) {
             return None;
         }
-        if let Some(mail) = memory.word(Doorbell::MAIL) {
+        if let Some(mail) = memory.word(Doorbell::MAILBOX) {
             mail.fetch_or(1 << lane.index, Ordering::AcqRel);
         }
         drop(claimed);
@@ -115,7 +115,7 @@ fn name_of(words: [u64; 4]) -> Option<SharedName> {
     let [process, low, high, len] = words;
     let name = (u128::from(low) | u128::from(high) << 64).to_ne_bytes();
     // A page longer than slots with a mailbox is not mapped for a sender.
-    let can_be = len != 0 && len <= Doorbell::WITH_MAIL as u64;
+    let can_be = len != 0 && len <= Doorbell::LENGTH_WITH_MAILBOX as u64;
     can_be.then_some(SharedName { pid: process as u32, fd: (process >> 32) as u32, name, len })
 }
 
@@ -156,7 +156,7 @@ impl Inbox {
         receive: &mut dyn FnMut(MailboxMessage<'_>),
     ) -> bool {
         let mut any = false;
-        for index in take_bits(memory, Doorbell::MAIL) {
+        for index in take_bits(memory, Doorbell::MAILBOX) {
             any = true;
             self.take_lane(memory, index, receive);
         }
@@ -191,7 +191,7 @@ impl Inbox {
             }
         }
         // The rest follows after the other lanes.
-        if let Some(mail) = memory.word(Doorbell::MAIL) {
+        if let Some(mail) = memory.word(Doorbell::MAILBOX) {
             mail.fetch_or(1 << index, Ordering::AcqRel);
         }
     }

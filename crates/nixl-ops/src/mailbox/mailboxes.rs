@@ -49,7 +49,7 @@ impl Mailboxes {
 
     /// The mailbox on a mapped page with a free lane.
     pub fn get(&self, page: &SharedName) -> Option<Mailbox> {
-        if page.len < Doorbell::WITH_MAIL as u64 {
+        if page.len < Doorbell::LENGTH_WITH_MAILBOX as u64 {
             return None;
         }
         let reached = self.slots.reached(page)?;

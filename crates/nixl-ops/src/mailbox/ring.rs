@@ -53,7 +53,7 @@ impl Ring {
 
     /// Lane `index` of a page with a mailbox.
     pub(super) const fn of_page(index: usize) -> Self {
-        let base = Doorbell::MAIL + 8 + index * Doorbell::LANE_WORDS;
+        let base = Doorbell::MAILBOX + 8 + index * Doorbell::LANE_WORDS;
         Self { base, len: Doorbell::LANE_WORDS - Self::WORDS }
     }
 
@@ -153,11 +153,11 @@ impl Ring {
 }
 
 fn head(from: usize, payload: usize) -> u64 {
-    u64::from(Doorbell::LETTER) << 48 | (from as u64 & 0xffff) << 32 | payload as u64 & 0xffff_ffff
+    u64::from(Doorbell::MESSAGE_MARK) << 48 | (from as u64 & 0xffff) << 32 | payload as u64 & 0xffff_ffff
 }
 
 fn lengths(head: u64) -> Option<(usize, usize)> {
-    let is_letter = head >> 48 == u64::from(Doorbell::LETTER);
+    let is_letter = head >> 48 == u64::from(Doorbell::MESSAGE_MARK);
     is_letter.then_some(((head >> 32) as usize & 0xffff, head as usize & 0xffff_ffff))
 }
 

@@ -19,7 +19,7 @@ use crate::slots::{OfferPage, RemoteSlots};
 use crate::{PeerId, TransportError};
 
 fn page() -> SharedMemory {
-    SharedMemory::new(Doorbell::WITH_MAIL).unwrap()
+    SharedMemory::new(Doorbell::LENGTH_WITH_MAILBOX).unwrap()
 }
 
 fn claimed(memory: &SharedMemory) -> Lane {
@@ -98,7 +98,7 @@ proptest! {
                 word.store(value, Ordering::Relaxed);
             }
         }
-        memory.word(Doorbell::MAIL).unwrap().fetch_or(bits, Ordering::Relaxed);
+        memory.word(Doorbell::MAILBOX).unwrap().fetch_or(bits, Ordering::Relaxed);
         for _ in 0..40 {
             let mut count = 0;
             inbox.take(&memory, &mut |_| count += 1);
@@ -117,7 +117,7 @@ proptest! {
 
 /// The first word of a letter.
 fn head() -> u64 {
-    u64::from(Doorbell::LETTER) << 48 | 5 << 32 | 40
+    u64::from(Doorbell::MESSAGE_MARK) << 48 | 5 << 32 | 40
 }
 
 #[test]
@@ -221,14 +221,14 @@ fn a_letter_can_be_answered() {
     a.0.open(&name);
     let to_b = a.0.get(&name).unwrap();
     assert!(to_b.post(&PeerId::new("b"), "a", b"question").is_ready());
-    b.1.take_mail(&mut |letter| b.0.note(letter.from, letter.reply.unwrap()));
+    b.1.take_messages(&mut |letter| b.0.note(letter.from, letter.reply.unwrap()));
     let reply = b.0.page_of("a").unwrap();
     assert!(reply == a.1.or_make().unwrap().name());
     b.0.open(&reply);
     let to_a = b.0.get(&reply).unwrap();
     assert!(to_a.post(&PeerId::new("a"), "b", b"answer").is_ready());
     let mut answers = Vec::new();
-    a.1.take_mail(&mut |letter| answers.push(letter.payload.to_vec()));
+    a.1.take_messages(&mut |letter| answers.push(letter.payload.to_vec()));
     assert_eq!(answers, [b"answer".to_vec()]);
     // A page that is gone is said so.
     drop(b);
@@ -241,7 +241,7 @@ fn a_letter_can_be_answered() {
 fn a_letter_in_the_name_of_an_agent_does_not_lead_its_answers_elsewhere() {
     let page = Arc::new(OfferPage::default());
     let mailboxes = Mailboxes::new(Arc::default(), page);
-    let [first, second] = [(); 2].map(|()| SharedMemory::new(Doorbell::WITH_MAIL).unwrap());
+    let [first, second] = [(); 2].map(|()| SharedMemory::new(Doorbell::LENGTH_WITH_MAILBOX).unwrap());
     mailboxes.note("a", first.name());
     mailboxes.note("a", second.name());
     assert!(mailboxes.page_of("a").is_some_and(|page| page == first.name()));

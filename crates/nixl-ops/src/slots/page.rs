@@ -23,7 +23,7 @@ pub(crate) struct OfferPage {
     table: Mutex<Table>,
     inbox: Mutex<Inbox>,
     /// Counter of invalid messages in the mailbox's lanes.
-    unreadable_mail: AtomicU64,
+    unreadable_messages: AtomicU64,
 }
 
 #[derive(Default)]
@@ -112,21 +112,21 @@ impl OfferPage {
     }
 
     /// Passes the mailbox's messages to `receive`. Returns whether there was any, or may be more.
-    pub(crate) fn take_mail(&self, receive: &mut dyn FnMut(MailboxMessage<'_>)) -> bool {
+    pub(crate) fn take_messages(&self, receive: &mut dyn FnMut(MailboxMessage<'_>)) -> bool {
         let Some(memory) = self.memory() else { return false };
         // Most scans find nothing, and take no lock.
-        if memory.word(Doorbell::MAIL).is_none_or(|mail| mail.load(Ordering::Relaxed) == 0) {
+        if memory.word(Doorbell::MAILBOX).is_none_or(|mail| mail.load(Ordering::Relaxed) == 0) {
             return false;
         }
         let mut inbox = lock(&self.inbox);
         let any = inbox.take(memory, receive);
-        self.unreadable_mail.store(inbox.garbage(), Ordering::Relaxed);
+        self.unreadable_messages.store(inbox.garbage(), Ordering::Relaxed);
         any
     }
 
     /// Counter of invalid messages in the mailbox's lanes.
-    pub(crate) fn unreadable_mail(&self) -> u64 {
-        self.unreadable_mail.load(Ordering::Relaxed)
+    pub(crate) fn unreadable_messages(&self) -> u64 {
+        self.unreadable_messages.load(Ordering::Relaxed)
     }
 
     /// The page's memory, made on first use. `None` if the system refuses it.
@@ -274,7 +274,7 @@ impl Drop for OfferSlot {
 
 impl OfferPage {
     fn allocate(self: &Arc<Self>) -> Option<SharedMemory> {
-        let memory = SharedMemory::new(Doorbell::WITH_MAIL);
+        let memory = SharedMemory::new(Doorbell::LENGTH_WITH_MAILBOX);
         let memory = memory.inspect_err(|e| tracing::debug!(%e, "no page for offer slots")).ok()?;
         own_pages().insert(memory.name().name, Arc::downgrade(self));
         Some(memory)

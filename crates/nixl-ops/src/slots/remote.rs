@@ -476,7 +476,7 @@ fn ended(why: EndedOffer) -> TransportError {
 
 /// The part of a page that the protocol uses: its owner chooses how long the file is, and could exhaust the address space here.
 fn bounded(name: &SharedName) -> SharedName {
-    SharedName { len: name.len.min(Doorbell::WITH_MAIL as u64), ..*name }
+    SharedName { len: name.len.min(Doorbell::LENGTH_WITH_MAILBOX as u64), ..*name }
 }
 
 pub(crate) fn page_of(doorbell: &Doorbell) -> SharedName {

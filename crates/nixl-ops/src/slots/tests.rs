@@ -658,6 +658,6 @@ fn of_a_page_no_more_is_mapped_than_the_protocol_uses() {
     let slots = RemoteSlots::of_process(PIDS[0]);
     slots.open_page(&page);
     let Some(Reached::Mapped(mapped)) = slots.reached(&page) else { panic!("it is not mapped") };
-    let end = Doorbell::WITH_MAIL / 8;
+    let end = Doorbell::LENGTH_WITH_MAILBOX / 8;
     assert!(mapped.memory.word(end - 1).is_some() && mapped.memory.word(end).is_none());
 }
