@@ -181,7 +181,7 @@ impl Connection {
             FoundSlot::Unknown => {}
             _ => return Ok(None),
         }
-        let Some(doorbell) = remote.doorbell().copied() else { return Ok(None) };
+        let Some(address) = remote.slot_address().copied() else { return Ok(None) };
         let Some(peer) = remote.peer() else { return Ok(None) };
         // Metadata of version 3 implies version 1 of the protocol.
         let version = if remote.terms().is_some() { peer.versions().doorbell() } else { 1 };
@@ -195,10 +195,10 @@ impl Connection {
         }
         let slots = Arc::clone(&self.slots);
         let open = move || {
-            let file = doorbell.file();
+            let file = address.file();
             let name = page_of_file(&file);
             if notes_owner(&name, foreign) {
-                slots.open(&doorbell);
+                slots.open(&address);
             }
         };
         self.control.run(open).await?;

@@ -37,7 +37,7 @@ impl MetadataError {
             | Self::ShareOrder { .. }
             | Self::ShareDevice { .. }
             | Self::ShareBounds { .. }
-            | Self::BadDoorbell { .. }
+            | Self::BadSlotAddress { .. }
             | Self::BadExpiry
             | Self::NoReaders
             | Self::ReadersOfWritable { .. }

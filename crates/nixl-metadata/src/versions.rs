@@ -36,7 +36,7 @@ impl MessageVersions {
         self
     }
 
-    /// Sets the version of the protocol of [`Doorbell`](crate::Doorbell)s.
+    /// Sets the version of the protocol of [slots](crate::SlotAddress).
     #[must_use]
     pub const fn with_doorbell(mut self, version: u16) -> Self {
         self.doorbell = version;
@@ -63,7 +63,7 @@ impl MessageVersions {
         self.lending
     }
 
-    /// The version of the protocol of [`Doorbell`](crate::Doorbell)s.
+    /// The version of the protocol of [slots](crate::SlotAddress).
     #[must_use]
     pub const fn doorbell(&self) -> u16 {
         self.doorbell

@@ -121,7 +121,7 @@ fn the_words_of_an_export_cannot_be_written_by_readers() {
         let file = target.export.words().file.unwrap();
         assert!(pages::write_to(file, &[7; 8], 0).is_err());
         // That of offers can be.
-        let file = metadata(&target.offer).unwrap().doorbell().unwrap().file();
+        let file = metadata(&target.offer).unwrap().slot_address().unwrap().file();
         pages::write_to(file, &[0], file.length() - 1).unwrap();
     });
 }

@@ -197,7 +197,7 @@ impl Connector {
             .with_tensors(tensors)?;
         // Any slot names the page of all.
         let slot = connection.driver().arm_slot(&NotificationKey::random(), OperationKind::Write);
-        let metadata = match slot.map(|slot| slot.doorbell()) {
+        let metadata = match slot.map(|slot| slot.address()) {
             Some(doorbell) => metadata.with_claims(doorbell.file())?,
             None => metadata,
         };

@@ -18,8 +18,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use nixl_descriptor::layout::{Layout, RemoteLayout};
 use nixl_descriptor::{DependencyError, DescriptorList, WorkQueue};
 use nixl_metadata::{
-    ClaimDemand, Doorbell, ExportMetadata, MetadataError, NotificationKey, OfferTerms,
-    OperationKind, RdmaMetadata, Rights, SerializedDescriptor, Share, Ticket, TicketTerms,
+    ClaimDemand, ExportMetadata, MetadataError, NotificationKey, OfferTerms, OperationKind,
+    RdmaMetadata, Rights, SerializedDescriptor, Share, SlotAddress, Ticket, TicketTerms,
 };
 use nixl_ops::{
     Completion, FreeBlocks, GrantError, OperationError, OperationOptions, RevokeOutcome,
@@ -170,7 +170,7 @@ impl Export {
         let metadata = operation.metadata();
         let expires = metadata.terms().map_or(0, |terms| terms.expires_unix_millis().get());
         let (slot, generation) =
-            metadata.doorbell().map_or((NO_SLOT, 0), |bell| (bell.slot(), bell.token()));
+            metadata.slot_address().map_or((NO_SLOT, 0), |bell| (bell.slot(), bell.token()));
         let terms = TicketTerms { slot, generation, expires_unix_millis: expires, ..terms };
         let ticket = Ticket::new(terms, blocks)?;
         Ok(WriteGrant { operation, ticket, export: Arc::clone(shared) })
@@ -284,7 +284,7 @@ fn offered(
         .with_terms(terms)?;
     match export.claims() {
         Some(&file) if ticket.slot() != NO_SLOT => {
-            remote.with_doorbell(Doorbell::new(file, ticket.slot(), ticket.generation()))
+            remote.with_slot_address(SlotAddress::new(file, ticket.slot(), ticket.generation()))
         }
         _ => Ok(remote),
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nixl_descriptor::SharedMemory;
-use nixl_metadata::{Doorbell, NotificationKey, OperationKind};
+use nixl_metadata::{NotificationKey, OperationKind, SlotAddress};
 
 use crate::mailbox::Lane;
 use crate::slots::{OfferPage, OfferSlot, ring};
@@ -33,11 +33,12 @@ pub fn mailbox(input: &[u8]) {
                 honest.post(memory, &"n".repeat(from.into()), &payload);
             }
             2 => {
-                let at =
-                    Doorbell::MAILBOX + 8 + steps.byte().map_or(0, usize::from) * Doorbell::LANE_WORDS;
+                let at = SlotAddress::MAILBOX
+                    + 8
+                    + steps.byte().map_or(0, usize::from) * SlotAddress::LANE_WORDS;
                 steps.store(memory, at);
             }
-            3 => steps.store(memory, Doorbell::MAILBOX),
+            3 => steps.store(memory, SlotAddress::MAILBOX),
             // The words that lead to slots, and the first slots.
             4 => steps.store(memory, 0),
             _ => {
@@ -55,7 +56,7 @@ pub fn mailbox(input: &[u8]) {
         }
     }
 
-    let looks = Doorbell::LANE_WORDS / BURST + 2;
+    let looks = SlotAddress::LANE_WORDS / BURST + 2;
     assert!((0..looks).any(|_| !look(&page, &slots)), "the owner never catches up");
     // The sender knows its own count, the owner its own: what they disagree on is skipped once.
     let mut arrived = false;
@@ -84,12 +85,12 @@ fn look(page: &OfferPage, slots: &[Option<OfferSlot>]) -> bool {
     let any = page.take_messages(&mut |letter| {
         letters += 1;
         let words = 1 + letter.from.len().div_ceil(8) + letter.payload.len().div_ceil(8);
-        assert!(!letter.from.is_empty() && words <= Doorbell::LANE_WORDS - HEAD);
+        assert!(!letter.from.is_empty() && words <= SlotAddress::LANE_WORDS - HEAD);
         let reply = letter.reply.map_or(1, |name| name.len);
-        assert!((1..=Doorbell::LENGTH_WITH_MAILBOX as u64).contains(&reply));
+        assert!((1..=SlotAddress::LENGTH_WITH_MAILBOX as u64).contains(&reply));
     });
     let taken = letters + (page.unreadable_messages() - unreadable);
-    assert!(taken <= (BURST * Doorbell::LANES) as u64);
+    assert!(taken <= (BURST * SlotAddress::LANES) as u64);
     any_ended || any
 }
 
@@ -131,7 +132,7 @@ mod tests {
     use super::*;
 
     fn letter() -> u64 {
-        u64::from(Doorbell::MESSAGE_MARK) << 48 | 5 << 32 | 40
+        u64::from(SlotAddress::MESSAGE_MARK) << 48 | 5 << 32 | 40
     }
 
     /// Words that mean something to a lane, and others.

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use nixl_descriptor::{SharedMemory, SharedName};
-use nixl_metadata::Doorbell;
+use nixl_metadata::SlotAddress;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -19,7 +19,7 @@ use crate::slots::{OfferPage, RemoteSlots};
 use crate::{PeerId, TransportError};
 
 fn page() -> SharedMemory {
-    SharedMemory::new(Doorbell::LENGTH_WITH_MAILBOX).unwrap()
+    SharedMemory::new(SlotAddress::LENGTH_WITH_MAILBOX).unwrap()
 }
 
 fn claimed(memory: &SharedMemory) -> Lane {
@@ -98,11 +98,11 @@ proptest! {
                 word.store(value, Ordering::Relaxed);
             }
         }
-        memory.word(Doorbell::MAILBOX).unwrap().fetch_or(bits, Ordering::Relaxed);
+        memory.word(SlotAddress::MAILBOX).unwrap().fetch_or(bits, Ordering::Relaxed);
         for _ in 0..40 {
             let mut count = 0;
             inbox.take(&memory, &mut |_| count += 1);
-            prop_assert!(count <= 64 * Doorbell::LANES);
+            prop_assert!(count <= 64 * SlotAddress::LANES);
         }
         prop_assert!(taken(&mut inbox, &memory).is_empty(), "the owner never catches up");
         // The sender knows its own count, the owner its own; a letter that they disagree on is skipped as garbage.
@@ -117,7 +117,7 @@ proptest! {
 
 /// The first word of a letter.
 fn head() -> u64 {
-    u64::from(Doorbell::MESSAGE_MARK) << 48 | 5 << 32 | 40
+    u64::from(SlotAddress::MESSAGE_MARK) << 48 | 5 << 32 | 40
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn a_full_ring_takes_letters_again_once_the_owner_has_read() {
     let mut inbox = Inbox::default();
     let payload = [7; 1000];
     let posted = (0..).take_while(|_| lane.post(&memory, "a", &payload).is_some()).count();
-    assert_eq!(posted, (Doorbell::LANE_WORDS - 16) / 127);
+    assert_eq!(posted, (SlotAddress::LANE_WORDS - 16) / 127);
     assert_eq!(taken(&mut inbox, &memory).len(), posted);
     assert!(lane.post(&memory, "a", &payload).is_some());
 }
@@ -192,8 +192,8 @@ fn a_lane_goes_from_a_sender_that_has_ended_to_the_next() {
     let ended = u64::from(child.id());
     child.wait().unwrap();
     let claim = |index| memory.word(Ring::of_page(index).word(0)).unwrap();
-    let held: Vec<_> = (0..Doorbell::LANES - 1).map(|_| claimed(&memory)).collect();
-    claim(Doorbell::LANES - 1).store(ended | 5 << 22, Ordering::Relaxed);
+    let held: Vec<_> = (0..SlotAddress::LANES - 1).map(|_| claimed(&memory)).collect();
+    claim(SlotAddress::LANES - 1).store(ended | 5 << 22, Ordering::Relaxed);
     let last = claimed(&memory);
     let none = Lane::default();
     assert!(!none.claim(&memory, None), "all are taken");
@@ -241,7 +241,8 @@ fn a_letter_can_be_answered() {
 fn a_letter_in_the_name_of_an_agent_does_not_lead_its_answers_elsewhere() {
     let page = Arc::new(OfferPage::default());
     let mailboxes = Mailboxes::new(Arc::default(), page);
-    let [first, second] = [(); 2].map(|()| SharedMemory::new(Doorbell::LENGTH_WITH_MAILBOX).unwrap());
+    let [first, second] =
+        [(); 2].map(|()| SharedMemory::new(SlotAddress::LENGTH_WITH_MAILBOX).unwrap());
     mailboxes.note("a", first.name());
     mailboxes.note("a", second.name());
     assert!(mailboxes.page_of("a").is_some_and(|page| page == first.name()));
@@ -252,7 +253,7 @@ fn a_letter_in_the_name_of_an_agent_does_not_lead_its_answers_elsewhere() {
 
 #[test]
 fn a_page_without_a_mailbox_has_none() {
-    let old = SharedMemory::new(Doorbell::LENGTH).unwrap();
+    let old = SharedMemory::new(SlotAddress::LENGTH).unwrap();
     assert!(!Lane::default().claim(&old, None));
     let mailboxes = Mailboxes::new(Arc::default(), Arc::default());
     let name: SharedName = old.name();

@@ -91,7 +91,7 @@ fn loom_a_peer_that_rings_without_a_word_hides_no_work() {
             let world = LoomArc::clone(&world);
             thread::spawn(move || {
                 let memory = world.parking.page.memory().unwrap();
-                let rings = memory.half_word(nixl_metadata::Doorbell::DOORBELL).unwrap();
+                let rings = memory.half_word(nixl_metadata::SlotAddress::DOORBELL).unwrap();
                 rings.fetch_add(1, Ordering::SeqCst);
             })
         };
@@ -111,7 +111,8 @@ fn loom_a_peer_that_stops_amid_its_ring_hides_no_work() {
             let world = LoomArc::clone(&world);
             thread::spawn(move || {
                 let memory = world.parking.page.memory().unwrap();
-                let bell = |at| memory.half_word(nixl_metadata::Doorbell::DOORBELL + at).unwrap();
+                let bell =
+                    |at| memory.half_word(nixl_metadata::SlotAddress::DOORBELL + at).unwrap();
                 bell(0).fetch_add(1, Ordering::SeqCst);
                 bell(1).swap(0, Ordering::SeqCst);
             })

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nixl_metadata::Doorbell;
+use nixl_metadata::SlotAddress;
 
 use crate::Clock;
 use crate::sync::atomic::{AtomicU32, Ordering};
@@ -22,8 +22,8 @@ pub(crate) struct PageDoorbell<'a> {
 impl<'a> PageDoorbell<'a> {
     /// `None` if the page is of a release without a doorbell.
     pub(crate) fn of(memory: &'a SharedMemory) -> Option<Self> {
-        let rings = memory.half_word(Doorbell::DOORBELL)?;
-        let asleep = memory.half_word(Doorbell::DOORBELL + 1)?;
+        let rings = memory.half_word(SlotAddress::DOORBELL)?;
+        let asleep = memory.half_word(SlotAddress::DOORBELL + 1)?;
         Some(Self { rings, asleep })
     }
 

@@ -1,6 +1,6 @@
 //! Offer slots: the state of an offer in shared memory of its host.
 //!
-//! Each connection has one page of slots, a sealed anonymous file; [`Doorbell`](nixl_metadata::Doorbell) has its name and
+//! Each connection has one page of slots, a sealed anonymous file; [`SlotAddress`](nixl_metadata::SlotAddress) has its name and
 //! layout. The owner of an offer and the initiators on its host change the slot's [word](word::SlotWord) by compare-and-swap,
 //! so exactly one of them wins: a write is claimed before its first byte, a read is checked after its last byte has arrived,
 //! and an offer that is revoked while unclaimed ends at once.

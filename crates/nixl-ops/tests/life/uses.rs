@@ -142,7 +142,7 @@ impl Drop for Moving {
 
 fn slot(metadata: &RdmaMetadata) -> RemoteSlot {
     let slots = RemoteSlots::default();
-    slots.open(metadata.doorbell().unwrap());
+    slots.open(metadata.slot_address().unwrap());
     match slots.find(metadata) {
         FoundSlot::Mapped(slot) => slot,
         other => panic!("{other:?}"),

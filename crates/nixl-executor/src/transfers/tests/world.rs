@@ -356,7 +356,7 @@ impl Side {
         let terms = OfferTerms::new(SystemTime::now(), NonZeroU64::MIN).unwrap();
         let metadata = metadata.with_peer(peer).with_terms(terms).unwrap();
         let slot = self.driver.arm_slot(metadata.notification_key(), kind).unwrap();
-        let metadata = metadata.with_doorbell(slot.doorbell()).unwrap();
+        let metadata = metadata.with_slot_address(slot.address()).unwrap();
         let spec = OfferSpec::new(metadata, list, leased, registered).with_slot(Some(slot));
         let (driver, executor) = (&self.driver, &self.executor);
         match kind {
@@ -393,7 +393,7 @@ impl Side {
     }
 
     fn slot(&self, remote: &RdmaMetadata) -> Option<RemoteSlot> {
-        self.slots.open(remote.doorbell()?);
+        self.slots.open(remote.slot_address()?);
         match self.slots.find(remote) {
             FoundSlot::Mapped(slot) => Some(slot),
             _ => None,
