@@ -12,13 +12,13 @@ impl Driver {
     ///
     /// One thread at a time waits so. The driver's thread wakes further ones, and one with repeated wake-ups without a message.
     pub fn block_on_messages<F: Future>(&self, future: F) -> F::Output {
-        self.shared().block_on_bell(pin!(future), &mut || self.shared().look_at_mail())
+        self.shared().block_on_doorbell(pin!(future), &mut || self.shared().poll_mailbox())
     }
 }
 
 impl Shared {
     /// The output of a future, which `look` may make ready: it receives messages of a peer, and returns whether there were any.
-    pub(crate) fn block_on_bell<F: Future>(
+    pub(crate) fn block_on_doorbell<F: Future>(
         &self,
         mut future: Pin<&mut F>,
         look: &mut dyn FnMut() -> bool,

@@ -26,7 +26,7 @@ struct Claimed {
 impl Lane {
     const PID_BITS: u32 = 22;
 
-    /// Whether the owner takes a letter: it is short enough, and its sender's name can be one.
+    /// Whether the owner takes a message: it is short enough, and its sender's name can be one.
     pub(super) fn fits(from: &str, payload: &[u8]) -> bool {
         PeerInfo::is_name(from) && Ring::words_of(from, payload) <= Ring::LONGEST
     }
@@ -47,8 +47,8 @@ impl Lane {
         if !Ring::of_page(lane.index).put(memory, &mut lane.written, from, payload) {
             return None;
         }
-        if let Some(mail) = memory.word(SlotAddress::MAILBOX) {
-            mail.fetch_or(1 << lane.index, Ordering::AcqRel);
+        if let Some(lanes) = memory.word(SlotAddress::MAILBOX) {
+            lanes.fetch_or(1 << lane.index, Ordering::AcqRel);
         }
         drop(claimed);
         Some(PageDoorbell::of(memory).is_some_and(|doorbell| doorbell.ring()))
@@ -191,8 +191,8 @@ impl Inbox {
             }
         }
         // The rest follows after the other lanes.
-        if let Some(mail) = memory.word(SlotAddress::MAILBOX) {
-            mail.fetch_or(1 << index, Ordering::AcqRel);
+        if let Some(lanes) = memory.word(SlotAddress::MAILBOX) {
+            lanes.fetch_or(1 << index, Ordering::AcqRel);
         }
     }
 

@@ -159,8 +159,8 @@ fn head(from: usize, payload: usize) -> u64 {
 }
 
 fn lengths(head: u64) -> Option<(usize, usize)> {
-    let is_letter = head >> 48 == u64::from(SlotAddress::MESSAGE_MARK);
-    is_letter.then_some(((head >> 32) as usize & 0xffff, head as usize & 0xffff_ffff))
+    let is_message = head >> 48 == u64::from(SlotAddress::MESSAGE_MARK);
+    is_message.then_some(((head >> 32) as usize & 0xffff, head as usize & 0xffff_ffff))
 }
 
 /// Run by `cargo xtask loom`.
@@ -184,7 +184,7 @@ mod loom_model {
         }
     }
 
-    /// A ring of one letter's length and one word more: the second letter wraps around, once the first was read.
+    /// A ring of one message's length and one word more: the second message wraps around, once the first was read.
     #[test]
     fn loom_letters_arrive_whole_in_order_and_once() {
         let mut model = loom::model::Builder::new();

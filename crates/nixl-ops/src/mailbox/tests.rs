@@ -30,11 +30,11 @@ fn claimed(memory: &SharedMemory) -> Lane {
 
 /// What arrives, as text of the sender and payload.
 fn taken(inbox: &mut Inbox, memory: &SharedMemory) -> Vec<(String, Vec<u8>)> {
-    let mut letters = Vec::new();
-    inbox.take(memory, &mut |letter| {
-        letters.push((letter.from.to_owned(), letter.payload.to_vec()));
+    let mut messages = Vec::new();
+    inbox.take(memory, &mut |message| {
+        messages.push((message.from.to_owned(), message.payload.to_vec()));
     });
-    letters
+    messages
 }
 
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Each sender's letters arrive whole, in order and once; one that does not fit leaves no trace.
+    /// Each sender's messages arrive whole, in order and once; one that does not fit leaves no trace.
     #[test]
     fn letters_arrive_as_they_were_posted(steps in vec(step(), 0..200)) {
         let memory = page();
@@ -71,18 +71,18 @@ proptest! {
                     }
                 }
                 Step::Take => {
-                    for letter in taken(&mut inbox, &memory) {
-                        let sender = letter.0[..1].parse::<usize>().unwrap();
-                        prop_assert_eq!(waiting[sender].pop_front(), Some(letter));
+                    for message in taken(&mut inbox, &memory) {
+                        let sender = message.0[..1].parse::<usize>().unwrap();
+                        prop_assert_eq!(waiting[sender].pop_front(), Some(message));
                     }
                 }
             }
         }
-        prop_assert!(waiting.iter().all(VecDeque::is_empty), "letters are lost");
+        prop_assert!(waiting.iter().all(VecDeque::is_empty), "messages are lost");
         prop_assert_eq!(inbox.garbage(), 0);
     }
 
-    /// A process that writes anything anywhere costs letters, and no more: the owner's work is bounded, and once it stops, letters
+    /// A process that writes anything anywhere costs messages, and no more: the owner's work is bounded, and once it stops, messages
     /// arrive again.
     #[test]
     fn a_page_of_anything_costs_letters_only(
@@ -105,17 +105,17 @@ proptest! {
             prop_assert!(count <= 64 * SlotAddress::LANES);
         }
         prop_assert!(taken(&mut inbox, &memory).is_empty(), "the owner never catches up");
-        // The sender knows its own count, the owner its own; a letter that they disagree on is skipped as garbage.
+        // The sender knows its own count, the owner its own; a message that they disagree on is skipped as garbage.
         let mut arrived = false;
         for _ in 0..3 {
             arrived |= lane.post(&memory, "after", b"2").is_some()
                 && taken(&mut inbox, &memory) == [("after".to_owned(), b"2".to_vec())];
         }
-        prop_assert!(arrived, "letters of an honest sender do not arrive again");
+        prop_assert!(arrived, "messages of an honest sender do not arrive again");
     }
 }
 
-/// The first word of a letter.
+/// The first word of a message.
 fn head() -> u64 {
     u64::from(SlotAddress::MESSAGE_MARK) << 48 | 5 << 32 | 40
 }
@@ -208,7 +208,7 @@ fn a_lane_goes_from_a_sender_that_has_ended_to_the_next() {
     drop(held);
 }
 
-/// Two connections of this process: each finds the other's mailbox by a name, and answers by the name beside a letter.
+/// Two connections of this process: each finds the other's mailbox by a name, and answers by the name beside a message.
 #[test]
 fn a_letter_can_be_answered() {
     let [a, b] = [(); 2].map(|()| {
@@ -221,14 +221,14 @@ fn a_letter_can_be_answered() {
     a.0.open(&name);
     let to_b = a.0.get(&name).unwrap();
     assert!(to_b.post(&PeerId::new("b"), "a", b"question").is_ready());
-    b.1.take_messages(&mut |letter| b.0.note(letter.from, letter.reply.unwrap()));
+    b.1.take_messages(&mut |message| b.0.note(message.from, message.reply.unwrap()));
     let reply = b.0.page_of("a").unwrap();
     assert!(reply == a.1.or_make().unwrap().name());
     b.0.open(&reply);
     let to_a = b.0.get(&reply).unwrap();
     assert!(to_a.post(&PeerId::new("a"), "b", b"answer").is_ready());
     let mut answers = Vec::new();
-    a.1.take_messages(&mut |letter| answers.push(letter.payload.to_vec()));
+    a.1.take_messages(&mut |message| answers.push(message.payload.to_vec()));
     assert_eq!(answers, [b"answer".to_vec()]);
     // A page that is gone is said so.
     drop(b);

@@ -43,7 +43,7 @@ impl Scene {
         let active = active.unwrap();
         // The first word, which the test reads in the target's place before it hands it on.
         world.sides[0].reactor.turn();
-        let (from, open) = world.letters(1).remove(0);
+        let (from, open) = world.messages(1).remove(0);
         let (id, message) = Message::decode(&open).unwrap();
         assert!(matches!(message, Message::Open(_)));
         let Received::Serve(mut served) = world.sides[1].services.receive(&from, &open) else {
@@ -55,9 +55,9 @@ impl Scene {
         std::mem::forget(served);
         world.sides[0].reactor.turn();
         world.sides[0].reactor.turn();
-        let grants = world.letters(1);
+        let grants = world.messages(1);
         let slots =
-            grants.iter().find_map(|(_, letter)| match Message::decode(letter).unwrap().1 {
+            grants.iter().find_map(|(_, message)| match Message::decode(message).unwrap().1 {
                 Message::Slots(slots) => Some(slots),
                 _ => None,
             });
@@ -81,7 +81,7 @@ impl Scene {
         self.turn();
         assert_eq!(self.active.status(), OperationStatus::InProgress, "not yet quiet");
         assert!(self.local.is_leased());
-        let told = self.world.letters(1);
+        let told = self.world.messages(1);
         let stop = told.iter().find_map(|(_, l)| match Message::decode(l).unwrap().1 {
             Message::Stop { reason } => Some(reason),
             _ => None,
@@ -215,7 +215,7 @@ fn refusal(world: &World, from: &str, request: &Message) -> String {
     };
     while world.sides[1].jobs.next() {}
     assert!(served.poll(&mut Context::from_waker(Waker::noop())).is_ready());
-    let (_, answer) = world.letters(0).remove(0);
+    let (_, answer) = world.messages(0).remove(0);
     match Message::decode(&answer).unwrap().1 {
         Message::Stop { reason } | Message::Stopped { reason } => reason,
         other => panic!("{other:?}"),
@@ -281,7 +281,7 @@ fn a_lender_waits_for_the_peer_s_last_word() {
             world.begin(OperationKind::Read, 0, both, Mode::PeerCopies, (options, options));
         let mut active = active.unwrap();
         world.sides[0].reactor.turn();
-        let (_, request) = world.letters(1).remove(0);
+        let (_, request) = world.messages(1).remove(0);
         let (id, message) = Message::decode(&request).unwrap();
         assert!(matches!(message, Message::RemoteCopyRequest(_)));
         let peer = world.sides[1].transport.agent_name().to_owned();
@@ -293,7 +293,7 @@ fn a_lender_waits_for_the_peer_s_last_word() {
         world.sides[0].reactor.turn();
         world.sides[0].reactor.turn();
         assert!(local.is_leased());
-        let (_, cancel) = world.letters(1).remove(0);
+        let (_, cancel) = world.messages(1).remove(0);
         assert!(matches!(Message::decode(&cancel).unwrap().1, Message::CancelCopy(_)));
         assert_eq!(active.status(), OperationStatus::InProgress);
         assert!(matches!(send(&world, &last), Received::Taken));
@@ -357,7 +357,7 @@ fn a_transfer_that_the_peer_knows_nothing_of_uses_no_memory() {
     let mut active = active.unwrap();
     world.sides[0].reactor.turn();
     // The request comes late.
-    let (from, request) = world.letters(1).remove(0);
+    let (from, request) = world.messages(1).remove(0);
     active.cancel();
     for _ in 0..20 {
         world.clock.advance(Duration::from_millis(100));
@@ -402,10 +402,10 @@ fn a_write_knows_whether_its_target_may_have_been_told() {
                 while world.sides[1].jobs.next() {}
                 world.sides[1].gpus.run(usize::MAX);
                 world.sides[1].reactor.turn();
-                for (from, letter) in world.letters(0) {
+                for (from, message) in world.messages(0) {
                     // The good news is lost.
-                    if !matches!(Message::decode(&letter).unwrap().1, Message::Done) {
-                        world.sides[0].services.receive(&from, &letter);
+                    if !matches!(Message::decode(&message).unwrap().1, Message::Done) {
+                        world.sides[0].services.receive(&from, &message);
                     }
                 }
                 world.clock.advance(Duration::from_millis(500));
@@ -633,7 +633,7 @@ fn grants_are_checked() {
             world.begin(OperationKind::Write, 0, both, Mode::TwoSided, (none, none));
         let Active::Write(mut write) = active.unwrap() else { panic!("it is a write") };
         world.sides[0].reactor.turn();
-        let (_, open) = world.letters(1).remove(0);
+        let (_, open) = world.messages(1).remove(0);
         let (id, _) = Message::decode(&open).unwrap();
         let from = world.sides[1].transport.agent_name().to_owned();
         let received = world.sides[0].services.receive(&from, &message.encode(id));

@@ -70,8 +70,8 @@ impl Scene {
 
     /// What arrives at a side, in its place.
     fn messages(&self, side: usize) -> Vec<(SessionId, Message)> {
-        let letters = self.world.letters(side);
-        letters.iter().filter_map(|(_, letter)| Message::decode(letter).ok()).collect()
+        let messages = self.world.messages(side);
+        messages.iter().filter_map(|(_, message)| Message::decode(message).ok()).collect()
     }
 
     /// Says something to a side in the other's place.

@@ -223,12 +223,12 @@ impl World {
     }
 
     /// Takes what has arrived at a side, in its place.
-    pub(super) fn letters(&self, side: usize) -> Vec<(String, Vec<u8>)> {
-        let mut letters = Vec::new();
+    pub(super) fn messages(&self, side: usize) -> Vec<(String, Vec<u8>)> {
+        let mut messages = Vec::new();
         let mut take =
-            |from: &str, payload: &[u8]| letters.push((from.to_owned(), payload.to_vec()));
+            |from: &str, payload: &[u8]| messages.push((from.to_owned(), payload.to_vec()));
         self.sides[side].transport.take_notifications(&mut take).unwrap();
-        letters
+        messages
     }
 
     pub(super) fn is_idle(&self) -> bool {
