@@ -41,7 +41,7 @@ fn attack(name: &str, count: usize, quiet: Duration) {
             ("messages of strangers, of every kind", Attack::Stranger),
             ("claims", Attack::Claims),
             ("staging messages", Attack::Staging),
-            ("lending messages", Attack::Lending),
+            ("messages of remote copies", Attack::RemoteCopy),
             ("words about grants", Attack::GrantDone),
             ("notifications of importers", Attack::Importers),
         ];

@@ -262,7 +262,8 @@ unsafe impl Transport for SimulatedTransport {
         };
         if let Some(them) = state.living(peer.as_str()) {
             let payload = Bytes::copy_from_slice(payload);
-            let message = || Message { from: Arc::clone(&self.agent), payload: payload.clone(), at };
+            let message =
+                || Message { from: Arc::clone(&self.agent), payload: payload.clone(), at };
             them.inbox.extend((0..copies).map(|_| message()));
         }
         Poll::Ready(Ok(()))

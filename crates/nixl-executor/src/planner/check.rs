@@ -185,7 +185,7 @@ impl Check<'_> {
         };
         self.exported()?;
         self.copies_for_others()?;
-        if self.peer.versions.lending() < REMOTE_COPY_OF_GPUS {
+        if self.peer.versions.remote_copy() < REMOTE_COPY_OF_GPUS {
             return Err(missing(
                 "no other process can open the peer's memory, and the peer's release copies for others to and from host memory alone",
             ));
@@ -223,7 +223,7 @@ impl Check<'_> {
             return Err(missing("the peer does not say that its GPU copies for others"));
         }
         // The metadata's name of these messages.
-        supports_version("lending", self.peer.versions.lending(), REMOTE_COPY)
+        supports_version("remote copies", self.peer.versions.remote_copy(), REMOTE_COPY)
     }
 
     fn shared_memory(&self) -> CheckResult {

@@ -267,7 +267,7 @@ impl SessionTable {
     }
 
     /// The ended sessions whose peers may still use slots, each with the message that is due to the peer now; the intervals
-    /// grow. Slots that were lent to processes that have ended come back here.
+    /// grow. Slots that were exported to processes that have ended come back here.
     pub(super) fn stalled(&self) -> Vec<(SessionId, Box<str>, Message)> {
         const RAREST: u32 = 64;
         if !self.has_stalled() {

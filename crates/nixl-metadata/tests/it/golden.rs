@@ -106,7 +106,8 @@ fn version_3_is_read_with_its_doorbell_and_written_without() {
     assert_eq!(received.terms(), None);
     let versions = received.peer().unwrap().versions();
     assert_eq!(versions, MessageVersions::default());
-    let stated = [versions.staging(), versions.lending(), versions.doorbell(), versions.claims()];
+    let stated =
+        [versions.staging(), versions.remote_copy(), versions.doorbell(), versions.claims()];
     assert_eq!(stated, [1, 1, 1, 0]);
 
     let written = received.to_native_bytes_as(NativeVersion::V3).unwrap();

@@ -317,7 +317,7 @@ fn parts_that_a_peer_leaves_out() {
     let mut parts = Parts::of(&golden_v4());
     parts.section(VERSIONS).content.drain(..4);
     let stated = versions(&parts.decode().unwrap()).unwrap();
-    assert_eq!([stated.staging(), stated.lending()], [0, 1]);
+    assert_eq!([stated.staging(), stated.remote_copy()], [0, 1]);
     assert_eq!([stated.doorbell(), stated.claims()], [2, 1]);
 }
 

@@ -188,10 +188,10 @@ fn any_peer() -> impl Strategy<Value = PeerInfo> {
 }
 
 fn any_versions() -> impl Strategy<Value = MessageVersions> {
-    any::<[u16; 4]>().prop_map(|[staging, lending, doorbell, claims]| {
+    any::<[u16; 4]>().prop_map(|[staging, remote_copy, doorbell, claims]| {
         MessageVersions::default()
             .with_staging(staging)
-            .with_lending(lending)
+            .with_remote_copy(remote_copy)
             .with_doorbell(doorbell)
             .with_claims(claims)
     })

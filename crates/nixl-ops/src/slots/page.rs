@@ -115,7 +115,8 @@ impl OfferPage {
     pub(crate) fn take_messages(&self, receive: &mut dyn FnMut(MailboxMessage<'_>)) -> bool {
         let Some(memory) = self.memory() else { return false };
         // Most scans find nothing, and take no lock.
-        if memory.word(SlotAddress::MAILBOX).is_none_or(|lanes| lanes.load(Ordering::Relaxed) == 0) {
+        if memory.word(SlotAddress::MAILBOX).is_none_or(|lanes| lanes.load(Ordering::Relaxed) == 0)
+        {
             return false;
         }
         let mut inbox = lock(&self.inbox);

@@ -224,7 +224,7 @@ fn refusal(world: &World, from: &str, request: &Message) -> String {
 
 /// So are exported ranges: memory that does not exist is not copied.
 #[test]
-fn loans_are_checked_against_the_offer() {
+fn exported_ranges_are_checked_against_the_offer() {
     let world = World::new([config(2, 4), config(2, 4)]);
     let memory = Memory::new(Device::HOST, &[100, 50], false);
     let options = OperationOptions::new();
@@ -269,7 +269,7 @@ fn loans_are_checked_against_the_offer() {
 
 /// The initiator of a remote copy accepts its end, and no other message.
 #[test]
-fn a_lender_waits_for_the_peer_s_last_word() {
+fn an_initiator_of_a_remote_copy_waits_for_the_peer_s_last_message() {
     let done = |message: &Message| matches!(message, Message::Done);
     for last in [Message::Done, Message::Stopped { reason: "out of paper".to_owned() }] {
         let mut world = World::new([config(2, 4), config(2, 4)]);
@@ -310,7 +310,7 @@ fn a_lender_waits_for_the_peer_s_last_word() {
 
 /// The initiator of a remote copy counts a peer as dead only if its process has ended.
 #[test]
-fn a_lender_gets_its_memory_back_when_the_peer_s_process_ends() {
+fn an_initiator_of_a_remote_copy_gets_its_memory_back_when_the_peer_s_process_ends() {
     let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     let mut world = World::new([config(2, 4), config(2, 4)]);
     world.sides[1].pid = process.id();

@@ -17,7 +17,7 @@ use crate::messages::{Message, SessionId};
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[test]
-fn what_a_process_lent_is_closed_when_it_is_killed() {
+fn what_a_process_exported_is_closed_when_it_is_killed() {
     let world = World::new([config(2, 4), config(2, 4)]);
     let (initiator, target) = (&world.sides[0], &world.sides[1]);
     let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
