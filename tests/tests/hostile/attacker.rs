@@ -39,7 +39,7 @@ pub(crate) enum Attack {
     Staging,
     /// Messages of transfers by this side's GPU of one.
     RemoteCopy,
-    /// Readers' words about grants.
+    /// Readers' messages about grants.
     GrantDone,
     /// Notifications of importers.
     Importers,
@@ -234,7 +234,7 @@ impl Target {
         }
         assert_eq!(sent, count, "{attack}: attackers end too often");
         thread::sleep(Self::ARRIVES);
-        // The last words of honest ones about their grants are among these, too.
+        // The last messages of honest ones about their grants are among these, too.
         let refused = sent.min((self.dropped() - dropped) as usize);
         Outcome { sent, refused: Some(refused), accepted: Some(sent - refused) }
     }

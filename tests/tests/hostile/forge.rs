@@ -330,7 +330,7 @@ impl Forge<'_> {
         out
     }
 
-    /// A reader's word that it is done with a grant: of the held one with something changed, or of none.
+    /// A reader's message that it is done with a grant: of the held one with something changed, or of none.
     pub(crate) fn grant_done(&mut self) -> Vec<u8> {
         let mut key: [u8; 52] = std::array::from_fn(|_| self.below(256) as u8);
         if let Some(ticket) = &self.ticket {

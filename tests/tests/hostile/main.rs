@@ -42,7 +42,7 @@ fn attack(name: &str, count: usize, quiet: Duration) {
             ("claims", Attack::Claims),
             ("staging messages", Attack::Staging),
             ("messages of remote copies", Attack::RemoteCopy),
-            ("words about grants", Attack::GrantDone),
+            ("messages about grants", Attack::GrantDone),
             ("notifications of importers", Attack::Importers),
         ];
         let pages = [

@@ -1,6 +1,6 @@
 //! Grants to write: offers that a ticket names.
 //!
-//! A write cannot be called back, so a writer claims its grant first, and what it may still be writing comes back by its word or
+//! A write cannot be called back, so a writer claims its grant first, and what it may still be writing comes back by its message or
 //! by proof. That is what a writable offer does; a ticket for writing is one whose metadata its holder makes of the export's:
 //!
 //! | of the offer | in the ticket |
@@ -213,7 +213,7 @@ impl WriteGrant {
     }
 
     /// Ends the grant: no writer begins any more. The blocks are the owner's again if the outcome is
-    /// [`Free`](RevokeOutcome::Free); otherwise a writer has claimed them, and they come back by its word or by proof.
+    /// [`Free`](RevokeOutcome::Free); otherwise a writer has claimed them, and they come back by its message or by proof.
     pub fn revoke(&mut self) -> RevokeOutcome {
         self.operation.revoke()
     }

@@ -52,7 +52,7 @@ struct Entry {
     quarantine: Mutex<Quarantine>,
     /// Looks for the peer so far, and those until it is asked again.
     looks: Mutex<(u32, u32)>,
-    /// The peer cannot be reached, so that no word of it comes.
+    /// The peer cannot be reached, so that no message of it comes.
     unreachable: AtomicBool,
     /// The session waits for the proof that its peer is quiet.
     is_unproven: AtomicBool,

@@ -67,7 +67,7 @@ impl ServedGrants {
         self.any(GrantTable::is_used)
     }
 
-    /// Whether a task waits for blocks that a reader's word may free, or for notifications.
+    /// Whether a task waits for blocks that a reader's message may free, or for notifications.
     pub(crate) fn are_awaited(&self) -> bool {
         self.any(GrantTable::is_awaited)
     }
@@ -97,7 +97,7 @@ impl ServedGrants {
         match table.receive(&message) {
             Ok(()) => true,
             Err(error) => {
-                tracing::debug!(%error, "a word about a grant is not taken");
+                tracing::debug!(%error, "a message about a grant is not taken");
                 false
             }
         }
@@ -149,7 +149,7 @@ impl ServedGrants {
 }
 
 impl Driver {
-    /// From now on ends the table's grants when their time is over, and takes readers' words about them.
+    /// From now on ends the table's grants when their time is over, and takes readers' messages about them.
     pub fn serve_grants(&self, export: u64, table: &Arc<GrantTable>) {
         self.shared().passive.grants.add(export, table);
     }

@@ -58,10 +58,10 @@ impl DoorbellWait<'_> {
     /// The longest sleep, which bounds the cost of a wake-up that a peer suppresses by overwriting the doorbell.
     const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 
-    /// Polls the future after each `look` until it is ready. `look` receives words from the page, and returns whether there
+    /// Polls the future after each `look` until it is ready. `look` receives changes of the page, and returns whether there
     /// were any; the driver's thread is woken for the others.
     ///
-    /// `None` after some rings in a row without a word for `look`, so a peer that rings without end costs this thread and the
+    /// `None` after some rings in a row without a change for `look`, so a peer that rings without end costs this thread and the
     /// driver's only that many turns.
     pub(crate) fn run<F: Future>(
         &self,

@@ -81,7 +81,7 @@ fn loom_work_ends_a_long_sleep() {
     });
 }
 
-/// Rings of a peer that bring no word cost turns, and hide no work of this process.
+/// Rings of a peer that bring no change cost turns, and hide no work of this process.
 #[test]
 fn loom_a_peer_that_rings_without_a_word_hides_no_work() {
     loom::model(|| {

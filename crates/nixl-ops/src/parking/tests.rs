@@ -67,7 +67,7 @@ impl Clock for Peer {
     }
 }
 
-/// A turn that finds a word or none, and the sleep after it.
+/// A turn that finds a change or none, and the sleep after it.
 fn turn(parking: &Parking, clock: &Peer, listener: &mut DoorbellListener, found: bool) {
     listener.listen(parking);
     listener.looked(found);
@@ -295,7 +295,7 @@ fn another_process_wakes_the_owner() {
     }
 }
 
-/// Takes the bell, and waits until `is_over`. `None` if the rings without a word are too many.
+/// Takes the doorbell, and waits until `is_over`. `None` if the rings without a change are too many.
 fn wait_on_bell(parking: &Parking, clock: &dyn Clock, is_over: &dyn Fn() -> bool) -> Option<()> {
     let bell = parking.take_doorbell().unwrap();
     let over = poll_fn(|_| match is_over() {

@@ -10,7 +10,7 @@ use crate::sync::{SharedMemory, wake_one};
 
 /// The doorbell of a page: a futex shared by all processes with the page open.
 ///
-/// A ring costs a system call only while the owner sleeps. Peers that misuse the page can ring without a word, or erase a ring
+/// A ring costs a system call only while the owner sleeps. Peers that misuse the page can ring without a change, or erase a ring
 /// or the owner's sleep flag: the owner then wakes without work, or only at its time-out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageDoorbell<'a> {

@@ -111,7 +111,7 @@ impl Engine {
         *self.result.lock().unwrap() = Some(result);
     }
 
-    /// Ends by a peer's word.
+    /// Ends by a peer's message.
     pub(crate) fn set_told(&self, told: bool) {
         self.told.store(told, Ordering::SeqCst);
     }

@@ -123,8 +123,8 @@ impl RemoteCopies {
                 ))
             }
             Err(reason) => {
-                let word = Message::Stopped { reason: reason.to_string() };
-                Box::new(RefusalReply::new(me, session, outbox, &word))
+                let message = Message::Stopped { reason: reason.to_string() };
+                Box::new(RefusalReply::new(me, session, outbox, &message))
             }
         })
     }

@@ -41,7 +41,7 @@ impl Scene {
         let (passive, active) =
             world.begin(OperationKind::Read, 0, both, Mode::TwoSided, (options, options));
         let active = active.unwrap();
-        // The first word, which the test reads in the target's place before it hands it on.
+        // The first message, which the test reads in the target's place before it hands it on.
         world.sides[0].reactor.turn();
         let (from, open) = world.messages(1).remove(0);
         let (id, message) = Message::decode(&open).unwrap();
@@ -340,7 +340,7 @@ fn an_initiator_of_a_remote_copy_gets_its_memory_back_when_the_peer_s_process_en
     assert!(!local.is_leased());
     let Active::Read(read) = &mut active else { unreachable!() };
     let error = super::now(read.wait_for_completion()).unwrap_err();
-    assert!(error.to_string().contains("no word from the peer"), "{error}");
+    assert!(error.to_string().contains("no message from the peer"), "{error}");
     drop(passive);
 }
 

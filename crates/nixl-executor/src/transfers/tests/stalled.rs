@@ -73,7 +73,7 @@ fn slots_come_back_when_the_peer_goes_on() {
     let mut scene = Scene::new();
     let sessions = &scene.world.sides[1].services.sessions;
     assert!(sessions.has_stalled() && sessions.len() == 0);
-    assert_eq!(sessions.poll_interval(), Some(Duration::from_secs(1)), "for a late word");
+    assert_eq!(sessions.poll_interval(), Some(Duration::from_secs(1)), "for a late message");
     for _ in 0..20 {
         scene.world.turn();
     }

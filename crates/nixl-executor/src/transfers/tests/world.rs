@@ -234,7 +234,7 @@ impl World {
     pub(super) fn is_idle(&self) -> bool {
         self.sides.iter().all(|side| {
             let driver = side.driver.stats();
-            // What is overdue waits for a word that may never come, and keeps its session.
+            // What is overdue waits for a message that may never come, and keeps its session.
             driver.active() == 0
                 && side.stats().sessions <= driver.overdue().operations()
                 && side.gpus.is_idle()

@@ -250,7 +250,7 @@ impl PassiveEntry {
         }
     }
 
-    /// The agents whose words about a quarantined offer are wanted.
+    /// The agents whose messages about a quarantined offer are wanted.
     pub(in crate::passive) fn asks(&self) -> Vec<String> {
         let state = lock(&self.state);
         match (&state.hold, &state.quarantine) {
