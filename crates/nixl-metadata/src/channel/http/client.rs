@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use reqwest::{Client, Response};
 
-use crate::channel::remote::{Carrier, Messages, Remote};
+use crate::channel::remote::{ServerLink, Messages, Remote};
 use crate::channel::request::{HttpOptions, accepted, body, parse, place};
 use crate::channel::shared::Shared;
 use crate::channel::wire::{Frames, OVERHEAD};
@@ -52,7 +52,7 @@ impl Http {
 }
 
 #[async_trait]
-impl Carrier for Http {
+impl ServerLink for Http {
     fn place(&self) -> &str {
         &self.place
     }
