@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::inbox::Delivery;
-use super::medium::{Held, MAX_LISTED, Medium};
+use super::backend::{Held, MAX_LISTED, Backend};
 use super::shared::Shared;
 use super::watch::States;
 use super::{Channel, ChannelError, ChannelOptions, Entry, Incarnation, Listed, WorkerName};
@@ -331,7 +331,7 @@ impl fmt::Debug for Hub {
 }
 
 #[async_trait]
-impl Medium for Hub {
+impl Backend for Hub {
     fn place(&self) -> &str {
         "this process"
     }

@@ -49,7 +49,7 @@ pub mod fuzz;
 pub mod http;
 mod hub;
 mod inbox;
-mod medium;
+mod backend;
 mod name;
 #[cfg(feature = "channel-nats")]
 pub mod nats;

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::error::Fault;
 use super::inbox::Delivery;
-use super::medium::{Held, Medium};
+use super::backend::{Held, Backend};
 use super::service::SILENCE;
 use super::watch::States;
 use super::wire::{Answer, Call, decode, encode};
@@ -131,7 +131,7 @@ fn millis(time: Duration) -> u64 {
 }
 
 #[async_trait]
-impl<C: ServerLink> Medium for Remote<C> {
+impl<C: ServerLink> Backend for Remote<C> {
     fn place(&self) -> &str {
         self.carrier.place()
     }

@@ -20,7 +20,7 @@ use super::NatsOptions;
 use super::bucket::{Bucket, hex};
 use crate::channel::error::Fault;
 use crate::channel::inbox::Delivery;
-use crate::channel::medium::{Held, Medium};
+use crate::channel::backend::{Held, Backend};
 use crate::channel::shared::Shared;
 use crate::channel::watch::States;
 use crate::channel::wire::{decode, encode};
@@ -177,7 +177,7 @@ impl Nats {
 }
 
 #[async_trait]
-impl Medium for Nats {
+impl Backend for Nats {
     fn place(&self) -> &str {
         &self.place
     }
