@@ -6,7 +6,7 @@
 //! - [`PathPlan`] has, for every kind of path and a [`PathQuery`], its [cost](PathCosts) or the missing condition. It depends
 //!   neither on the size nor on earlier operations, so [`PlanCache`] keeps it for a peer.
 //! - [`PathPlan::choose`] picks the fastest for a size, [`PathPlan::rank`] shows the order.
-//! - [`Health`] keeps the results of past operations with a peer: a failed path ranks behind the others for a while. One
+//! - [`PathHealth`] keeps the results of past operations with a peer: a failed path ranks behind the others for a while. One
 //!   operation's [`PathHistory`] derives from it, and adds the paths that the operation has tried itself.
 //!
 //! ```
@@ -33,6 +33,6 @@ pub use crate::facts::LocalFacts;
 #[doc(hidden)]
 pub use crate::facts::{Engine, OfferFacts, PeerFacts};
 #[doc(hidden)]
-pub use crate::peers::{Health, PathKey, PlanCache};
+pub use crate::peers::{PathHealth, PathKey, PlanCache};
 #[doc(hidden)]
 pub use crate::planner::{PathCosts, PathHistory, PathPlan, PathQuery};
