@@ -35,4 +35,4 @@ pub use crate::facts::{Engine, OfferFacts, PeerFacts};
 #[doc(hidden)]
 pub use crate::peers::{PathHealth, PathKey, PlanCache};
 #[doc(hidden)]
-pub use crate::planner::{PathCosts, PathHistory, PathPlan, PathQuery};
+pub use crate::planner::{MemoryPair, PathCosts, PathHistory, PathPlan, PathQuery};

@@ -14,25 +14,6 @@ use crate::planner::{PathHistory, same};
 /// * A slow path gets its normal estimate back after [`FIRST_RETRY`](Self::FIRST_RETRY), so it is tried again if it is the
 ///   fastest; the time doubles each time it proves slow again, and is reset once it does not.
 /// * Less than [`NOISE`](Self::NOISE) above the estimate does not count: a wait for a processor takes as long.
-///
-/// ```
-/// use std::time::Duration;
-/// use nixl_executor::paths::{MeasuredPaths, PathHistory};
-/// use nixl_ops::PathKind;
-///
-/// let (mut measured, at) = (MeasuredPaths::new(), Duration::from_secs);
-/// let (estimate, took) = (Duration::from_millis(1), Duration::from_millis(500));
-/// for _ in 0..2 {
-///     measured.note(PathKind::EngineStaged, 1 << 26, estimate, took, at(5));
-/// }
-/// let factor = |now| {
-///     let mut history = PathHistory::new();
-///     measured.apply(1 << 26, now, &mut history);
-///     history.slow(PathKind::EngineStaged)
-/// };
-/// assert!(factor(at(6)).is_some_and(|factor| factor > 400.0));
-/// assert_eq!(factor(at(36)), None);
-/// ```
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MeasuredPaths {
     records: Vec<Record>,

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::backend::{Backend, Held, MAX_LISTED};
 use super::inbox::Delivery;
-use super::backend::{Held, MAX_LISTED, Backend};
 use super::shared::Shared;
 use super::watch::States;
 use super::{Channel, ChannelError, ChannelOptions, Entry, Incarnation, Listed, WorkerName};

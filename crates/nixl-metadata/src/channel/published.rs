@@ -7,7 +7,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::backend::{Held, Backend};
+use super::backend::{Backend, Held};
 use super::seals::seal_entry;
 use super::{ChannelError, ChannelOptions, Entry, Listed};
 

@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::timeout;
 
+use super::backend::{Backend, Held};
 use super::error::Fault;
 use super::inbox::Delivery;
-use super::backend::{Held, Backend};
 use super::service::SILENCE;
 use super::watch::States;
 use super::wire::{Answer, Call, decode, encode};

@@ -11,8 +11,8 @@ use nixl_device::Advice;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::backend::{Backend, Held};
 use super::inbox::{Delivery, MAX_WITHIN};
-use super::backend::{Held, Backend};
 use super::seals::{open_entry, open_reply, seal_entry, seal_request};
 use super::watch::{AbortOnDrop, States};
 use super::{
@@ -39,7 +39,10 @@ impl Shared {
     }
 
     /// A channel that leaves neither the process nor anything in the clear.
-    pub(crate) fn within_process(backend: impl Backend, options: ChannelOptions) -> Arc<dyn Channel> {
+    pub(crate) fn within_process(
+        backend: impl Backend,
+        options: ChannelOptions,
+    ) -> Arc<dyn Channel> {
         let (backend, options) = (Arc::new(backend), Arc::new(options));
         Arc::new(Self { backend, options, exposure: Exposure::ThisHost })
     }

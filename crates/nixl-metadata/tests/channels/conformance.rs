@@ -1,6 +1,6 @@
 //! The suite over each backend.
 
-use crate::servers::{Etcd, Http, InProcess, Backend, Nats, Socket};
+use crate::servers::{Backend, Etcd, Http, InProcess, Nats, Socket};
 use crate::suite;
 
 macro_rules! conforms {

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use super::gateway::Gateway;
 use super::messages::{hex, unhex};
+use crate::channel::backend::{Backend, Held};
 use crate::channel::inbox::Delivery;
-use crate::channel::backend::{Held, Backend};
 use crate::channel::request::{HttpOptions, parse, place};
 use crate::channel::shared::Shared;
 use crate::channel::watch::States;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use reqwest::{Client, Response};
 
-use crate::channel::remote::{ServerLink, Messages, Remote};
+use crate::channel::remote::{Messages, Remote, ServerLink};
 use crate::channel::request::{HttpOptions, accepted, body, parse, place};
 use crate::channel::shared::Shared;
 use crate::channel::wire::{Frames, OVERHEAD};

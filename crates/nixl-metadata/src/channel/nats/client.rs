@@ -18,9 +18,9 @@ use tokio::time::timeout;
 
 use super::NatsOptions;
 use super::bucket::{Bucket, hex};
+use crate::channel::backend::{Backend, Held};
 use crate::channel::error::Fault;
 use crate::channel::inbox::Delivery;
-use crate::channel::backend::{Held, Backend};
 use crate::channel::shared::Shared;
 use crate::channel::watch::States;
 use crate::channel::wire::{decode, encode};

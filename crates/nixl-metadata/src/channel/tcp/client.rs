@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::TcpAddress;
 use super::stream::{Stream, read};
-use crate::channel::remote::{ServerLink, Messages, Remote};
+use crate::channel::remote::{Messages, Remote, ServerLink};
 use crate::channel::shared::Shared;
 use crate::channel::wire::OVERHEAD;
 use crate::channel::{Channel, ChannelError, ChannelOptions, Exposure};
