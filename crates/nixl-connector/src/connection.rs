@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use nixl_descriptor::{
-    CacheLimits, Descriptor, DescriptorList, Meeting, Region, Registration, RegistrationCache,
-    SharedName,
+    CacheLimits, Descriptor, DescriptorList, Region, Registration, RegistrationCache,
+    RendezvousState, SharedName,
 };
 use nixl_device::Device;
 use nixl_device::locks::lock;
@@ -187,7 +187,7 @@ impl Connection {
         let version = if remote.terms().is_some() { peer.versions().doorbell() } else { 1 };
         let foreign = foreign_process(self.info.host(), peer.host());
         let may_map = match foreign {
-            Some(process) => process.meeting() != Meeting::NoFolder,
+            Some(process) => process.rendezvous_state() != RendezvousState::NoFolder,
             None => self.info.host().same_pid_namespace(peer.host()),
         };
         if !may_map || version > RemoteSlots::VERSION {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use nixl_descriptor::Meeting;
+use nixl_descriptor::RendezvousState;
 use nixl_metadata::{HostIdentity, MessageVersions, PeerInfo, RdmaMetadata, Share, ShareKind};
 use nixl_ops::Medium;
 
@@ -259,8 +259,8 @@ pub struct OfferFacts {
     pub(crate) ours: bool,
     /// The way for another process to open all of its memory, if any.
     pub(crate) share: Option<ShareForm>,
-    /// Whether a peer in another PID namespace is met in a rendezvous folder.
-    pub(crate) meeting: Meeting,
+    /// The state of the rendezvous with a peer in another PID namespace.
+    pub(crate) rendezvous: RendezvousState,
 }
 
 impl OfferFacts {
@@ -287,9 +287,9 @@ impl OfferFacts {
         Self { share, ..Self::default() }
     }
 
-    /// The same of a peer that is met like this.
-    pub(crate) fn met(self, meeting: Meeting) -> Self {
-        Self { meeting, ..self }
+    /// The same, with the state of the rendezvous with the peer.
+    pub(crate) fn with_rendezvous(self, rendezvous: RendezvousState) -> Self {
+        Self { rendezvous, ..self }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use nixl_descriptor::Meeting;
+use nixl_descriptor::RendezvousState;
 use nixl_device::{Device, DeviceKind};
 use nixl_ops::{Medium, OperationKind, PathKind};
 
@@ -494,9 +494,9 @@ impl Check<'_> {
 
     /// Whether this process can open files of the peer: by its number, or through a rendezvous.
     fn opens_files(&self) -> Result<(), Missing> {
-        match (self.peer.locality.pid_namespace, self.query.offered.meeting) {
-            (Some(false), Meeting::Met) => Ok(()),
-            (Some(false), Meeting::Absent) => Err(missing(
+        match (self.peer.locality.pid_namespace, self.query.offered.rendezvous) {
+            (Some(false), RendezvousState::Connected) => Ok(()),
+            (Some(false), RendezvousState::Absent) => Err(missing(
                 "separate PID namespaces, and the peer is not met in the rendezvous folder of this process",
             )),
             (Some(false), _) => Err(missing(
