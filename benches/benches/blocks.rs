@@ -1,4 +1,4 @@
-//! What copying blocks costs on the host before a GPU has anything to do. The GPU is simulated and stands still meanwhile.
+//! Cost of copies of blocks on the host before a GPU works. The GPU is simulated and stands still meanwhile.
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 #![allow(clippy::unwrap_used, reason = "a bench that cannot run has nothing to say")]
 

@@ -1,4 +1,4 @@
-//! What peers exchange, in both profiles.
+//! Metadata of peers, in both profiles.
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 #![allow(clippy::unwrap_used, reason = "a bench that cannot run has nothing to say")]
 

@@ -1,4 +1,4 @@
-//! What the life of an operation costs with an engine that costs nothing: states, leases, completion, wake-ups.
+//! Cost of the life of an operation over an engine that costs nothing: states, leases, completion, wake-ups.
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 #![allow(clippy::unwrap_used, reason = "a bench that cannot run has nothing to say")]
 #![allow(unsafe_code, reason = "implements traits that are trusted with memory")]

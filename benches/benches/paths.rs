@@ -16,8 +16,8 @@ use nixl_descriptor::{
 };
 use nixl_device::Device;
 use nixl_executor::paths::{
-    Engine, Health, LocalFacts, OfferFacts, PathCosts, PathHistory, PathKey, PathPlan, PathQuery,
-    PeerFacts, PlanCache,
+    Engine, LocalFacts, OfferFacts, PathCosts, PathHealth, PathHistory, PathKey, PathPlan,
+    PathQuery, PeerFacts, PlanCache,
 };
 use nixl_executor::{DirectExecutor, MemoryKind, PathExecutor};
 use nixl_metadata::{AgentMetadata, NotificationKey, PeerInfo, RdmaMetadata, SerializedDescriptor};
@@ -40,7 +40,8 @@ fn paths(c: &mut Criterion) {
     let info = PeerInfo::new(PEER, 1, here.host().unwrap().clone()).unwrap();
     let info = here.describe(info.with_transports(["nixl/UCX"]).unwrap(), true);
     let peer = PeerFacts::new(&info, &here);
-    let (mut plans, mut health, costs) = (PlanCache::new(), Health::new(), PathCosts::default());
+    let (mut plans, mut health, costs) =
+        (PlanCache::new(), PathHealth::new(), PathCosts::default());
     let memories = host_read().memories();
     let subject = |kind| PathKey::new(kind, memories);
     health.succeeded(subject(PathKind::Direct));

@@ -1,4 +1,4 @@
-//! Where the figures come from. Nothing in it names a user or a folder of the machine.
+//! The environment of the figures. Nothing in it names a user or a folder of the machine.
 
 use std::env;
 use std::fs;

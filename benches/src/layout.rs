@@ -1,4 +1,4 @@
-//! Where the bytes of an operation lie on both sides.
+//! Places of an operation's bytes on both sides.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! What the criterion benches, the two-process benchmark and the soak test share.
+//! Code of the criterion benches, the two-process benchmark and the soak test.
 //!
 //! Run them with `cargo bench -p nixl-benches`, `cargo xtask bench` and `cargo xtask soak`.
 

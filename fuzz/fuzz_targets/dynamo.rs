@@ -1,3 +1,4 @@
+//! Fuzz target of the decoder of RDMA metadata in Dynamo's profile.
 #![no_main]
 
 #[path = "../../crates/nixl-metadata/tests/it/targets.rs"]

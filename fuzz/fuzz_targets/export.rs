@@ -1,3 +1,4 @@
+//! Fuzz target of the decoder of metadata of exports.
 #![no_main]
 
 #[path = "../../crates/nixl-metadata/tests/it/targets.rs"]

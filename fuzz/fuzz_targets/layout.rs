@@ -1,3 +1,4 @@
+//! Fuzz target of the decoder of descriptions of layouts.
 #![no_main]
 
 #[path = "../../crates/nixl-descriptor/tests/all/layouts/targets.rs"]

@@ -1,3 +1,4 @@
+//! Fuzz target of the decoder of files of safetensors.
 #![no_main]
 
 #[path = "../../crates/nixl-descriptor/tests/all/tensors/targets.rs"]

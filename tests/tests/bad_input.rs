@@ -1,4 +1,4 @@
-//! What bad input gets, over real NIXL: a specific error, nothing leaked, and a connection that still works.
+//! Bad input over real NIXL: a specific error, nothing leaked, and a connection that still works.
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
 use std::fs;

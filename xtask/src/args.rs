@@ -23,8 +23,8 @@ Usage: cargo xtask <command>
                        see what fails or grows; `cargo xtask soak --help` lists its flags
   bundle               pack the benchmark, the GPU tests, the doctor and the NIXL runtime into one
                        archive in target/bundle, for machines without a toolchain or a network
-  tune [ARGS]          measure what each way to copy costs on this machine and write costs.json,
-                       which the executor and `bench --costs` read; `cargo xtask tune --help`
+  tune [ARGS]          measure what each way to copy costs on this machine and write costs.json for
+                       `Costs::from_json` and `bench --costs`; `cargo xtask tune --help`
   ptx [--check]        compile the CUDA kernels to the PTX that is committed;
                        with --check only see whether it is up to date
   loom                 the models of what is shared without locks, under every interleaving

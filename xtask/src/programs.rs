@@ -1,4 +1,4 @@
-//! What a build makes.
+//! The programs of a build.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -11,7 +11,9 @@
 //! | fields | public fields |
 //! | panics | `unwrap()`, `expect(`, `panic!` and assertions outside `debug_assert` in 1,000 lines |
 //! | wide | lines of more than 140 columns, without tables and strings |
-//! | words | [quaint words](words::QUAINT) in 1,000 lines |
+//! | quaint words | [quaint words](words::QUAINT) in 1,000 lines |
+//! | loose words | [words of speech and the like](words::loose) in comments, in 1,000 lines |
+//! | root names | the crate's own public names at its root, without hidden ones |
 
 mod count;
 mod published;
@@ -57,6 +59,7 @@ fn print(name: &str, folders: &[&Path]) -> Result<()> {
         for file in source::files(&folder.join("src"))? {
             counts.add(&file);
         }
+        counts.add_root(&folder.join("src"));
     }
     println!("{}", counts.row(name));
     Ok(())

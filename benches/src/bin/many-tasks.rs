@@ -4,7 +4,7 @@
 //! cargo run --release -p nixl-benches --bin many-tasks [TASKS [SECONDS]]
 //! ```
 //!
-//! Prints for plain nixl-sys with as many transfers in flight, for the default executor and for `PathExecutor` over shared memory:
+//! Prints for plain nixl-sys with as many transfers in flight, for the transport executor and for `PathExecutor` over shared memory:
 //! reads per second, p50, p99 and the longest read, the slowest task's share of the mean, and the CPU time of a read.
 #![allow(clippy::print_stdout, reason = "a program that prints a table")]
 

@@ -1,4 +1,4 @@
-//! How long a connector takes to build, beside a NIXL agent with the same options.
+//! Build time of a connector, beside a NIXL agent with the same options.
 //!
 //! ```text
 //! cargo run --release --example start -- --rounds 9

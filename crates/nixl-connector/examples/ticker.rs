@@ -1,4 +1,4 @@
-//! How late a task that wants to run every millisecond runs while others of its thread wait for operations that do not end.
+//! Delay of a task that wants to run every millisecond, while others of its thread wait for operations that do not end.
 //!
 //! ```text
 //! cargo run --release --example ticker -- --pending 1000

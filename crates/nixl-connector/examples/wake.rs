@@ -1,4 +1,4 @@
-//! How late a target learns that its offer was used, beside what the system needs to wake a thread of another process.
+//! Delay of a target's completion, beside that of a wake-up of a thread of another process.
 //!
 //! ```text
 //! cargo run --release --example wake -- --rounds 300 --idle-ms 20
@@ -217,7 +217,7 @@ fn tell(way: Way, side: &Side, peer: &mut Peer, word: &AtomicU32, idle: Duration
             begun
         }
         Some(remote) if matches!(way, Way::Slot | Way::SlotBlocking) => {
-            slots.open(remote.doorbell().ok_or("the offer has no slot")?);
+            slots.open(remote.slot_address().ok_or("the offer has no slot")?);
             let FoundSlot::Mapped(slot) = slots.find(remote) else {
                 return Err("the slots of the target cannot be mapped".into());
             };

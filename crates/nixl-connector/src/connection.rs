@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use nixl_descriptor::{
-    CacheLimits, Descriptor, DescriptorList, Meeting, Region, Registration, RegistrationCache,
-    SharedName,
+    CacheLimits, Descriptor, DescriptorList, Region, Registration, RegistrationCache,
+    RendezvousState, SharedName,
 };
 use nixl_device::Device;
 use nixl_device::locks::lock;
@@ -181,13 +181,13 @@ impl Connection {
             FoundSlot::Unknown => {}
             _ => return Ok(None),
         }
-        let Some(doorbell) = remote.doorbell().copied() else { return Ok(None) };
+        let Some(address) = remote.slot_address().copied() else { return Ok(None) };
         let Some(peer) = remote.peer() else { return Ok(None) };
         // Metadata of version 3 implies version 1 of the protocol.
         let version = if remote.terms().is_some() { peer.versions().doorbell() } else { 1 };
         let foreign = foreign_process(self.info.host(), peer.host());
         let may_map = match foreign {
-            Some(process) => process.meeting() != Meeting::NoFolder,
+            Some(process) => process.rendezvous_state() != RendezvousState::NoFolder,
             None => self.info.host().same_pid_namespace(peer.host()),
         };
         if !may_map || version > RemoteSlots::VERSION {
@@ -195,10 +195,10 @@ impl Connection {
         }
         let slots = Arc::clone(&self.slots);
         let open = move || {
-            let file = doorbell.file();
+            let file = address.file();
             let name = page_of_file(&file);
             if notes_owner(&name, foreign) {
-                slots.open(&doorbell);
+                slots.open(&address);
             }
         };
         self.control.run(open).await?;

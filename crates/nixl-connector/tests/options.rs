@@ -1,4 +1,4 @@
-//! What options of NIXL's and UCX's do, over real NIXL.
+//! Options of NIXL and UCX, over real NIXL.
 #![cfg(feature = "nixl")]
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 

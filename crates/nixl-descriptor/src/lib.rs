@@ -136,5 +136,5 @@ pub use region::{
 pub use registration::{
     RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Registration, Retired,
 };
-pub use rendezvous::{ForeignProcess, Meeting, Rendezvous, RendezvousError};
+pub use rendezvous::{ForeignProcess, Rendezvous, RendezvousError, RendezvousState};
 pub use shared::{Presence, SharedMemory, SharedMemoryError, SharedName, Unprovable};

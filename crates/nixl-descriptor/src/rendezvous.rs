@@ -48,17 +48,17 @@ pub struct ForeignProcess {
     pid: u32,
 }
 
-/// Whether a process of another PID namespace is met in a rendezvous folder.
+/// The state of the rendezvous with a process of another PID namespace.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[non_exhaustive]
-pub enum Meeting {
+pub enum RendezvousState {
     /// This process has no rendezvous folder.
     #[default]
     NoFolder,
     /// The peer is not there: it has none, or another, or is of another user.
     Absent,
     /// Its files can be opened here.
-    Met,
+    Connected,
 }
 
 impl Rendezvous {
@@ -112,10 +112,10 @@ impl ForeignProcess {
         (pid != 0).then_some(Self { namespace, pid })
     }
 
-    /// Whether it was met. Does not block.
+    /// The state of the rendezvous. Does not block.
     #[must_use]
-    pub fn meeting(self) -> Meeting {
-        table::meeting(self)
+    pub fn rendezvous_state(self) -> RendezvousState {
+        table::state(self)
     }
 
     /// *Blocking*, for a quarter of a second at most. Meets the process, unless it was met. A failure is remembered for a second.

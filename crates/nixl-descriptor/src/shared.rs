@@ -241,7 +241,7 @@ impl Region {
     }
 
     /// As [`shared`](Self::shared), and pinned as long as it lives, so that the GPUs of this process copy to and from it at
-    /// the full speed of the link. Pinning touches every page: it takes about 60 us for each MiB.
+    /// the full speed of the link. Pinning touches every page: it takes about 100 us for each MiB.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What a process keeps for its buffers: mappings, files and pages. All of them are the process's, so this test has one of
+//! The process's resources for its buffers: mappings, files and pages. All of them are the process's, so this test has one of
 //! its own.
 #![allow(clippy::unwrap_used, reason = "a failed test says where")]
 

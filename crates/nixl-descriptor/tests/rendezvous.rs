@@ -12,7 +12,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use nixl_descriptor::{
-    ForeignProcess, Meeting, Presence, Rendezvous, RendezvousError, SharedMemory, SharedName,
+    ForeignProcess, Presence, Rendezvous, RendezvousError, RendezvousState, SharedMemory,
+    SharedName,
 };
 use nixl_device::MachineIdentity;
 
@@ -160,11 +161,11 @@ fn memory_goes_both_ways_between_namespaces_and_ends_with_its_owner() {
     let said = child.answer();
     let (process, theirs) = parse(&said.split(' ').collect::<Vec<_>>());
     let process = process.unwrap();
-    assert_eq!(process.meeting(), Meeting::Absent);
+    assert_eq!(process.rendezvous_state(), RendezvousState::Absent);
     // By its number alone nothing is opened, even though that is another process here.
     assert!(SharedMemory::open(&theirs).is_err() && !theirs.is_there());
     theirs.note_owner(process).unwrap();
-    assert_eq!(process.meeting(), Meeting::Met);
+    assert_eq!(process.rendezvous_state(), RendezvousState::Connected);
     let memory = SharedMemory::open(&theirs).unwrap();
     memory.word(0).unwrap().store(7, SeqCst);
     assert!(theirs.is_there() && theirs.is_by_rendezvous());
@@ -242,10 +243,13 @@ fn sockets_of_ended_processes_are_replaced_and_those_of_other_hosts_stay() {
     assert_eq!(names(), expected);
     let absent = ForeignProcess::new(NonZeroU64::new(1), 1).unwrap();
     let error = absent.meet().unwrap_err();
-    assert_eq!((error, absent.meeting()), (RendezvousError::NotThere, Meeting::Absent));
+    assert_eq!(
+        (error, absent.rendezvous_state()),
+        (RendezvousError::NotThere, RendezvousState::Absent)
+    );
     drop((rendezvous, same));
     assert_eq!(names(), ["deadbeef-1-1", "file"]);
-    assert_eq!(absent.meeting(), Meeting::NoFolder);
+    assert_eq!(absent.rendezvous_state(), RendezvousState::NoFolder);
     // A socket that another process answers on is not taken from it.
     let path = folder.path().join(&own);
     let other = rustix::net::socket(

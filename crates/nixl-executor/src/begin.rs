@@ -6,7 +6,7 @@ use nixl_connector::{Connector, ConnectorBuilder};
 
 use crate::{BlockError, PathExecutor};
 
-/// Starts to configure a connector that takes the cheapest path to each peer: [`Connector::builder`] with the [executor of the
+/// Starts to configure a connector that takes the fastest path to each peer: [`Connector::builder`] with the [executor of the
 /// process](PathExecutor::shared).
 ///
 /// The first call of a process takes some hundred milliseconds on a machine with GPUs, off the caller's thread. For an executor

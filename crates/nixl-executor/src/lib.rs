@@ -43,14 +43,15 @@
 //!
 //! # Executors
 //!
-//! A connector passes every operation to an executor. The built-in one of `nixl-connector` uses the transport for everything.
-//! This crate adds three:
+//! A connector passes every operation to an executor. `TransportExecutor`, that of a connector without a configured one, uses
+//! the transport for everything. This crate adds two:
 //!
-//! * [`PathExecutor`], which [`connector`] uses, takes the cheapest path that both sides have: a copy inside the process,
+//! * [`PathExecutor`], which [`connector`] uses, takes the fastest path that both sides have: a copy inside the process,
 //!   shared memory of another process on the host, CUDA IPC, the engine, or chunks through pinned memory. [`paths`] has its
 //!   facts and its choice.
 //! * [`DirectExecutor`] copies if both sides are host memory of this process, and uses the transport otherwise.
-//! * [`BlockExecutor`] needs no connector: it copies KV-cache blocks between all memories of one process.
+//!
+//! [`BlockExecutor`] is none of a connector, and needs none: it copies KV-cache blocks between all memories of one process.
 //!
 //! The [report](PathReport) of each completed operation names its path, and the reason against each better one.
 //!

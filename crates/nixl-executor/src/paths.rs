@@ -6,11 +6,8 @@
 //! - [`PathPlan`] has, for every kind of path and a [`PathQuery`], its [cost](PathCosts) or the missing condition. It depends
 //!   neither on the size nor on earlier operations, so [`PlanCache`] keeps it for a peer.
 //! - [`PathPlan::choose`] picks the fastest for a size, [`PathPlan::rank`] shows the order.
-//! - [`Health`] keeps the results of past operations with a peer: a failed path ranks behind the others for a while. One
+//! - [`PathHealth`] keeps the results of past operations with a peer: a failed path ranks behind the others for a while. One
 //!   operation's [`PathHistory`] derives from it, and adds the paths that the operation has tried itself.
-//! - [`EngineEstimate`] keeps the engine's own estimate of the connection to a peer, which corrects the inferred medium.
-//! - [`may_retry`] decides whether another path may be tried.
-//! - [`note_attempt`] counts the paths that are tried.
 //!
 //! ```
 //! use nixl_device::Device;
@@ -34,16 +31,8 @@ pub use crate::facts::LocalFacts;
 
 // The planner's own, for its benches.
 #[doc(hidden)]
-pub use crate::connection::note_attempt;
+pub use crate::facts::{Engine, OfferFacts, PeerFacts};
 #[doc(hidden)]
-pub use crate::facts::{
-    Engine, Fact, LocalGpu, Locality, OfferFacts, PeerFacts, PeerGpu, PeerMedia, ShareForm,
-    UcxTransports,
-};
+pub use crate::peers::{PathHealth, PathKey, PlanCache};
 #[doc(hidden)]
-pub use crate::peers::{EngineEstimate, Health, HealthState, MeasuredPaths, PathKey, PlanCache};
-#[doc(hidden)]
-pub use crate::planner::{
-    AvailablePath, Chosen, Export, MAX_ATTEMPTS, MemoryPair, PathCosts, PathHistory, PathPlan,
-    PathQuery, Ranking, Refusal, UnavailablePath, may_retry,
-};
+pub use crate::planner::{MemoryPair, PathCosts, PathHistory, PathPlan, PathQuery};

@@ -41,7 +41,7 @@ impl Cost {
     }
 }
 
-/// The most of the default executor over the simulated transport, once its peer and its memory are known. Nine of the locks are the
+/// The most of the transport executor over the simulated transport, once its peer and its memory are known. Nine of the locks are the
 /// simulation's own.
 const MOST_SIMULATED: Cost = Cost { allocations: 8, locks: 15 };
 /// The same over NIXL.

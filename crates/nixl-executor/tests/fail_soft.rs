@@ -1,4 +1,4 @@
-//! What cannot be had takes its path away, and no more.
+//! Loss of single paths: a missing resource takes its path away, and no more.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(unsafe_code, reason = "GPUs of which some calls fail, and looks into their memory")]
 

@@ -1,4 +1,4 @@
-//! What is kept for a peer goes with it, without another operation.
+//! State of peers, which ends with its peer and without another operation.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 #[path = "common/apart.rs"]

@@ -20,34 +20,34 @@ use proptest::prelude::*;
 
 const MIB: usize = 1 << 20;
 
-/// Simulated GPUs with a temper.
+/// Simulated GPUs that refuse calls and complete late, as configured.
 #[derive(Debug)]
-struct Moody {
+struct FaultyGpus {
     gpus: SimulatedGpus,
-    mood: Arc<Mood>,
+    faults: Arc<Faults>,
 }
 
 #[derive(Debug)]
-struct Mood {
+struct Faults {
     /// Pinned buffers that are out, and how many may be.
     pinned: AtomicUsize,
     pinned_limit: AtomicUsize,
     /// So many calls that queue copies succeed.
     calls_left: AtomicUsize,
     calls: AtomicUsize,
-    /// How often each mark answers "not yet" after its work is done.
+    /// How often each event answers "not yet" after its work is done.
     late: usize,
-    /// Lanes with work that no mark has been reached after.
+    /// Streams with work after which no event was complete.
     busy: AtomicUsize,
     /// Scratch memory that went back while there were any.
     early: AtomicUsize,
 }
 
-impl Moody {
+impl FaultyGpus {
     fn with(late: usize) -> Arc<Self> {
         // No peers: from GPU to GPU it goes through slots.
         let can = GpuCapabilities::new(2).with_batch(true).with_kernel(true);
-        let mood = Mood {
+        let faults = Faults {
             pinned: AtomicUsize::new(0),
             pinned_limit: AtomicUsize::new(usize::MAX),
             calls_left: AtomicUsize::new(usize::MAX),
@@ -56,13 +56,13 @@ impl Moody {
             busy: AtomicUsize::new(0),
             early: AtomicUsize::new(0),
         };
-        Arc::new(Self { gpus: SimulatedGpus::new(can).unwrap(), mood: Arc::new(mood) })
+        Arc::new(Self { gpus: SimulatedGpus::new(can).unwrap(), faults: Arc::new(faults) })
     }
 }
 
 struct Counted {
     buffer: Box<dyn TransferBuffer>,
-    mood: Arc<Mood>,
+    faults: Arc<Faults>,
 }
 
 // SAFETY: as the buffer that it holds.
@@ -74,13 +74,13 @@ unsafe impl TransferBuffer for Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.mood.pinned.fetch_sub(1, SeqCst);
+        self.faults.pinned.fetch_sub(1, SeqCst);
     }
 }
 
 struct Scratch {
     buffer: Box<dyn TransferBuffer>,
-    mood: Arc<Mood>,
+    faults: Arc<Faults>,
 }
 
 // SAFETY: as the buffer that it holds.
@@ -92,53 +92,53 @@ unsafe impl TransferBuffer for Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        self.mood.early.fetch_add(usize::from(self.mood.busy.load(SeqCst) > 0), SeqCst);
+        self.faults.early.fetch_add(usize::from(self.faults.busy.load(SeqCst) > 0), SeqCst);
     }
 }
 
-struct MoodyStream {
+struct FaultyStream {
     gpu_stream: Box<dyn GpuStream>,
-    mood: Arc<Mood>,
+    faults: Arc<Faults>,
     is_busy: Arc<AtomicBool>,
 }
 
-impl MoodyStream {
+impl FaultyStream {
     /// Whether one more call is refused.
     fn refuses(&self) -> bool {
-        self.mood.calls.fetch_add(1, SeqCst);
+        self.faults.calls.fetch_add(1, SeqCst);
         if !self.is_busy.swap(true, SeqCst) {
-            self.mood.busy.fetch_add(1, SeqCst);
+            self.faults.busy.fetch_add(1, SeqCst);
         }
-        self.mood.calls_left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_err()
+        self.faults.calls_left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_err()
     }
 }
 
-fn moody() -> GpuError {
-    GpuError::Unsupported { reason: SharedError::text("moody") }
+fn refused() -> GpuError {
+    GpuError::Unsupported { reason: SharedError::text("refused") }
 }
 
 struct LateEvent {
     event: Box<dyn GpuEvent>,
     late: AtomicUsize,
-    mood: Arc<Mood>,
+    faults: Arc<Faults>,
     is_busy: Arc<AtomicBool>,
 }
 
-// SAFETY: as the mark that it holds, and reached no sooner.
+// SAFETY: as the event that it holds, and complete no sooner.
 unsafe impl GpuEvent for LateEvent {
     fn is_complete(&self) -> Result<bool, GpuError> {
         let is_late = |left: usize| left.checked_sub(1);
         let reached =
             self.event.is_complete()? && self.late.fetch_update(SeqCst, SeqCst, is_late).is_err();
         if reached && self.is_busy.swap(false, SeqCst) {
-            self.mood.busy.fetch_sub(1, SeqCst);
+            self.faults.busy.fetch_sub(1, SeqCst);
         }
         Ok(reached)
     }
 }
 
 // SAFETY: as the simulated GPUs that it asks; it refuses more.
-unsafe impl GpuBackend for Moody {
+unsafe impl GpuBackend for FaultyGpus {
     fn capabilities(&self) -> &GpuCapabilities {
         self.gpus.capabilities()
     }
@@ -148,21 +148,21 @@ unsafe impl GpuBackend for Moody {
     }
 
     fn create_stream(&self, gpu: u32) -> Result<Box<dyn GpuStream>, GpuError> {
-        let (mood, is_busy) = (Arc::clone(&self.mood), Arc::default());
-        Ok(Box::new(MoodyStream { gpu_stream: self.gpus.create_stream(gpu)?, mood, is_busy }))
+        let (faults, is_busy) = (Arc::clone(&self.faults), Arc::default());
+        Ok(Box::new(FaultyStream { gpu_stream: self.gpus.create_stream(gpu)?, faults, is_busy }))
     }
 
     fn pinned(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
-        let limit = self.mood.pinned_limit.load(SeqCst);
+        let limit = self.faults.pinned_limit.load(SeqCst);
         let one_more = |out: usize| (out < limit).then_some(out + 1);
-        if self.mood.pinned.fetch_update(SeqCst, SeqCst, one_more).is_err() {
+        if self.faults.pinned.fetch_update(SeqCst, SeqCst, one_more).is_err() {
             return Err(GpuError::OutOfMemory {
                 what: "pinned",
                 reason: SharedError::text("all out"),
             });
         }
-        let mood = Arc::clone(&self.mood);
-        Ok(Box::new(Counted { buffer: self.gpus.pinned(gpu, len)?, mood }))
+        let faults = Arc::clone(&self.faults);
+        Ok(Box::new(Counted { buffer: self.gpus.pinned(gpu, len)?, faults }))
     }
 
     fn pinned_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
@@ -170,13 +170,13 @@ unsafe impl GpuBackend for Moody {
     }
 
     fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
-        let mood = Arc::clone(&self.mood);
-        Ok(Box::new(Scratch { buffer: self.gpus.scratch(gpu, len)?, mood }))
+        let faults = Arc::clone(&self.faults);
+        Ok(Box::new(Scratch { buffer: self.gpus.scratch(gpu, len)?, faults }))
     }
 }
 
 // SAFETY: as the stream that it holds, which it asks for the same, or for less if it returns an error.
-unsafe impl GpuStream for MoodyStream {
+unsafe impl GpuStream for FaultyStream {
     unsafe fn memcpy_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         // What is refused has begun in part.
         let is_refused = self.refuses();
@@ -184,7 +184,7 @@ unsafe impl GpuStream for MoodyStream {
         // SAFETY: the caller's promise.
         unsafe { self.gpu_stream.memcpy_async(some) }?;
         match is_refused {
-            true => Err(moody()),
+            true => Err(refused()),
             false => Ok(()),
         }
     }
@@ -196,7 +196,7 @@ unsafe impl GpuStream for MoodyStream {
 
     unsafe fn launch_copy_kernel(&mut self, copy: &BlockCopy) -> Result<(), GpuError> {
         if self.refuses() {
-            return Err(moody());
+            return Err(refused());
         }
         // SAFETY: the caller's promise.
         unsafe { self.gpu_stream.launch_copy_kernel(copy) }
@@ -216,9 +216,9 @@ unsafe impl GpuStream for MoodyStream {
     }
 
     fn record_event(&mut self) -> Result<Box<dyn GpuEvent>, GpuError> {
-        let late = AtomicUsize::new(self.mood.late);
-        let (mood, is_busy) = (Arc::clone(&self.mood), Arc::clone(&self.is_busy));
-        Ok(Box::new(LateEvent { event: self.gpu_stream.record_event()?, late, mood, is_busy }))
+        let late = AtomicUsize::new(self.faults.late);
+        let (faults, is_busy) = (Arc::clone(&self.faults), Arc::clone(&self.is_busy));
+        Ok(Box::new(LateEvent { event: self.gpu_stream.record_event()?, late, faults, is_busy }))
     }
 
     fn on_complete(&mut self, waker: Waker) -> Result<(), GpuError> {
@@ -233,7 +233,7 @@ struct Memory {
 }
 
 impl Memory {
-    fn new(gpus: &Moody, kind: MemoryKind, half: usize) -> Self {
+    fn new(gpus: &FaultyGpus, kind: MemoryKind, half: usize) -> Self {
         assert_eq!(half % 8, 0);
         let geometry = LayoutGeometry::try_from(Dimensions {
             blocks: 2,
@@ -270,7 +270,7 @@ fn pattern(seed: usize) -> impl Fn(usize) -> u8 {
     move |at| ((at + seed).wrapping_mul(0x9E37_79B9) >> 13) as u8
 }
 
-fn executor(gpus: &Arc<Moody>) -> BlockExecutor {
+fn executor(gpus: &Arc<FaultyGpus>) -> BlockExecutor {
     BlockExecutor::new(Arc::clone(gpus) as Arc<dyn GpuBackend>, Costs::default()).unwrap()
 }
 
@@ -315,8 +315,8 @@ proptest! {
         late in prop_oneof![Just(0usize), 1usize..300],
         limit in 1usize..24,
     ) {
-        let gpus = Moody::with(late);
-        gpus.mood.pinned_limit.store(limit, SeqCst);
+        let gpus = FaultyGpus::with(late);
+        gpus.faults.pinned_limit.store(limit, SeqCst);
         let executor = executor(&gpus);
         let all: Vec<_> = halves.iter().enumerate().map(|(index, half)| {
             let (src, dst) = ROUTES[index % ROUTES.len()];
@@ -336,7 +336,7 @@ proptest! {
                 ),
             }
         }
-        prop_assert_eq!(gpus.mood.pinned.load(SeqCst), 0);
+        prop_assert_eq!(gpus.faults.pinned.load(SeqCst), 0);
         let (from, to) = &all[0];
         prop_assert!(wait(both(&executor, (from, to), &options)).is_ok());
         prop_assert!(to.is(pattern(0)));
@@ -346,17 +346,17 @@ proptest! {
     fn a_hop_that_fails_ends_the_transfer_once_the_others_are_done(
         calls in 0usize..8, route in 0usize..4, late in 0usize..50,
     ) {
-        let gpus = Moody::with(late);
-        gpus.mood.calls_left.store(calls, SeqCst);
+        let gpus = FaultyGpus::with(late);
+        gpus.faults.calls_left.store(calls, SeqCst);
         let executor = executor(&gpus);
         let (src, dst) = ROUTES[route];
         let (from, to) = (Memory::new(&gpus, src, 4 * MIB), Memory::new(&gpus, dst, 4 * MIB));
         from.set(pattern(7));
         let error = wait(both(&executor, (&from, &to), &BlockOptions::new())).unwrap_err();
-        prop_assert!(error.to_string().contains("moody"), "{error}");
-        prop_assert_eq!(gpus.mood.pinned.load(SeqCst), 0);
+        prop_assert!(error.to_string().contains("refused"), "{error}");
+        prop_assert_eq!(gpus.faults.pinned.load(SeqCst), 0);
         prop_assert_eq!(executor.in_flight(), 0);
-        gpus.mood.calls_left.store(usize::MAX, SeqCst);
+        gpus.faults.calls_left.store(usize::MAX, SeqCst);
         prop_assert!(wait(both(&executor, (&from, &to), &BlockOptions::new())).is_ok());
         prop_assert!(to.is(pattern(7)));
     }
@@ -365,7 +365,7 @@ proptest! {
     fn a_packed_copy_that_fails_between_slices_gives_nothing_back_before_both_streams_are_done(
         calls in 0usize..4, packing: bool, late in 0usize..50,
     ) {
-        let gpus = Moody::with(late);
+        let gpus = FaultyGpus::with(late);
         let executor = executor(&gpus);
         let (host, gpu) = (MemoryKind::Pinned, MemoryKind::Gpu(0));
         let (src, dst) = if packing { (gpu, host) } else { (host, gpu) };
@@ -373,12 +373,12 @@ proptest! {
         let (from, to) = (Memory::new(&gpus, src, 4 * MIB), Memory::new(&gpus, dst, 4 * MIB));
         from.set(pattern(9));
         let options = BlockOptions::new().policy(StrategyPolicy::Require(Strategy::PackedCopy));
-        gpus.mood.calls_left.store(calls, SeqCst);
+        gpus.faults.calls_left.store(calls, SeqCst);
         let error = wait(both(&executor, (&from, &to), &options)).unwrap_err();
-        prop_assert!(error.to_string().contains("moody"), "{error}");
-        prop_assert_eq!(gpus.mood.calls.load(SeqCst), calls + 1);
-        prop_assert_eq!((gpus.mood.early.load(SeqCst), gpus.mood.busy.load(SeqCst)), (0, 0));
-        gpus.mood.calls_left.store(4, SeqCst);
+        prop_assert!(error.to_string().contains("refused"), "{error}");
+        prop_assert_eq!(gpus.faults.calls.load(SeqCst), calls + 1);
+        prop_assert_eq!((gpus.faults.early.load(SeqCst), gpus.faults.busy.load(SeqCst)), (0, 0));
+        gpus.faults.calls_left.store(4, SeqCst);
         prop_assert!(wait(both(&executor, (&from, &to), &options)).is_ok());
         prop_assert!(to.is(pattern(9)));
     }
@@ -386,7 +386,7 @@ proptest! {
 
 #[test]
 fn a_lost_gpu_ends_the_transfer() {
-    let gpus = Moody::with(0);
+    let gpus = FaultyGpus::with(0);
     let executor = executor(&gpus);
     for (src, dst) in &ROUTES[..2] {
         let (from, to) = (Memory::new(&gpus, *src, 10 * MIB), Memory::new(&gpus, *dst, 10 * MIB));
@@ -396,14 +396,14 @@ fn a_lost_gpu_ends_the_transfer() {
         drop(paused);
         let error = wait(operation).unwrap_err();
         assert!(error.to_string().contains("simulated failure"), "{error}");
-        assert_eq!(gpus.mood.pinned.load(SeqCst), 0);
+        assert_eq!(gpus.faults.pinned.load(SeqCst), 0);
     }
 }
 
 #[test]
 fn one_that_is_cancelled_stops_early_and_keeps_its_memory_until_it_has() {
     for (src, dst) in &ROUTES[..3] {
-        let gpus = Moody::with(0);
+        let gpus = FaultyGpus::with(0);
         let executor = executor(&gpus);
         let (from, to) = (Memory::new(&gpus, *src, 32 * MIB), Memory::new(&gpus, *dst, 32 * MIB));
         let (seen, callback) = recorded();
@@ -417,8 +417,8 @@ fn one_that_is_cancelled_stops_early_and_keeps_its_memory_until_it_has() {
         let back = block_on(operation.settle());
         assert_eq!(back.outcome, Err(OperationError::Cancelled));
         assert_eq!(back.memory, MemoryFate::Released);
-        assert_eq!(gpus.mood.pinned.load(SeqCst), 0);
-        assert!(gpus.mood.calls.load(SeqCst) <= 4, "no slot was used twice");
+        assert_eq!(gpus.faults.pinned.load(SeqCst), 0);
+        assert!(gpus.faults.calls.load(SeqCst) <= 4, "no slot was used twice");
         assert!(seen.lock().unwrap().is_empty());
         wait(both(&executor, (&from, &to), &BlockOptions::new())).unwrap();
     }
@@ -426,7 +426,7 @@ fn one_that_is_cancelled_stops_early_and_keeps_its_memory_until_it_has() {
 
 #[test]
 fn one_in_flight_ends_after_its_executor_is_gone() {
-    let gpus = Moody::with(3);
+    let gpus = FaultyGpus::with(3);
     let (from, to) = (
         Memory::new(&gpus, MemoryKind::Pageable, 10 * MIB),
         Memory::new(&gpus, MemoryKind::Gpu(0), 10 * MIB),
@@ -441,7 +441,7 @@ fn one_in_flight_ends_after_its_executor_is_gone() {
 
 #[test]
 fn progress_grows_to_the_total_before_the_end() {
-    let gpus = Moody::with(0);
+    let gpus = FaultyGpus::with(0);
     let executor = executor(&gpus);
     let host = MemoryKind::Pageable;
     // Slots of a ring, parts of a host copy, and single requests.
@@ -469,7 +469,7 @@ fn progress_grows_to_the_total_before_the_end() {
 
 #[test]
 fn a_callback_that_panics_harms_no_other_copy() {
-    let gpus = Moody::with(0);
+    let gpus = FaultyGpus::with(0);
     let executor = executor(&gpus);
     let host = MemoryKind::Pageable;
     for kinds in [ROUTES[0], ROUTES[1], (host, host), (MemoryKind::Gpu(0), MemoryKind::Gpu(0))] {

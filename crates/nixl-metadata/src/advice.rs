@@ -1,4 +1,4 @@
-//! Advice on errors: of the parsers: ask again or give up.
+//! Advice on the errors of parsers: ask again or give up.
 
 use nixl_device::Advice;
 
@@ -37,7 +37,7 @@ impl MetadataError {
             | Self::ShareOrder { .. }
             | Self::ShareDevice { .. }
             | Self::ShareBounds { .. }
-            | Self::BadDoorbell { .. }
+            | Self::BadSlotAddress { .. }
             | Self::BadExpiry
             | Self::NoReaders
             | Self::ReadersOfWritable { .. }

@@ -2,7 +2,7 @@
 
 use nixl_device::{Device, ParseDeviceError};
 
-use crate::{ClaimDemand, Doorbell, Field, NativeVersion};
+use crate::{ClaimDemand, Field, NativeVersion, SlotAddress};
 
 /// Metadata or a ticket could not be built, encoded, decoded or inflated.
 ///
@@ -147,12 +147,9 @@ pub enum MetadataError {
         /// Position of the first descriptor that does not fit.
         descriptor: usize,
     },
-    /// A doorbell is not in its file, or has no token.
-    #[error(
-        "the doorbell at place {slot} is none: a file has {} places, and a token is not 0",
-        Doorbell::SLOTS
-    )]
-    BadDoorbell {
+    /// A slot is not in its file, or has no token.
+    #[error("there is no slot {slot}: a file has {}, and a token is not 0", SlotAddress::SLOTS)]
+    BadSlotAddress {
         /// The place that it names.
         slot: u32,
     },

@@ -9,8 +9,8 @@
 //!
 //! | profile | for | carries |
 //! |---|---|---|
-//! | Dynamo | peers that may run Dynamo's `nixl_connect` (Python) | [`RdmaMetadata`] without [`PeerInfo`], [`Share`]s, [`Doorbell`], [`OfferTerms`], [`Checksum`], [`TraceContext`] and [`TensorDescription`] |
-//! | native, version 3 | peers that run an earlier release of this library | all but [`MessageVersions`], [`OfferTerms`], [`Checksum`], [`TraceContext`] and [`TensorDescription`]; a [`Doorbell`] is read, not written |
+//! | Dynamo | peers that may run Dynamo's `nixl_connect` (Python) | [`RdmaMetadata`] without [`PeerInfo`], [`Share`]s, [`SlotAddress`], [`OfferTerms`], [`Checksum`], [`TraceContext`] and [`TensorDescription`] |
+//! | native, version 3 | peers that run an earlier release of this library | all but [`MessageVersions`], [`OfferTerms`], [`Checksum`], [`TraceContext`] and [`TensorDescription`]; a [`SlotAddress`] is read, not written |
 //! | native, version 4 | peers that both run this library | all of it |
 //!
 //! The Dynamo profile is one JSON object, byte for byte as Dynamo prints it:
@@ -124,7 +124,6 @@ mod checksum;
 mod claim;
 mod codec;
 mod descriptor;
-mod doorbell;
 mod dynamo;
 mod embed;
 mod encodings;
@@ -144,6 +143,7 @@ mod rdma;
 #[cfg(feature = "seal")]
 pub mod seal;
 mod share;
+mod slot_address;
 mod tensor;
 mod terms;
 mod ticket;
@@ -155,7 +155,6 @@ pub use capabilities::Capabilities;
 pub use checksum::Checksum;
 pub use claim::ClaimDemand;
 pub use descriptor::SerializedDescriptor;
-pub use doorbell::Doorbell;
 pub use error::MetadataError;
 pub use export::{
     ExportId, ExportMetadata, ExportedInner, ExportedKind, ExportedLayout, ExportedPart,
@@ -172,6 +171,7 @@ pub use peer::PeerInfo;
 pub use peer_device::PeerDevice;
 pub use rdma::RdmaMetadata;
 pub use share::{Share, ShareKind};
+pub use slot_address::SlotAddress;
 pub use tensor::TensorDescription;
 pub use terms::OfferTerms;
 pub use ticket::{Rights, Ticket, TicketTerms};

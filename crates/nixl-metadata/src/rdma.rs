@@ -1,4 +1,4 @@
-//! The message itself.
+//! RDMA metadata, as a peer receives it.
 
 mod withdrawn;
 
@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::encodings::Encodings;
 use crate::{
-    AgentMetadata, Checksum, Doorbell, Field, Limits, MetadataError, NativeVersion,
-    NotificationKey, OfferTerms, OperationKind, PeerInfo, SerializedDescriptor, Share,
+    AgentMetadata, Checksum, Field, Limits, MetadataError, NativeVersion, NotificationKey,
+    OfferTerms, OperationKind, PeerInfo, SerializedDescriptor, Share, SlotAddress,
     TensorDescription, TraceContext, dynamo, embed, native, share,
 };
 
@@ -29,7 +29,7 @@ pub struct RdmaMetadata {
     agent_metadata: AgentMetadata,
     notification_key: NotificationKey,
     peer: Option<Arc<PeerInfo>>,
-    doorbell: Option<Doorbell>,
+    slot_address: Option<SlotAddress>,
     shares: Arc<[Share]>,
     encodings: Encodings,
     terms: Option<OfferTerms>,
@@ -64,7 +64,7 @@ impl RdmaMetadata {
             agent_metadata,
             notification_key,
             peer: None,
-            doorbell: None,
+            slot_address: None,
             shares: Arc::default(),
             encodings: Encodings::default(),
             terms: None,
@@ -98,12 +98,12 @@ impl RdmaMetadata {
     ///
     /// # Errors
     ///
-    /// [`MetadataError::BadDoorbell`] if there is no such place, or the token is 0.
-    pub fn with_doorbell(mut self, doorbell: Doorbell) -> Result<Self, MetadataError> {
-        if doorbell.slot >= Doorbell::SLOTS || doorbell.token == 0 {
-            return Err(MetadataError::BadDoorbell { slot: doorbell.slot });
+    /// [`MetadataError::BadSlotAddress`] if there is no such place, or the token is 0.
+    pub fn with_slot_address(mut self, slot_address: SlotAddress) -> Result<Self, MetadataError> {
+        if slot_address.slot >= SlotAddress::SLOTS || slot_address.token == 0 {
+            return Err(MetadataError::BadSlotAddress { slot: slot_address.slot });
         }
-        self.doorbell = Some(doorbell);
+        self.slot_address = Some(slot_address);
         Ok(self)
     }
 
@@ -154,13 +154,13 @@ impl RdmaMetadata {
         self,
         peer: Option<PeerInfo>,
         shares: Vec<Share>,
-        doorbell: Option<Doorbell>,
+        slot_address: Option<SlotAddress>,
         terms: Option<OfferTerms>,
         checksum: Option<Checksum>,
     ) -> Result<Self, MetadataError> {
         let mut metadata = self.with_shares(shares)?;
-        if let Some(doorbell) = doorbell {
-            metadata = metadata.with_doorbell(doorbell)?;
+        if let Some(slot_address) = slot_address {
+            metadata = metadata.with_slot_address(slot_address)?;
         }
         if let Some(terms) = terms {
             metadata = metadata.with_terms(terms)?;
@@ -211,8 +211,8 @@ impl RdmaMetadata {
     /// Where processes of the owner's host may leave their word that they are done, instead of notifying the owner through
     /// the engine. None if the offer came in the Dynamo profile.
     #[must_use]
-    pub const fn doorbell(&self) -> Option<&Doorbell> {
-        self.doorbell.as_ref()
+    pub const fn slot_address(&self) -> Option<&SlotAddress> {
+        self.slot_address.as_ref()
     }
 
     /// Until when the offer may be used, by how many initiators, and which of them claim it. None if the offer came in
@@ -325,7 +325,7 @@ impl RdmaMetadata {
     /// while a new one is rolled out.
     ///
     /// Version 3 leaves out the [`MessageVersions`](crate::MessageVersions), the [`OfferTerms`], the [`Checksum`], the
-    /// [`TraceContext`], the [`TensorDescription`] and the [`Doorbell`], so that its initiators verify no bytes and notify
+    /// [`TraceContext`], the [`TensorDescription`] and the [`SlotAddress`], so that its initiators verify no bytes and notify
     /// through the engine.
     ///
     /// # Errors
@@ -389,7 +389,7 @@ impl fmt::Debug for RdmaMetadata {
             .field("agent_metadata", &self.agent_metadata)
             .field("notification_key", &self.notification_key)
             .field("peer", &self.peer)
-            .field("doorbell", &self.doorbell)
+            .field("slot_address", &self.slot_address)
             .field("shares", &self.shares)
             .field("terms", &self.terms)
             .field("checksum", &self.checksum)

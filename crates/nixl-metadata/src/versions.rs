@@ -3,24 +3,24 @@
 /// Which version of each kind of message a peer speaks; 0 where it speaks none.
 ///
 /// Version *n* of a kind also speaks *n* − 1. The default is what metadata of the native profile's version 3 means,
-/// which states none: staging 1, lending 1, doorbell 1, claims 0.
+/// which states none: staging 1, remote copy 1, doorbell 1, claims 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MessageVersions {
     staging: u16,
-    lending: u16,
+    remote_copy: u16,
     doorbell: u16,
     claims: u16,
 }
 
 impl Default for MessageVersions {
     fn default() -> Self {
-        Self { staging: 1, lending: 1, doorbell: 1, claims: 0 }
+        Self { staging: 1, remote_copy: 1, doorbell: 1, claims: 0 }
     }
 }
 
 impl MessageVersions {
-    /// Speaks nothing: what a kind means that is not stated where others are.
-    pub(crate) const NONE: Self = Self { staging: 0, lending: 0, doorbell: 0, claims: 0 };
+    /// No messages: the meaning of a kind that is absent from a list of versions.
+    pub(crate) const NONE: Self = Self { staging: 0, remote_copy: 0, doorbell: 0, claims: 0 };
 
     /// Sets the version of the messages of staged transfers.
     #[must_use]
@@ -31,12 +31,12 @@ impl MessageVersions {
 
     /// Sets the version of the messages for copies by the peer's GPU.
     #[must_use]
-    pub const fn with_lending(mut self, version: u16) -> Self {
-        self.lending = version;
+    pub const fn with_remote_copy(mut self, version: u16) -> Self {
+        self.remote_copy = version;
         self
     }
 
-    /// Sets the version of the protocol of [`Doorbell`](crate::Doorbell)s.
+    /// Sets the version of the protocol of [slots](crate::SlotAddress).
     #[must_use]
     pub const fn with_doorbell(mut self, version: u16) -> Self {
         self.doorbell = version;
@@ -59,11 +59,11 @@ impl MessageVersions {
 
     /// The version of the messages for copies by the peer's GPU.
     #[must_use]
-    pub const fn lending(&self) -> u16 {
-        self.lending
+    pub const fn remote_copy(&self) -> u16 {
+        self.remote_copy
     }
 
-    /// The version of the protocol of [`Doorbell`](crate::Doorbell)s.
+    /// The version of the protocol of [slots](crate::SlotAddress).
     #[must_use]
     pub const fn doorbell(&self) -> u16 {
         self.doorbell

@@ -324,7 +324,7 @@ mod loom_model {
         });
     }
 
-    /// A waiter as `operation.rs` has it: it looks closely, which is nothing here, whenever the end is said to be near.
+    /// A waiter as `operation/active.rs` has it: it polls closely, which is nothing here, whenever the end is expected soon.
     fn wait(cell: &CompletionCell<u32>, looks: &mut usize) -> u32 {
         block_on(std::future::poll_fn(|cx| {
             loop {

@@ -72,7 +72,7 @@ pub trait Execution: Send {
 
 /// State of a peer's memory after an execution. Ordered: of several executions the greatest counts.
 ///
-/// The owner of the memory gives it back on this word, so only the parts of this workspace that know can say more than
+/// The owner of the memory gives it back on this value, so only the parts of this workspace that know can say more than
 /// [`UNPROVEN`](Self::UNPROVEN) without `unsafe`.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct PeerMemory(Access);

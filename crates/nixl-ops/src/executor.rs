@@ -1,4 +1,4 @@
-//! The interfaces of executors, and the default executor.
+//! The interfaces of executors, and the transport executor.
 
 use std::fmt;
 use std::sync::Arc;
@@ -168,7 +168,7 @@ impl ConnectionContext {
         Self { transport, registrations, background, clock, waker, mailboxes, proofs: None }
     }
 
-    /// With what proves that a peer no longer touches memory of this process. Without it nothing is proven.
+    /// Sets the proof of quiet peers: that a peer no longer touches memory of this process. Without it nothing is proven.
     #[must_use]
     pub fn with_proofs(mut self, proofs: Arc<dyn QuietProof>) -> Self {
         self.proofs = Some(proofs);
@@ -199,7 +199,7 @@ impl ConnectionContext {
         &self.clock
     }
 
-    /// What proves that a peer no longer touches memory of this process; asked on the [blocking thread](Self::background).
+    /// The proof of quiet peers, used on the [blocking thread](Self::background).
     #[must_use]
     pub fn proofs(&self) -> Option<&Arc<dyn QuietProof>> {
         self.proofs.as_ref()
@@ -269,7 +269,7 @@ impl fmt::Debug for Received {
     }
 }
 
-/// Passes every request to the transport unchanged: the default executor of a connector.
+/// The transport executor: passes every request to the transport unchanged. A connector without a configured executor has it.
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(clippy::exhaustive_structs, reason = "it has no state and will have none")]
 pub struct TransportExecutor;

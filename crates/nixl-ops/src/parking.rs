@@ -1,6 +1,6 @@
 //! Sleep and wake-up of a driver's thread.
 
-mod bell_wait;
+mod doorbell_wait;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::{Clock, Sleeper};
 /// Sleep of a driver's thread: short sleeps on the doorbell of its page, where initiators on this host wake it, long ones
 /// without.
 ///
-/// One other thread at a time may [take](Self::take_bell) the doorbell, to wait for a word itself.
+/// One other thread at a time may [take](Self::take_doorbell) the doorbell, to wait for a change itself.
 ///
 /// This process's own wake-up flags are private, so no peer with the page open can suppress a wake-up.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl DoorbellListener {
         Self { seen: None, rang: false, patience: Self::PATIENCE }
     }
 
-    /// Called before a scan of the slots: later rings are for words that it may miss.
+    /// Called before a scan of the slots: later rings are for changes that it may miss.
     pub(crate) fn listen(&mut self, parking: &Parking) {
         self.seen = parking.page.doorbell().map(|doorbell| doorbell.rings());
     }

@@ -1,4 +1,4 @@
-//! What a program that is linked with `nixl-connector` finds on its machine, in one line each, and one transfer over
+//! Findings of a program that is linked with `nixl-connector`, in one line each, and one transfer over
 //! the simulated transport.
 #![allow(clippy::print_stdout, reason = "stdout is its interface")]
 

@@ -66,7 +66,7 @@ fn cycles(name: &str, by: By, cycles: usize) {
                     let found = [1, 0, 5].map(|block| cache.block(block).unwrap());
                     assert!(found == blocks.map(|block| block_of(SEED, block)), "wrong bytes");
                 }
-                // By its reader's word, or by its owner.
+                // By its reader's message, or by its owner.
                 if cycle % 8 == 0 {
                     import.done(&ticket).await.unwrap();
                 }

@@ -38,8 +38,8 @@ pub(crate) enum Attack {
     /// Messages of staged transfers of one.
     Staging,
     /// Messages of transfers by this side's GPU of one.
-    Lending,
-    /// Readers' words about grants.
+    RemoteCopy,
+    /// Readers' messages about grants.
     GrantDone,
     /// Notifications of importers.
     Importers,
@@ -61,7 +61,7 @@ impl FromStr for Attack {
             Self::Stranger,
             Self::Claims,
             Self::Staging,
-            Self::Lending,
+            Self::RemoteCopy,
             Self::GrantDone,
             Self::Importers,
             Self::Silent,
@@ -147,7 +147,7 @@ fn send(attack: Attack, held: &str, seed: u64, count: u64) {
         let message = match attack {
             Attack::Claims => forge.claim(true),
             Attack::Staging => forge.staged(true),
-            Attack::Lending => forge.lending(true),
+            Attack::RemoteCopy => forge.remote_copy(true),
             Attack::GrantDone => forge.grant_done(),
             Attack::Importers => forge.notification(),
             Attack::Stranger | Attack::Silent => forge.message(),
@@ -234,7 +234,7 @@ impl Target {
         }
         assert_eq!(sent, count, "{attack}: attackers end too often");
         thread::sleep(Self::ARRIVES);
-        // The last words of honest ones about their grants are among these, too.
+        // The last messages of honest ones about their grants are among these, too.
         let refused = sent.min((self.dropped() - dropped) as usize);
         Outcome { sent, refused: Some(refused), accepted: Some(sent - refused) }
     }
@@ -257,7 +257,7 @@ impl Target {
         self.ask(&format!("drop {id}")).unwrap();
         let output = std::io::read_to_string(child.stdout.take().unwrap()).unwrap();
         let sent = output.lines().find_map(|line| line.split("sent ").nth(1)?.parse().ok());
-        let is_holder = matches!(attack, Attack::Claims | Attack::Staging | Attack::Lending);
+        let is_holder = matches!(attack, Attack::Claims | Attack::Staging | Attack::RemoteCopy);
         assert!(is_holder || status.success(), "{status} {output}");
         sent.unwrap_or(0)
     }

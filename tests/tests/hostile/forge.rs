@@ -186,7 +186,7 @@ impl Forge<'_> {
     }
 
     /// A message of transfers by the other side's GPU, in either version.
-    pub(crate) fn lending(&mut self, is_holder: bool) -> Vec<u8> {
+    pub(crate) fn remote_copy(&mut self, is_holder: bool) -> Vec<u8> {
         let tag = self.pick(&[10, 10, 11, 12, 13]);
         self.tagged(tag, is_holder)
     }
@@ -254,9 +254,9 @@ impl Forge<'_> {
                     out.extend((self.below(1 << 22) as u32).to_be_bytes());
                 }
                 out.extend(*b"simulated GPU   ");
-                let loans = self.pick(&[0u16, 1, 1, 1, 3]);
-                out.extend(loans.to_be_bytes());
-                for _ in 0..loans {
+                let ranges = self.pick(&[0u16, 1, 1, 1, 3]);
+                out.extend(ranges.to_be_bytes());
+                for _ in 0..ranges {
                     let mut handle: Vec<u8> = (0..72).map(|_| self.below(256) as u8).collect();
                     if self.below(2) == 0 {
                         handle[64..].copy_from_slice(&(LEN as u64).to_le_bytes());
@@ -330,7 +330,7 @@ impl Forge<'_> {
         out
     }
 
-    /// A reader's word that it is done with a grant: of the held one with something changed, or of none.
+    /// A reader's message that it is done with a grant: of the held one with something changed, or of none.
     pub(crate) fn grant_done(&mut self) -> Vec<u8> {
         let mut key: [u8; 52] = std::array::from_fn(|_| self.below(256) as u8);
         if let Some(ticket) = &self.ticket {
@@ -395,7 +395,7 @@ impl Forge<'_> {
                 [b"nxs\x02".to_vec(), self.bytes(size)].concat()
             }
             2..5 => self.claim(false),
-            5..8 => self.lending(false),
+            5..8 => self.remote_copy(false),
             _ => self.staged(false),
         }
     }

@@ -41,8 +41,8 @@ fn attack(name: &str, count: usize, quiet: Duration) {
             ("messages of strangers, of every kind", Attack::Stranger),
             ("claims", Attack::Claims),
             ("staging messages", Attack::Staging),
-            ("lending messages", Attack::Lending),
-            ("words about grants", Attack::GrantDone),
+            ("messages of remote copies", Attack::RemoteCopy),
+            ("messages about grants", Attack::GrantDone),
             ("notifications of importers", Attack::Importers),
         ];
         let pages = [
@@ -121,7 +121,7 @@ fn the_words_of_an_export_cannot_be_written_by_readers() {
         let file = target.export.words().file.unwrap();
         assert!(pages::write_to(file, &[7; 8], 0).is_err());
         // That of offers can be.
-        let file = metadata(&target.offer).unwrap().doorbell().unwrap().file();
+        let file = metadata(&target.offer).unwrap().slot_address().unwrap().file();
         pages::write_to(file, &[0], file.length() - 1).unwrap();
     });
 }

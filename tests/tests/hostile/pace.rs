@@ -1,4 +1,4 @@
-//! How fast hostile inputs follow each other.
+//! The pace of hostile inputs.
 
 use std::env;
 use std::thread;

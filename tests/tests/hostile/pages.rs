@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
-use nixl_metadata::{Doorbell, SharedFile};
+use nixl_metadata::{SharedFile, SlotAddress};
 use nixl_tests::{Random, metadata};
 
 use crate::pace::Pace;
@@ -23,7 +23,7 @@ pub(crate) enum Part {
 
 impl Part {
     fn bytes(self, length: u64) -> Range<u64> {
-        let mailbox = 8 * Doorbell::MAIL as u64;
+        let mailbox = 8 * SlotAddress::MAILBOX as u64;
         match self {
             Self::Doorbells => 0..mailbox,
             Self::Mailbox => mailbox..length,
@@ -33,7 +33,7 @@ impl Part {
 
 /// Writes what a holder likes to the page of the target's offers.
 pub(crate) fn pages(part: Part, target: &Target, seed: u64, count: usize) -> Outcome {
-    let file = metadata(&target.offer).unwrap().doorbell().unwrap().file();
+    let file = metadata(&target.offer).unwrap().slot_address().unwrap().file();
     let place = part.bytes(file.length());
     let (mut random, mut pace) = (Random::new(seed), Pace::new());
     for _ in 0..count {
@@ -67,14 +67,15 @@ fn word(random: &mut Random, place: &Range<u64>) -> (u64, Vec<u8>) {
 
 /// The counts of one lane, or the head of a message in it.
 fn lane(random: &mut Random) -> (u64, Vec<u8>) {
-    const LANES: u64 = Doorbell::LANES as u64;
-    let lane = Doorbell::MAIL as u64 + 8 + random.below(LANES) * Doorbell::LANE_WORDS as u64;
+    const LANES: u64 = SlotAddress::LANES as u64;
+    let lane =
+        SlotAddress::MAILBOX as u64 + 8 + random.below(LANES) * SlotAddress::LANE_WORDS as u64;
     let (word, value) = match random.below(3) {
         0 => (random.below(16), random.below(4096)),
         1 => (1, random.below(u64::MAX)),
         _ => {
             let head = random.below(300) << 32 | random.below(9000);
-            (16 + random.below(64), u64::from(Doorbell::LETTER) << 48 | head)
+            (16 + random.below(64), u64::from(SlotAddress::MESSAGE_MARK) << 48 | head)
         }
     };
     (8 * (lane + word), value.to_le_bytes().to_vec())

@@ -1,4 +1,4 @@
-//! What is measured: an attack, honest traffic beside it, and what it costs the target.
+//! A measured scene: an attack, honest traffic beside it, and its cost for the target.
 
 use std::env;
 use std::sync::Arc;

@@ -98,7 +98,7 @@ async fn a_name_that_cannot_be_read_keeps_no_word_of_others_back() {
     let names = ["evil%00x", "twin", "twin%00x"];
     let mut senders = Senders::start(&metadata, 20_000, 16, &names);
     senders.begin();
-    // Each ends by its word: a lost one would be a time-out.
+    // Each ends by its message: a lost one would be a time-out.
     for _ in 0..100 {
         exchange(&target, &initiator).await;
     }

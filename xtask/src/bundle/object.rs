@@ -1,4 +1,4 @@
-//! What a program or shared library asks of the machine it runs on.
+//! The needs of a program or shared library: loader, libraries, versions of symbols.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! What a process is given: NIXL's file of settings, and open files.
+//! The settings of a process: NIXL's file of settings, and open files.
 
 use std::env;
 use std::ffi::OsString;

@@ -1,4 +1,4 @@
-//! What building this workspace needs.
+//! The tools that building this workspace needs.
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Where NIXL is: an installed one comes first, then the one that set-up provides. nixl-connector looks in the same
+//! The folder of NIXL: an installed one comes first, then the one that set-up provides. nixl-connector looks in the same
 //! places in the same order.
 
 use std::env::{self, consts::ARCH};

@@ -1,6 +1,8 @@
 //! The counts of a tree of sources.
 
-use super::source::Source;
+use std::path::Path;
+
+use super::source::{self, Source};
 use super::words;
 
 /// Lines of more columns are wide.
@@ -20,12 +22,14 @@ pub(super) struct Counts {
     panics: usize,
     wide: usize,
     quaint: usize,
+    loose: usize,
+    root_names: usize,
 }
 
 impl Counts {
     pub(super) const HEADINGS: &str = "\
-| tree | files | lines | median / longest file | doc % | comment % | unsafe / SAFETY | fn median / p95 / longest | pub per kloc | pub fields | panics per kloc | wide | quaint words per kloc |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|";
+| tree | files | lines | median / longest file | doc % | comment % | unsafe / SAFETY | fn median / p95 / longest | pub per kloc | pub fields | panics per kloc | wide | quaint words per kloc | loose words per kloc | root names |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
     pub(super) fn add(&mut self, source: &Source) {
         let lines = &source.lines;
@@ -46,6 +50,7 @@ impl Counts {
         self.wide += usize::from(is_wide(line));
         let quaint = words::QUAINT.iter().flat_map(|words| *words);
         self.quaint += quaint.map(|word| words::count(line, word)).sum::<usize>();
+        self.loose += words::loose(line);
         if code.starts_with("//") {
             return;
         }
@@ -53,6 +58,11 @@ impl Counts {
         self.items += usize::from(is_public_item(code));
         self.fields += usize::from(is_public_field(line));
         self.panics += panics(code);
+    }
+
+    /// Adds the public names of a crate's root.
+    pub(super) fn add_root(&mut self, src: &Path) {
+        self.root_names += root_names(src, "lib");
     }
 
     /// Public fields.
@@ -68,7 +78,7 @@ impl Counts {
         let percent = |count: usize| count as f64 * 100.0 / self.lines.max(1) as f64;
         let per_thousand = |count: usize| percent(count) * 10.0;
         format!(
-            "| {name} | {} | {} | {} / {} | {:.1} | {:.1} | {} / {} | {} / {} / {} | {:.1} | {} | {:.1} | {} | {:.1} |",
+            "| {name} | {} | {} | {} / {} | {:.1} | {:.1} | {} / {} | {} / {} / {} | {:.1} | {} | {:.1} | {} | {:.1} | {:.1} | {} |",
             self.files.len(),
             self.lines,
             quantile(&self.files, 50),
@@ -85,6 +95,8 @@ impl Counts {
             per_thousand(self.panics),
             self.wide,
             per_thousand(self.quaint),
+            per_thousand(self.loose),
+            self.root_names,
         )
     }
 }
@@ -92,7 +104,7 @@ impl Counts {
 /// Whether a line is too wide. Tables of documentation and strings are as long as they must be.
 pub(super) fn is_wide(line: &str) -> bool {
     let code = line.trim_start();
-    let is_table = code.starts_with("//") && code.contains('|');
+    let is_table = code.starts_with('|') || code.starts_with("//") && code.contains('|');
     let is_string = !code.starts_with("//") && code.contains('"');
     !is_table && !is_string && line.chars().count() > COLUMNS
 }
@@ -104,6 +116,64 @@ fn is_public_item(code: &str) -> bool {
     ];
     let first = code.strip_prefix("pub ").and_then(|item| item.split_whitespace().next());
     first.is_some_and(|first| ITEMS.contains(&first))
+}
+
+/// The public names of a module at the root of a crate's sources. A module that cannot be read has none.
+fn root_names(src: &Path, module: &str) -> usize {
+    let file = source::file(&src.join(module).with_extension("rs"));
+    let read = |module: &str| root_names(src, module);
+    file.map_or(0, |file| public_names(&file.lines.join("\n"), &read))
+}
+
+/// The own public names of a module: items, modules and names of its `pub use`. Hidden ones do not count, nor names of other
+/// crates. `of_module` counts those of a module whose names are all re-exported.
+fn public_names(text: &str, of_module: &dyn Fn(&str) -> usize) -> usize {
+    let lines: Vec<_> = text.lines().collect();
+    let is_hidden = |at: usize| {
+        let before = lines.get(..at).into_iter().flatten().rev();
+        before.take_while(|line| line.starts_with('#')).any(|line| line.contains("doc(hidden)"))
+    };
+    let own: Vec<_> = declared(&lines);
+    let heads = lines
+        .iter()
+        .enumerate()
+        .filter(|(at, line)| line.starts_with("pub ") && is_public_item(line) && !is_hidden(*at));
+    heads
+        .map(|(at, line)| match line.strip_prefix("pub use ") {
+            None => 1,
+            Some(_) => {
+                let mut rest = lines.get(at..).into_iter().flatten();
+                let mut used = String::new();
+                while let Some(line) = rest.next().filter(|_| !used.contains(';')) {
+                    used.push_str(line.trim());
+                }
+                used_names(used.trim_start_matches("pub use "), &own, of_module)
+            }
+        })
+        .sum()
+}
+
+/// The modules that a root declares.
+fn declared<'a>(lines: &[&'a str]) -> Vec<&'a str> {
+    let name = |line: &&'a str| {
+        let (before, name) = line.trim_end().strip_suffix(';')?.split_once("mod ")?;
+        (before.is_empty() || before.starts_with("pub")).then_some(name)
+    };
+    lines.iter().filter_map(name).collect()
+}
+
+/// The names of one `pub use`, if it is of a module of the crate.
+fn used_names(used: &str, own: &[&str], of_module: &dyn Fn(&str) -> usize) -> usize {
+    let path = used.trim_start_matches("crate::").trim_start_matches("self::");
+    let module = path.split("::").next().unwrap_or_default();
+    if !own.contains(&module) {
+        return 0;
+    }
+    if path.ends_with("::*;") {
+        return of_module(module);
+    }
+    let names = path.split([',', '{', '}', ';']).map(str::trim);
+    names.filter(|name| !name.is_empty() && !name.ends_with("::")).count()
 }
 
 fn is_public_field(line: &str) -> bool {
@@ -207,6 +277,13 @@ mod tests {
         counts.add(&Source::without_tests("//! Nobody.\nfn a() {\n    b.unwrap();\n}\n"));
         let row = counts.row("x");
         assert!(row.starts_with("| x | 1 | 4 | 4 / 4 | 25.0 | 0.0 | 0 / 0 | 3 / 3 / 3 |"), "{row}");
-        assert!(row.ends_with("| 250.0 | 0 | 250.0 |"), "{row}");
+        assert!(row.ends_with("| 250.0 | 0 | 250.0 | 0.0 | 0 |"), "{row}");
+    }
+
+    #[test]
+    fn root_names_are_the_crates_own_and_shown() {
+        let text = "pub mod a;\nmod b;\npub use b::{\n    C, D,\n    e::F,\n};\n#[doc(hidden)]\npub use b::G;\npub use other::H;\npub fn i() {}\n";
+        assert_eq!(public_names(text, &|_| 0), 5);
+        assert_eq!(public_names("mod a;\npub use a::*;\n", &|module| module.len()), 1);
     }
 }

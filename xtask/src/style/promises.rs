@@ -141,7 +141,7 @@ fn the_pages_are_linked_and_their_prose_is_wrapped() {
     let architecture = read("docs/ARCHITECTURE.md").unwrap();
     let mut faults = Vec::new();
     for (page, document) in pages() {
-        if page != "ARCHITECTURE" && !architecture.contains(&format!("\n| [{page}]({page}.md) |")) {
+        if page != "ARCHITECTURE" && !architecture.contains(&format!("[{page}]({page}.md)")) {
             faults.push(format!("docs/ARCHITECTURE.md does not list {page}.md"));
         }
         let prose = document.lines().enumerate().filter(|(_, line)| !line.starts_with('|'));

@@ -13,12 +13,15 @@ pub(super) struct Source {
 
 /// All source files below a folder, in order of their paths. Files of tests are left out.
 pub(super) fn files(folder: &Path) -> Result<Vec<Source>> {
-    let read = |path: PathBuf| {
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Source::without_tests(&text))
-    };
-    paths(folder)?.into_iter().filter(|path| !is_test(path, folder)).map(read).collect()
+    let paths = paths(folder)?.into_iter().filter(|path| !is_test(path, folder));
+    paths.map(|path| file(&path)).collect()
+}
+
+/// One source file.
+pub(super) fn file(path: &Path) -> Result<Source> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Source::without_tests(&text))
 }
 
 /// The paths of all source files below a folder, in order.

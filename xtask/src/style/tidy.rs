@@ -34,7 +34,7 @@ pub(super) fn holds(faults: impl IntoIterator<Item = String>) {
 }
 
 fn faulty_lines(is_fault: impl Fn(&str) -> Option<String>) {
-    holds(sources().iter().flat_map(|(name, text)| {
+    holds(all_sources().iter().flat_map(|(name, text)| {
         let lines = text.lines().enumerate();
         lines
             .filter_map(|(at, line)| Some(format!("{name}:{}: {}", at + 1, is_fault(line)?)))
@@ -44,7 +44,8 @@ fn faulty_lines(is_fault: impl Fn(&str) -> Option<String>) {
 
 #[test]
 fn every_module_has_a_header() {
-    holds(sources().into_iter().filter(|(_, text)| !text.starts_with("//! ")).map(|(name, _)| {
+    let without = all_sources().into_iter().filter(|(_, text)| !text.starts_with("//! "));
+    holds(without.map(|(name, _)| {
         format!("{name}: begins without a `//!` header; say in a noun phrase what the module is")
     }));
 }
@@ -55,7 +56,7 @@ fn a_header_names_a_thing() {
         "What ", "Who ", "Whom ", "Whether ", "Why ", "How ", "Where ", "When ", "Which ", "By ",
         "Is ", "Do ",
     ];
-    holds(sources().into_iter().filter_map(|(name, text)| {
+    holds(all_sources().into_iter().filter_map(|(name, text)| {
         let header = text.lines().next()?.strip_prefix("//! ")?;
         let opening = OPENINGS.iter().find(|opening| header.starts_with(**opening))?;
         Some(format!("{name}: begins with `{opening}`; begin with the field's term for the module"))
@@ -100,6 +101,19 @@ fn further_sources() -> Vec<(String, String)> {
     files.map(read).collect()
 }
 
+/// Every source file of the repository.
+fn all_sources() -> Vec<(String, String)> {
+    [sources(), further_sources()].concat()
+}
+
+/// Settings and scripts, whose comments follow the same rules.
+fn scripts() -> Vec<(String, String)> {
+    const NAMES: [&str; 5] =
+        [".cargo/config.toml", "Cargo.toml", "clippy.toml", "deny.toml", "xtask/src/bundle/run"];
+    let read = |name: &str| (name.to_owned(), fs::read_to_string(root().join(name)).unwrap());
+    NAMES.map(read).to_vec()
+}
+
 #[test]
 fn no_word_is_banned() {
     // The list itself, its tests, and a user of Unix.
@@ -108,7 +122,7 @@ fn no_word_is_banned() {
             || line.contains("`nobody`")
             || line.contains("\"nobody\"")
     };
-    let texts = [sources(), further_sources(), documents()].concat();
+    let texts = [all_sources(), scripts(), documents()].concat();
     holds(texts.iter().flat_map(|(name, text)| {
         let lines = text.lines().enumerate().filter(|(_, line)| !is_exempt(name, line));
         let faults = lines.filter_map(|(at, line)| {

@@ -1,4 +1,4 @@
-//! What is measured, and how often.
+//! Cases, and their repetitions.
 
 use std::time::Duration;
 

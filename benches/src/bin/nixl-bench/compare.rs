@@ -1,4 +1,4 @@
-//! What has changed since an earlier report.
+//! Changes since an earlier report.
 
 use comfy_table::Table;
 

@@ -1,4 +1,4 @@
-//! What transfers cost, with our crates and with plain calls beside them.
+//! The benchmark of transfers, with our crates and with plain calls beside them.
 //!
 //! `cargo xtask bench` builds and runs it. In the suite `host` two processes of one machine exchange memory over NIXL: the
 //! process that is started is the initiator, and starts itself again as the target. In the suite `remote` they exchange

@@ -1,4 +1,4 @@
-//! What the bytes of an iteration look like: every word depends on its address and on the iteration.
+//! The bytes of an iteration: each 64-bit number depends on its address and on the iteration.
 
 /// Bytes that are generated, or checked, at a time.
 pub(crate) const CHUNK: usize = 32 * 1024;

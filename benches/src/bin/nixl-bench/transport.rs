@@ -1,4 +1,4 @@
-//! What UCX may use between the two processes.
+//! UCX's transports between the two processes.
 
 use std::env;
 use std::os::unix::process::CommandExt as _;

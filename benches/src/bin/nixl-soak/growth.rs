@@ -1,4 +1,4 @@
-//! Whether a series of counts grows, in spite of noise.
+//! The rule of growth: whether a series of counts grows, in spite of noise.
 //!
 //! The first quarter of the samples is warm-up. The median of the last quarter is compared with that of the second, so that
 //! neither a spike nor a single late sample decides. It grows if the difference is beyond an allowance, of which there are

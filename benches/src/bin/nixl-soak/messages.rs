@@ -1,4 +1,4 @@
-//! What the coordinator and its nodes say to each other, and the nodes among themselves.
+//! Messages of the coordinator and its nodes, and among the nodes.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,17 +24,17 @@ pub(crate) struct Setup {
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum Executor {
-    /// That of a connector that is given none.
-    Default,
+    /// That of a connector without a configured one.
+    Transport,
     Path,
 }
 
 impl Executor {
-    pub(crate) const BOTH: [Self; 2] = [Self::Default, Self::Path];
+    pub(crate) const BOTH: [Self; 2] = [Self::Transport, Self::Path];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::Default => "default",
+            Self::Transport => "transport",
             Self::Path => "path",
         }
     }

@@ -1,4 +1,4 @@
-//! What was found, as the table and the report in JSON have it.
+//! The results, as a table and as a report in JSON.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What a process holds, as the system counts it from outside.
+//! The resources of a process, as the system counts them from outside.
 
 use std::fs;
 use std::path::Path;

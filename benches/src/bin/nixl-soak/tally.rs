@@ -1,4 +1,4 @@
-//! What became of operations.
+//! Counts of the results of operations.
 
 use std::collections::BTreeMap;
 

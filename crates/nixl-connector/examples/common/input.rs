@@ -1,4 +1,4 @@
-//! What peers offer, from stdin.
+//! Offers of peers, from stdin.
 
 use std::io::{self, BufRead as _, Read as _};
 use std::thread;

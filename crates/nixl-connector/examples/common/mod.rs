@@ -1,4 +1,4 @@
-//! What the four examples share: arguments, memory, input and output.
+//! Code of the four examples: arguments, memory, input and output.
 #![allow(dead_code, reason = "each example uses a part of it")]
 
 pub(crate) mod args;

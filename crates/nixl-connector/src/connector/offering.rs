@@ -139,7 +139,7 @@ impl Connector {
             false => None,
         };
         let metadata = match &slot {
-            Some(slot) => metadata.with_doorbell(slot.doorbell())?,
+            Some(slot) => metadata.with_slot_address(slot.address())?,
             None => metadata,
         };
         // No peer with default limits could read more.

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nixl_descriptor::layout::Layout;
 use nixl_descriptor::tensor::TensorLayout;
 use nixl_descriptor::{DescriptorList, Region, Registration};
 use nixl_device::LeakInChild;
+use nixl_device::locks::lock;
 use nixl_metadata::{
     ExportId, ExportMetadata, NotificationKey, Rights, SharedFile, Ticket, TicketTerms,
     WordsLocation,
@@ -115,7 +116,7 @@ pub(crate) struct ExportShared {
     held: LeakInChild<Mutex<Option<Held>>>,
 }
 
-/// What is still to be waited for, of an export that was closed.
+/// The remaining waits of a closed export.
 struct Closing {
     /// Blocks that peers may be writing.
     written: Vec<UnquietOffer>,
@@ -196,7 +197,7 @@ impl Connector {
             .with_tensors(tensors)?;
         // Any slot names the page of all.
         let slot = connection.driver().arm_slot(&NotificationKey::random(), OperationKind::Write);
-        let metadata = match slot.map(|slot| slot.doorbell()) {
+        let metadata = match slot.map(|slot| slot.address()) {
             Some(doorbell) => metadata.with_claims(doorbell.file())?,
             None => metadata,
         };
@@ -402,8 +403,7 @@ impl ExportShared {
     /// Ends all grants, and has the memory kept for as long as reads and writes may be under way. `None` if the export was closed
     /// before.
     fn close(&self) -> Option<Closing> {
-        let Held { registrations, made, memory } =
-            self.held.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let Held { registrations, made, memory } = lock(&self.held).take()?;
         exports_of_this_process().remove(self.id);
         let connection = self.connector.connection();
         // The words stay: a peer that imports late reads there that the export is closed.

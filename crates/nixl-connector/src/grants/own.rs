@@ -1,9 +1,10 @@
 //! The exports of this process, whose readers in it need no engine.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use nixl_device::PerProcess;
+use nixl_device::locks::lock;
 use nixl_metadata::ExportId;
 
 use super::export::ExportShared;
@@ -33,6 +34,6 @@ impl OwnExports {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ExportId, Weak<ExportShared>>> {
-        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.by_id)
     }
 }

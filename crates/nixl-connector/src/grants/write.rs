@@ -1,6 +1,6 @@
 //! Grants to write: offers that a ticket names.
 //!
-//! A write cannot be called back, so a writer claims its grant first, and what it may still be writing comes back by its word or
+//! A write cannot be called back, so a writer claims its grant first, and what it may still be writing comes back by its message or
 //! by proof. That is what a writable offer does; a ticket for writing is one whose metadata its holder makes of the export's:
 //!
 //! | of the offer | in the ticket |
@@ -18,8 +18,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use nixl_descriptor::layout::{Layout, RemoteLayout};
 use nixl_descriptor::{DependencyError, DescriptorList, WorkQueue};
 use nixl_metadata::{
-    ClaimDemand, Doorbell, ExportMetadata, MetadataError, NotificationKey, OfferTerms,
-    OperationKind, RdmaMetadata, Rights, SerializedDescriptor, Share, Ticket, TicketTerms,
+    ClaimDemand, ExportMetadata, MetadataError, NotificationKey, OfferTerms, OperationKind,
+    RdmaMetadata, Rights, SerializedDescriptor, Share, SlotAddress, Ticket, TicketTerms,
 };
 use nixl_ops::{
     Completion, FreeBlocks, GrantError, OperationError, OperationOptions, RevokeOutcome,
@@ -170,7 +170,7 @@ impl Export {
         let metadata = operation.metadata();
         let expires = metadata.terms().map_or(0, |terms| terms.expires_unix_millis().get());
         let (slot, generation) =
-            metadata.doorbell().map_or((NO_SLOT, 0), |bell| (bell.slot(), bell.token()));
+            metadata.slot_address().map_or((NO_SLOT, 0), |bell| (bell.slot(), bell.token()));
         let terms = TicketTerms { slot, generation, expires_unix_millis: expires, ..terms };
         let ticket = Ticket::new(terms, blocks)?;
         Ok(WriteGrant { operation, ticket, export: Arc::clone(shared) })
@@ -213,7 +213,7 @@ impl WriteGrant {
     }
 
     /// Ends the grant: no writer begins any more. The blocks are the owner's again if the outcome is
-    /// [`Free`](RevokeOutcome::Free); otherwise a writer has claimed them, and they come back by its word or by proof.
+    /// [`Free`](RevokeOutcome::Free); otherwise a writer has claimed them, and they come back by its message or by proof.
     pub fn revoke(&mut self) -> RevokeOutcome {
         self.operation.revoke()
     }
@@ -284,7 +284,7 @@ fn offered(
         .with_terms(terms)?;
     match export.claims() {
         Some(&file) if ticket.slot() != NO_SLOT => {
-            remote.with_doorbell(Doorbell::new(file, ticket.slot(), ticket.generation()))
+            remote.with_slot_address(SlotAddress::new(file, ticket.slot(), ticket.generation()))
         }
         _ => Ok(remote),
     }

@@ -1,8 +1,9 @@
 //! The grants to write of an export, which end with it.
 
 use std::mem;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
+use nixl_device::locks::lock;
 use nixl_ops::{GrantError, UnquietOffer, WritableEnder};
 
 /// Grants to write that have not ended, or whose memory is not quiet.
@@ -53,6 +54,6 @@ impl Writers {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }

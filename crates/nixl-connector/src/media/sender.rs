@@ -29,7 +29,7 @@ impl MediaSender {
         Self { connector, life_time: Self::LIFE_TIME, readers: NonZeroU32::MIN }
     }
 
-    /// The time after which an offer ends if it has not been read by then. Readers of Dynamo send no word, so for them it is the
+    /// The time after which an offer ends if it has not been read by then. Readers of Dynamo send no message, so for them it is the
     /// time after which the memory comes back, unless the offer is dropped before.
     #[must_use]
     pub fn life_time(mut self, life_time: Duration) -> Self {

@@ -16,7 +16,7 @@ pub(super) struct Agent {
     pub(super) incarnation: u64,
     pub(super) alive: bool,
     pub(super) plan: Plan,
-    pub(super) inbox: VecDeque<Letter>,
+    pub(super) inbox: VecDeque<Message>,
     pub(super) peers: HashMap<Arc<str>, Peer>,
     /// Moves its transfers, if they wake and the network is not stepped.
     pub(super) engine: Option<Thread>,
@@ -25,7 +25,7 @@ pub(super) struct Agent {
 }
 
 /// A message for an agent.
-pub(super) struct Letter {
+pub(super) struct Message {
     pub(super) from: Arc<str>,
     pub(super) payload: Bytes,
     /// When it arrives.
@@ -46,8 +46,8 @@ impl Agent {
     }
 
     /// Takes the messages that have arrived by now.
-    pub(super) fn arrived(&mut self, now: Duration) -> VecDeque<Letter> {
-        let (arrived, later) = self.inbox.drain(..).partition(|letter| letter.at <= now);
+    pub(super) fn arrived(&mut self, now: Duration) -> VecDeque<Message> {
+        let (arrived, later) = self.inbox.drain(..).partition(|message| message.at <= now);
         self.inbox = later;
         arrived
     }

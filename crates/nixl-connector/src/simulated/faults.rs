@@ -165,7 +165,7 @@ pub(super) struct Strikes {
 }
 
 impl State {
-    /// What strikes a transfer that `agent` posts now.
+    /// The fault of a transfer that `agent` posts now.
     pub(super) fn strikes(&mut self, agent: &str) -> Strikes {
         let mut none = Plan::default();
         let own = self.agents.get_mut(agent).map_or(&mut none, |agent| &mut agent.plan);
@@ -175,7 +175,7 @@ impl State {
         Strikes { faults, releases: (own.releases, self.plan.releases) }
     }
 
-    /// What strikes a message that `agent` sends now.
+    /// The fault of a message that `agent` sends now.
     pub(super) fn message_fault(&mut self, agent: &str) -> Option<MessageFault> {
         let own = self.agents.get_mut(agent).and_then(|agent| agent.plan.messages.pop_front());
         own.or_else(|| self.plan.messages.pop_front()).flatten()

@@ -13,7 +13,7 @@ use nixl_descriptor::{
 use nixl_metadata::OperationKind;
 use nixl_ops::TransportError;
 
-use super::agent::Letter;
+use super::agent::Message;
 use super::fabric::{Network, State};
 use super::faults::{Fault, Strikes};
 use super::transport::failed;
@@ -316,7 +316,7 @@ impl State {
             && let Some(peer) = self.living(&request.peer)
         {
             let from = Arc::clone(&request.agent);
-            peer.inbox.push_back(Letter { from, payload, at: Duration::ZERO });
+            peer.inbox.push_back(Message { from, payload, at: Duration::ZERO });
         }
     }
 }

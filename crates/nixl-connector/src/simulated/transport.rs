@@ -18,7 +18,7 @@ use nixl_ops::{
     TransferSpec, Transport, TransportError,
 };
 
-use super::agent::Letter;
+use super::agent::Message;
 use super::blob::{Blob, Entry};
 use super::fabric::Network;
 use super::faults::MessageFault;
@@ -262,8 +262,9 @@ unsafe impl Transport for SimulatedTransport {
         };
         if let Some(them) = state.living(peer.as_str()) {
             let payload = Bytes::copy_from_slice(payload);
-            let letter = || Letter { from: Arc::clone(&self.agent), payload: payload.clone(), at };
-            them.inbox.extend((0..copies).map(|_| letter()));
+            let message =
+                || Message { from: Arc::clone(&self.agent), payload: payload.clone(), at };
+            them.inbox.extend((0..copies).map(|_| message()));
         }
         Poll::Ready(Ok(()))
     }
@@ -275,8 +276,8 @@ unsafe impl Transport for SimulatedTransport {
             let mut state = self.network.lock();
             state.living(&self.agent).ok_or(TransportError::Closed)?.arrived(now)
         };
-        for letter in arrived {
-            sink(&letter.from, &letter.payload);
+        for message in arrived {
+            sink(&message.from, &message.payload);
         }
         Ok(())
     }

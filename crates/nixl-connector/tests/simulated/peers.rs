@@ -1,4 +1,4 @@
-//! Who may connect to whom, and what a connection allows.
+//! Peers that may connect, and the operations of a connection.
 
 use std::task::{Context, Waker};
 

@@ -12,7 +12,7 @@ use nixl_device::{MachineIdentity, PerProcess};
 
 use super::link::Link;
 use super::wire::Name;
-use super::{Folders, ForeignProcess, Meeting, Rendezvous, RendezvousError};
+use super::{Folders, ForeignProcess, Rendezvous, RendezvousError, RendezvousState};
 
 /// A child of a fork does not use what it inherits.
 static TABLE: PerProcess<Table> = PerProcess::new(Table::default);
@@ -34,7 +34,7 @@ struct Known {
 }
 
 enum Attempt {
-    Met(Arc<Link>),
+    Connected(Arc<Link>),
     Failed(RendezvousError, Instant),
 }
 
@@ -75,7 +75,7 @@ pub(super) fn entered(
     known.folders.retain(|folder| folder.strong_count() > 0);
     known.folders.push(Arc::downgrade(&made));
     // What was not there may be in this one.
-    known.links.retain(|_, attempt| matches!(attempt, Attempt::Met(_)));
+    known.links.retain(|_, attempt| matches!(attempt, Attempt::Connected(_)));
     table().any.store(true, Ordering::Release);
     Ok(made)
 }
@@ -85,15 +85,17 @@ fn folders() -> Vec<Arc<Rendezvous>> {
     known().folders.iter().filter_map(Weak::upgrade).collect()
 }
 
-pub(super) fn meeting(process: ForeignProcess) -> Meeting {
+pub(super) fn state(process: ForeignProcess) -> RendezvousState {
     if !table().any.load(Ordering::Acquire) {
-        return Meeting::NoFolder;
+        return RendezvousState::NoFolder;
     }
     let known = known();
     match known.links.get(&process) {
-        Some(Attempt::Met(link)) if link.is_live() => Meeting::Met,
-        _ if known.folders.iter().all(|folder| folder.strong_count() == 0) => Meeting::NoFolder,
-        _ => Meeting::Absent,
+        Some(Attempt::Connected(link)) if link.is_live() => RendezvousState::Connected,
+        _ if known.folders.iter().all(|folder| folder.strong_count() == 0) => {
+            RendezvousState::NoFolder
+        }
+        _ => RendezvousState::Absent,
     }
 }
 
@@ -103,7 +105,7 @@ pub(super) fn link(process: ForeignProcess) -> Result<Arc<Link>, RendezvousError
         return Err(RendezvousError::NotConfigured);
     }
     match known().links.get(&process) {
-        Some(Attempt::Met(link)) if link.is_live() => return Ok(Arc::clone(link)),
+        Some(Attempt::Connected(link)) if link.is_live() => return Ok(Arc::clone(link)),
         Some(Attempt::Failed(error, at)) if at.elapsed() < COOLDOWN => return Err(error.clone()),
         _ => {}
     }
@@ -117,13 +119,13 @@ pub(super) fn link(process: ForeignProcess) -> Result<Arc<Link>, RendezvousError
     let mut known = known();
     if known.links.len() >= PROCESSES {
         known.links.retain(|_, attempt| match attempt {
-            Attempt::Met(link) => link.is_live(),
+            Attempt::Connected(link) => link.is_live(),
             Attempt::Failed(_, at) => at.elapsed() < COOLDOWN,
         });
     }
     if known.links.len() < PROCESSES {
         let attempt = match &met {
-            Ok(link) => Attempt::Met(Arc::clone(link)),
+            Ok(link) => Attempt::Connected(Arc::clone(link)),
             Err(error) => Attempt::Failed(error.clone(), Instant::now()),
         };
         known.links.insert(process, attempt);

@@ -57,7 +57,7 @@ pub(super) struct Message {
     pub(super) descriptor: Option<OwnedFd>,
 }
 
-/// What a socket that does not block has.
+/// The next input of a non-blocking socket.
 #[derive(Debug)]
 pub(super) enum Incoming {
     Message(Message),

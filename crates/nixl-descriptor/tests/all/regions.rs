@@ -1,4 +1,4 @@
-//! What regions are made from, and what they say of themselves.
+//! The sources of regions, and their descriptions.
 #![allow(unsafe_code)]
 
 use std::collections::HashSet;

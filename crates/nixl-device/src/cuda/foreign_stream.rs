@@ -12,8 +12,7 @@ pub enum ForeignStreamError {
     /// The stream captures a CUDA graph. Its queue is left alone, and the capture goes on.
     #[error(
         "stream {stream:#x} is capturing a CUDA graph: nothing that it is given runs before the graph is launched, so there \
-         is no work to wait for; mark the stream before the capture begins, or after a launch of the graph the stream that \
-         it was launched on"
+         is no work to wait for; make the point before the capture begins, or after the graph's launch on the launching stream"
     )]
     Capturing {
         /// The `CUstream`.

@@ -1,4 +1,4 @@
-//! What needs a second process: sharing memory, and breaking a context.
+//! Tests with a second process: sharing memory, and breaking a context.
 
 use std::process::Command;
 use std::sync::Arc;

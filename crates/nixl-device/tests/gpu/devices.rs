@@ -1,4 +1,4 @@
-//! What is said about devices.
+//! Descriptions of devices.
 
 use nixl_device::Topology;
 use nixl_device::cuda::{

@@ -1,4 +1,4 @@
-//! What the children do.
+//! The jobs of the child processes.
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};

@@ -1,4 +1,4 @@
-//! Which processes have a file open.
+//! The processes that have a file open.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;

@@ -1,4 +1,4 @@
-//! What this process finds out about others and about its sockets, with real ones. What needs root says that it is skipped
+//! Facts about other processes and about sockets of this one, with real ones. Tests that need root say that they are skipped
 //! without.
 
 #![allow(clippy::unwrap_used)]

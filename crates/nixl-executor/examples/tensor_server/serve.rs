@@ -70,7 +70,7 @@ async fn tensor(
     let granted = || {
         let (start, end) = (usize::try_from(bytes.start)?, usize::try_from(bytes.end)?);
         let blocks = u32::try_from(start / BLOCK)?..u32::try_from(end.div_ceil(BLOCK))?;
-        // It ends by the reader's word, or after this.
+        // It ends by the reader's message, or after this.
         let options = GrantOptions::new().time_to_live(Duration::from_secs(60));
         let grant = server.export.grant(0, &blocks.collect::<Vec<_>>(), options)?;
         Ok((grant, start % BLOCK))

@@ -1,4 +1,4 @@
-//! The traits by which a connection's operations, offers and peers reach its executor.
+//! The executor traits of a connection, implemented by `PathConnection`.
 
 use std::time::Duration;
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use nixl_descriptor::{DescriptorList, Presence, SharedName};
-use nixl_metadata::{Doorbell, RdmaMetadata};
+use nixl_metadata::{RdmaMetadata, SlotAddress};
 use nixl_ops::{PathPolicy, Preparation};
 
 use super::path_connection::PathConnection;
@@ -54,7 +54,7 @@ impl PathConnection {
             return None;
         }
         let (imports, pid) = (Arc::clone(&self.imports), self.pid_here(info));
-        let page = remote.doorbell().map(page_of);
+        let page = remote.slot_address().map(page_of);
         let foreign = self.foreign(info);
         Some(Box::new(move || {
             for memory_key in unopened {
@@ -86,7 +86,7 @@ impl PathConnection {
 }
 
 /// The page of offer slots that a peer names.
-fn page_of(doorbell: &Doorbell) -> SharedName {
-    let file = doorbell.file();
+fn page_of(address: &SlotAddress) -> SharedName {
+    let file = address.file();
     SharedName { pid: file.pid(), fd: file.fd(), name: file.name(), len: file.length() }
 }

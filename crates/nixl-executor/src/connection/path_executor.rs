@@ -27,7 +27,7 @@ use crate::planner::PathCosts;
 use crate::remote_memory::ImportLimits;
 use crate::sessions::StagingStats;
 
-/// Takes the best path that the two sides of an operation really have, at the speed of that path, and reports it.
+/// Takes the fastest path that the two sides of an operation really have, at the speed of that path, and reports it.
 ///
 /// In order of preference, as far as the hardware and the [policy](nixl_ops::PathPolicy) allow: a copy inside the process;
 /// GPU memory, or host memory made by [`Region::shared`](nixl_descriptor::Region::shared), that a process of the same

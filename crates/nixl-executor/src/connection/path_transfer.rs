@@ -1,4 +1,4 @@
-//! One operation's transfer: on the best path, and on the next ones if that fails.
+//! One operation's transfer: on the fastest path, and on the next ones if that fails.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -102,7 +102,7 @@ impl Owned {
 }
 
 impl PathTransfer {
-    /// Prepares the transfer by the best path that can be prepared.
+    /// Prepares the transfer by the fastest path that can be prepared.
     pub(super) fn begin(
         connection: Arc<PathConnection>,
         peer: Arc<Peer>,

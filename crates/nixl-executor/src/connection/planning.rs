@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nixl_descriptor::{DescriptorList, ForeignProcess, Meeting};
+use nixl_descriptor::{DescriptorList, ForeignProcess, RendezvousState};
 use nixl_device::Device;
 use nixl_metadata::{PeerInfo, RdmaMetadata};
 use nixl_ops::{OperationKind, PathKind, PathPolicy, TransferRequest, foreign_process};
@@ -19,8 +19,9 @@ impl PathConnection {
     /// What is known of a peer's offer.
     pub(super) fn offered(&self, remote: &RdmaMetadata) -> OfferFacts {
         let foreign = remote.peer().and_then(|info| self.foreign(info));
-        let meeting = foreign.map_or(Meeting::NoFolder, ForeignProcess::meeting);
-        OfferFacts::by_a_peer(remote).met(meeting)
+        let rendezvous =
+            foreign.map_or(RendezvousState::NoFolder, ForeignProcess::rendezvous_state);
+        OfferFacts::by_a_peer(remote).with_rendezvous(rendezvous)
     }
 
     /// The process of a peer of this host in another PID namespace.

@@ -4,7 +4,7 @@ use metrics::{Counter, Unit, counter, describe_counter, describe_gauge};
 use nixl_ops::{ByLabels, PathKind, PerRecorder, TransportError, transport_label};
 
 /// Counts a path that was tried, when it is known how that went.
-pub fn note_attempt(kind: PathKind, transport: &str, result: Result<(), &TransportError>) {
+pub(super) fn note_attempt(kind: PathKind, transport: &str, result: Result<(), &TransportError>) {
     let outcome = result.err().map_or("ok", TransportError::cause);
     let labels =
         [("kind", kind.class()), ("transport", transport_label(transport)), ("outcome", outcome)];

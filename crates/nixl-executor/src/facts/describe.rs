@@ -44,7 +44,7 @@ impl LocalFacts {
                 .with_uuid(gpu.uuid.unwrap_or_default())
                 .with_gpu_direct(gpu.gpu_direct.is_ok())
         });
-        let versions = info.versions().with_staging(STAGING).with_lending(REMOTE_COPY);
+        let versions = info.versions().with_staging(STAGING).with_remote_copy(REMOTE_COPY);
         let info = info.with_capabilities(capabilities).with_versions(versions);
         // Neither fails: the names come from the info and the carriers, and the ordinals differ.
         let described =

@@ -8,8 +8,8 @@ mod sides;
 mod ucx;
 
 pub(crate) use describe::{REMOTE_COPY, REMOTE_COPY_OF_GPUS, STAGING, STAGING_ON_GPU};
-pub use sides::{
-    Engine, Fact, LocalFacts, LocalGpu, Locality, OfferFacts, PeerFacts, PeerGpu, PeerMedia,
-    ShareForm,
-};
-pub use ucx::UcxTransports;
+pub use sides::{Engine, LocalFacts, OfferFacts, PeerFacts};
+pub(crate) use sides::{Fact, LocalGpu, PeerGpu, ShareForm};
+#[cfg(test)]
+pub(crate) use sides::{Locality, PeerMedia};
+pub(crate) use ucx::UcxTransports;

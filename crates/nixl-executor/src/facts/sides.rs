@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use nixl_descriptor::Meeting;
+use nixl_descriptor::RendezvousState;
 use nixl_metadata::{HostIdentity, MessageVersions, PeerInfo, RdmaMetadata, Share, ShareKind};
 use nixl_ops::Medium;
 
@@ -10,7 +10,7 @@ use super::UcxTransports;
 use crate::local::GpuCapabilities;
 
 /// Availability, or the missing condition.
-pub type Fact = Result<(), Cow<'static, str>>;
+pub(crate) type Fact = Result<(), Cow<'static, str>>;
 
 /// Facts of this process. [`discover`](Self::discover) finds them; the default is an unknown machine without GPUs.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,7 +106,7 @@ impl LocalFacts {
 
 /// The locality of the other side. `None` is unknown.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Locality {
+pub(crate) struct Locality {
     /// On one host.
     pub(crate) host: Option<bool>,
     /// In one PID namespace of it.
@@ -120,7 +120,7 @@ pub struct Locality {
 impl Locality {
     /// The locality of two processes.
     #[must_use]
-    pub fn between(a: &HostIdentity, b: &HostIdentity) -> Self {
+    pub(crate) fn between(a: &HostIdentity, b: &HostIdentity) -> Self {
         let host = a.boot_id().zip(b.boot_id()).map(|(a, b)| a == b);
         let namespace = |one, other| match host {
             // Inode numbers are meaningless beyond one boot.
@@ -158,7 +158,7 @@ pub struct PeerFacts {
 
 /// The media that can carry bytes to a peer, as reported by it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct PeerMedia {
+pub(crate) struct PeerMedia {
     /// Memory of its host.
     pub(crate) shared_memory: bool,
     /// A NIC.
@@ -259,8 +259,8 @@ pub struct OfferFacts {
     pub(crate) ours: bool,
     /// The way for another process to open all of its memory, if any.
     pub(crate) share: Option<ShareForm>,
-    /// Whether a peer in another PID namespace is met in a rendezvous folder.
-    pub(crate) meeting: Meeting,
+    /// The state of the rendezvous with a peer in another PID namespace.
+    pub(crate) rendezvous: RendezvousState,
 }
 
 impl OfferFacts {
@@ -287,16 +287,16 @@ impl OfferFacts {
         Self { share, ..Self::default() }
     }
 
-    /// The same of a peer that is met like this.
-    pub(crate) fn met(self, meeting: Meeting) -> Self {
-        Self { meeting, ..self }
+    /// The same, with the state of the rendezvous with the peer.
+    pub(crate) fn with_rendezvous(self, rendezvous: RendezvousState) -> Self {
+        Self { rendezvous, ..self }
     }
 }
 
 /// The form of shared memory.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
-pub enum ShareForm {
+pub(crate) enum ShareForm {
     /// GPU memory by handles of CUDA IPC.
     CudaIpc,
     /// Host memory by open files.

@@ -8,7 +8,7 @@ use nixl_device::PerProcess;
 /// allowed transport need not exist on the machine, and the other side's variable is unknown. For paths without UCX the
 /// variable expresses the user's intent: `tcp,cuda_copy` excludes shared memory and CUDA IPC, for this executor as well.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct UcxTransports {
+pub(crate) struct UcxTransports {
     /// Host memory of one machine: `posix`, `sysv`, `xpmem`, `cma` or `knem`.
     pub(crate) shared_memory: bool,
     /// InfiniBand, RoCE or EFA: a transport of `ib` or `srd`.
@@ -66,13 +66,13 @@ const ALIASES: [(&str, u32); 14] = [
 
 impl UcxTransports {
     /// All of them, as without the variable.
-    pub const ALL: Self = Self::from_bits(ALL);
+    pub(crate) const ALL: Self = Self::from_bits(ALL);
 
     /// Parses a value of `UCX_TLS`: a list of transports and aliases, separated by commas, or the excluded ones after a `^`. An
     /// unknown name allows nothing, a name marked `:aux` carries no data, and a name after a backslash is no alias. UCX refuses
     /// an empty list, so it allows nothing.
     #[must_use]
-    pub fn parse(value: &str) -> Self {
+    pub(crate) fn parse(value: &str) -> Self {
         let value = value.trim();
         let (names, inverse) = match value.strip_prefix('^') {
             Some(names) => (names, true),
@@ -84,7 +84,7 @@ impl UcxTransports {
 
     /// The transports that this process's environment allows, read once, as by UCX.
     #[must_use]
-    pub fn of_this_process() -> Self {
+    pub(crate) fn of_this_process() -> Self {
         static READ: PerProcess<UcxTransports> =
             PerProcess::new(|| match std::env::var_os("UCX_TLS") {
                 Some(value) => UcxTransports::parse(&value.to_string_lossy()),

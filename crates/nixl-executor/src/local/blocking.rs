@@ -30,7 +30,7 @@ pub(crate) fn thread_error(error: ConnectorError) -> BlockError {
     }
 }
 
-/// As [`Region::shared_pinned`], on a thread of its own, since pinning takes about 60 us for each MiB.
+/// As [`Region::shared_pinned`], on a thread of its own, since pinning takes about 100 us for each MiB.
 ///
 /// Never blocks the caller's thread. Cancel safe: dropping the future gives the memory back.
 ///

@@ -32,7 +32,7 @@ pub struct BlockOptions {
 }
 
 impl BlockOptions {
-    /// All layers, no deadline, the cheapest strategy.
+    /// All layers, no deadline, the fastest strategy.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -238,27 +238,27 @@ impl RemoteCopyRequest {
     ) -> Result<Self, MessageError> {
         let kind = rest.kind()?;
         let offer = PresentedOffer { key: rest.key()?, proof: Proof::Key };
-        Self::read_loans(rest, offer, kind, process)
+        Self::read_ranges(rest, offer, kind, process)
     }
 
     pub(super) fn read_v2(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
         let offer = PresentedOffer::read(rest)?;
         let (kind, process) = (rest.kind()?, rest.u32("process")?);
-        let copy_request = Self::read_loans(rest, offer, kind, (process != 0).then_some(process))?;
+        let copy_request = Self::read_ranges(rest, offer, kind, (process != 0).then_some(process))?;
         skip_sections(rest)?;
         Ok(copy_request)
     }
 
-    fn read_loans(
+    fn read_ranges(
         rest: &mut Reader<'_>,
         offer: PresentedOffer,
         kind: OperationKind,
         process: Option<u32>,
     ) -> Result<Self, MessageError> {
         let gpu = rest.array("GPU")?;
-        let count = rest.u16("loans")?;
+        let count = rest.u16("exported ranges")?;
         if count as usize > wire::MAX_EXPORTED_RANGES {
-            return Err(bad("number of loans", count));
+            return Err(bad("number of exported ranges", count));
         }
         let (mut ranges, mut exported) = (Vec::new(), 0);
         for _ in 0..count {

@@ -7,7 +7,7 @@ use crate::facts::Engine;
 /// The engine's estimate of the connection to one peer, requested once. It corrects the inferred medium: UCX falls back to
 /// sockets silently.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct EngineEstimate {
+pub(crate) struct EngineEstimate {
     /// Whether the estimate is no better than sockets. `None` without an estimate.
     by_sockets: Option<bool>,
     /// The number of requests without an answer.
@@ -16,22 +16,16 @@ pub struct EngineEstimate {
 
 impl EngineEstimate {
     /// Transfers with descriptors of this length show the bandwidth: shorter ones are mostly latency.
-    pub const FROM_BYTES: u64 = 64 * 1024;
+    pub(crate) const FROM_BYTES: u64 = 64 * 1024;
     /// An engine is not asked again after so many requests without an answer.
     const MAX_SILENT: u32 = 4;
     /// Lower estimates mean sockets, in GB/s. UCX 1.22 estimates 0.0125 for sockets inside a machine and 11.7 for its shared
     /// memory, for any size; sockets over fast network cards may be above.
     const SOCKETS_BELOW: f64 = 1.0;
 
-    /// No estimate.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Whether the engine should be asked for a transfer of so many bytes in so many descriptors.
     #[must_use]
-    pub fn wants(&self, bytes: u64, descriptors: usize) -> bool {
+    pub(crate) fn wants(&self, bytes: u64, descriptors: usize) -> bool {
         Self::tells(bytes, descriptors)
             && self.by_sockets.is_none()
             && self.silent < Self::MAX_SILENT
@@ -43,7 +37,7 @@ impl EngineEstimate {
     }
 
     /// Records the engine's answer for so many bytes, if any.
-    pub fn note(&mut self, bytes: u64, expected: Option<Duration>) {
+    pub(crate) fn note(&mut self, bytes: u64, expected: Option<Duration>) {
         match expected {
             Some(expected) => {
                 let gbps = bytes as f64 / expected.as_secs_f64().max(1e-9) / 1e9;
@@ -55,7 +49,7 @@ impl EngineEstimate {
 
     /// The engine, with its estimate of the connection to this peer.
     #[must_use]
-    pub fn refine(&self, engine: Engine) -> Engine {
+    pub(crate) fn refine(&self, engine: Engine) -> Engine {
         match (engine, self.by_sockets) {
             (Engine::Ucx, Some(true)) => Engine::UcxBySockets,
             _ => engine,
@@ -69,7 +63,7 @@ mod tests {
 
     #[test]
     fn an_engine_that_expects_little_goes_by_sockets() {
-        let [mut a, mut b, mut c] = [EngineEstimate::new(); 3];
+        let [mut a, mut b, mut c] = [EngineEstimate::default(); 3];
         assert!(!a.wants(4096, 1) && a.wants(1 << 20, 1));
         assert!(!a.wants(1 << 20, 100), "that would tell the latency");
         assert_eq!(a.refine(Engine::Ucx), Engine::Ucx);
@@ -85,7 +79,7 @@ mod tests {
 
     #[test]
     fn an_engine_that_does_not_say_is_not_asked_for_ever() {
-        let mut estimate = EngineEstimate::new();
+        let mut estimate = EngineEstimate::default();
         for _ in 0..EngineEstimate::MAX_SILENT {
             assert!(estimate.wants(1 << 20, 1));
             estimate.note(1 << 20, None);

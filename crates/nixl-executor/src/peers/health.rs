@@ -53,10 +53,10 @@ pub enum HealthState {
 /// ```
 /// use std::time::Duration;
 /// use nixl_device::Device;
-/// use nixl_executor::paths::{Health, MemoryPair, PathKey};
+/// use nixl_executor::paths::{PathHealth, MemoryPair, PathKey};
 /// use nixl_ops::PathKind;
 ///
-/// let mut health = Health::new();
+/// let mut health = PathHealth::new();
 /// let memories = MemoryPair::new(Device::cuda(0), Device::cuda(1));
 /// let path_key = PathKey::new(PathKind::CudaIpc, memories);
 /// health.failed(path_key, "the driver refused the handle", Duration::from_secs(5));
@@ -68,7 +68,7 @@ pub enum HealthState {
 /// assert!(at(6.0).in_cooldown(PathKind::CudaIpc).is_none());
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Health {
+pub struct PathHealth {
     records: Vec<Record>,
 }
 
@@ -86,7 +86,7 @@ struct Failure {
     reason: Cow<'static, str>,
 }
 
-impl Health {
+impl PathHealth {
     /// The cooldown after a first failure.
     pub const FIRST_COOLDOWN: Duration = Duration::from_secs(1);
     /// The longest cooldown.
@@ -174,7 +174,7 @@ impl Health {
 /// The cooldown after so many failures in a row.
 fn cooldown(times: u32) -> Duration {
     let factor = 1u32.checked_shl(times.saturating_sub(1)).unwrap_or(u32::MAX);
-    Health::FIRST_COOLDOWN.saturating_mul(factor).min(Health::LONGEST_COOLDOWN)
+    PathHealth::FIRST_COOLDOWN.saturating_mul(factor).min(PathHealth::LONGEST_COOLDOWN)
 }
 
 /// The record of a key, moved to the end; the one at the front is the oldest.
@@ -182,7 +182,7 @@ fn record(records: &mut Vec<Record>, path_key: PathKey) -> &mut Record {
     match records.iter().position(|record| record.path_key.is(&path_key)) {
         Some(index) => records[index..].rotate_left(1),
         None => {
-            if records.len() == Health::MAX_PATHS {
+            if records.len() == PathHealth::MAX_PATHS {
                 records.remove(0);
             }
             records.push(Record { path_key, failure: None });
@@ -271,7 +271,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_remembers_as_the_model_does(steps in proptest::collection::vec(step(), 0..60)) {
-            let (mut health, mut model) = (Health::new(), Model::default());
+            let (mut health, mut model) = (PathHealth::new(), Model::default());
             for step in &steps {
                 let now = Duration::from_millis(model.now);
                 match *step {
@@ -301,7 +301,7 @@ mod tests {
         #[test]
         fn however_many_failures_the_cooldown_is_bounded(times in any::<u32>()) {
             let cooldown = cooldown(times);
-            prop_assert!((Health::FIRST_COOLDOWN..=Health::LONGEST_COOLDOWN).contains(&cooldown));
+            prop_assert!((PathHealth::FIRST_COOLDOWN..=PathHealth::LONGEST_COOLDOWN).contains(&cooldown));
         }
     }
 
@@ -319,7 +319,7 @@ mod tests {
             query(offered).export(Export::Without(AllocationKind::Pool)),
             query(offered),
         ];
-        let mut health = Health::new();
+        let mut health = PathHealth::new();
         let kind = PathKind::CudaIpc;
         health.failed(PathKey::new(kind, of_a_pool.memories()), "why", Duration::ZERO);
         let is_cooling = |query: PathQuery| {
@@ -331,8 +331,8 @@ mod tests {
 
     #[test]
     fn the_path_used_the_longest_ago_is_forgotten() {
-        let mut health = Health::new();
-        let last = u32::try_from(Health::MAX_PATHS).unwrap();
+        let mut health = PathHealth::new();
+        let last = u32::try_from(PathHealth::MAX_PATHS).unwrap();
         for local in 0..last {
             health.succeeded(path_key(2, local));
         }

@@ -12,29 +12,10 @@ use crate::planner::{PathHistory, same};
 /// * A path is *slow* if its last two operations of a class both took [`FACTOR`](Self::FACTOR) times their estimate or more:
 ///   its estimate is then multiplied by the smaller ratio. A single slow operation changes nothing.
 /// * A slow path gets its normal estimate back after [`FIRST_RETRY`](Self::FIRST_RETRY), so it is tried again if it is the
-///   cheapest; the time doubles each time it proves slow again, and is reset once it does not.
+///   fastest; the time doubles each time it proves slow again, and is reset once it does not.
 /// * Less than [`NOISE`](Self::NOISE) above the estimate does not count: a wait for a processor takes as long.
-///
-/// ```
-/// use std::time::Duration;
-/// use nixl_executor::paths::{MeasuredPaths, PathHistory};
-/// use nixl_ops::PathKind;
-///
-/// let (mut measured, at) = (MeasuredPaths::new(), Duration::from_secs);
-/// let (estimate, took) = (Duration::from_millis(1), Duration::from_millis(500));
-/// for _ in 0..2 {
-///     measured.note(PathKind::EngineStaged, 1 << 26, estimate, took, at(5));
-/// }
-/// let factor = |now| {
-///     let mut history = PathHistory::new();
-///     measured.apply(1 << 26, now, &mut history);
-///     history.slow(PathKind::EngineStaged)
-/// };
-/// assert!(factor(at(6)).is_some_and(|factor| factor > 400.0));
-/// assert_eq!(factor(at(36)), None);
-/// ```
 #[derive(Clone, Debug, Default)]
-pub struct MeasuredPaths {
+pub(crate) struct MeasuredPaths {
     records: Vec<Record>,
 }
 
@@ -54,22 +35,22 @@ struct Record {
 
 impl MeasuredPaths {
     /// The ratio to the estimate at which a path is slow.
-    pub const FACTOR: f64 = 4.0;
+    pub(crate) const FACTOR: f64 = 4.0;
     /// The excess over the estimate that does not count.
-    pub const NOISE: Duration = Duration::from_micros(100);
+    pub(crate) const NOISE: Duration = Duration::from_micros(100);
     /// The first time until a slow path is tried again.
-    pub const FIRST_RETRY: Duration = Duration::from_secs(30);
+    pub(crate) const FIRST_RETRY: Duration = Duration::from_secs(30);
     /// The longest such time.
-    pub const LONGEST_RETRY: Duration = Duration::from_secs(3600);
+    pub(crate) const LONGEST_RETRY: Duration = Duration::from_secs(3600);
 
     /// No measurements.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// Records an operation by this path, with its time.
-    pub fn note(
+    pub(crate) fn note(
         &mut self,
         kind: PathKind,
         bytes: u64,
@@ -99,7 +80,7 @@ impl MeasuredPaths {
     }
 
     /// Records an operation by this path whose time does not count.
-    pub fn note_taken(&mut self, kind: PathKind, bytes: u64) {
+    pub(crate) fn note_taken(&mut self, kind: PathKind, bytes: u64) {
         let class = class(bytes);
         if !self.records.iter().any(|r| r.is(kind, class)) {
             self.records.push(Record {
@@ -117,7 +98,7 @@ impl MeasuredPaths {
     }
 
     /// Adds the measurements to the history of an operation of so many bytes.
-    pub fn apply(&self, bytes: u64, now: Duration, history: &mut PathHistory) {
+    pub(crate) fn apply(&self, bytes: u64, now: Duration, history: &mut PathHistory) {
         let class = class(bytes);
         for record in self.records.iter().filter(|r| r.class == class) {
             if record.slow_until.is_some_and(|until| now < until) {

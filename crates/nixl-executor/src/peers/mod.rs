@@ -16,10 +16,11 @@ use nixl_device::locks::lock;
 use nixl_device::{ExitWatch, ProcessError};
 use nixl_metadata::AgentMetadata;
 
-pub use engine_estimate::EngineEstimate;
-pub use health::{Health, HealthState, PathKey};
+pub(crate) use engine_estimate::EngineEstimate;
+pub(crate) use health::HealthState;
+pub use health::{PathHealth, PathKey};
 pub(crate) use load::{Load, Underway};
-pub use measured::MeasuredPaths;
+pub(crate) use measured::MeasuredPaths;
 pub use plan_cache::PlanCache;
 pub(crate) use table::Peers;
 
@@ -38,7 +39,7 @@ pub(crate) struct Peer {
 #[derive(Debug, Default)]
 pub(crate) struct PeerState {
     pub(crate) plans: PlanCache,
-    pub(crate) health: Health,
+    pub(crate) health: PathHealth,
     pub(crate) estimate: EngineEstimate,
     /// The metadata of the engine's last connect, for a session. A hint: an engine may drop a peer, which shows at its use.
     pub(crate) connected_with: Option<AgentMetadata>,

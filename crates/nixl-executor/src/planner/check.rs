@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use nixl_descriptor::Meeting;
+use nixl_descriptor::RendezvousState;
 use nixl_device::{Device, DeviceKind};
 use nixl_ops::{Medium, OperationKind, PathKind};
 
@@ -185,7 +185,7 @@ impl Check<'_> {
         };
         self.exported()?;
         self.copies_for_others()?;
-        if self.peer.versions.lending() < REMOTE_COPY_OF_GPUS {
+        if self.peer.versions.remote_copy() < REMOTE_COPY_OF_GPUS {
             return Err(missing(
                 "no other process can open the peer's memory, and the peer's release copies for others to and from host memory alone",
             ));
@@ -223,7 +223,7 @@ impl Check<'_> {
             return Err(missing("the peer does not say that its GPU copies for others"));
         }
         // The metadata's name of these messages.
-        supports_version("lending", self.peer.versions.lending(), REMOTE_COPY)
+        supports_version("remote copies", self.peer.versions.remote_copy(), REMOTE_COPY)
     }
 
     fn shared_memory(&self) -> CheckResult {
@@ -494,9 +494,9 @@ impl Check<'_> {
 
     /// Whether this process can open files of the peer: by its number, or through a rendezvous.
     fn opens_files(&self) -> Result<(), Missing> {
-        match (self.peer.locality.pid_namespace, self.query.offered.meeting) {
-            (Some(false), Meeting::Met) => Ok(()),
-            (Some(false), Meeting::Absent) => Err(missing(
+        match (self.peer.locality.pid_namespace, self.query.offered.rendezvous) {
+            (Some(false), RendezvousState::Connected) => Ok(()),
+            (Some(false), RendezvousState::Absent) => Err(missing(
                 "separate PID namespaces, and the peer is not met in the rendezvous folder of this process",
             )),
             (Some(false), _) => Err(missing(

@@ -28,7 +28,7 @@ pub struct AvailablePath {
 
 /// A path that is unavailable or forbidden.
 #[derive(Clone, Debug, PartialEq)]
-pub struct UnavailablePath {
+pub(crate) struct UnavailablePath {
     /// Its kind.
     pub(crate) kind: PathKind,
     /// What sort of reason it is.

@@ -1,4 +1,4 @@
-//! The question that a path plan answers.
+//! Queries of a path plan.
 
 use nixl_descriptor::AllocationKind;
 use nixl_device::Device;

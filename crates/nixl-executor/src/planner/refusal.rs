@@ -3,7 +3,7 @@
 /// The sort of reason against a path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// It is no path between these kinds of memory, on any machine.
     Inapplicable,
     /// Something is missing that other machines, peers or settings have.

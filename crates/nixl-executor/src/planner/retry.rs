@@ -3,7 +3,7 @@
 use nixl_ops::TransportError;
 
 /// How many paths one operation may try, the first included.
-pub const MAX_ATTEMPTS: u32 = 3;
+pub(crate) const MAX_ATTEMPTS: u32 = 3;
 
 /// Whether an operation that failed may be tried again, on another path. `target_told`: the target may have learned that
 /// the operation is complete.
@@ -18,7 +18,7 @@ pub const MAX_ATTEMPTS: u32 = 3;
 /// So neither the kind of operation nor what has moved matters by itself. The caller ensures the rest: the path that
 /// failed is quiet, so that none of its bytes arrives later, and the operation has time and [attempts](MAX_ATTEMPTS) left.
 #[must_use]
-pub fn may_retry(target_told: bool, error: &TransportError) -> bool {
+pub(crate) fn may_retry(target_told: bool, error: &TransportError) -> bool {
     !target_told && is_of_the_path(error)
 }
 

@@ -284,7 +284,7 @@ fn host_memory_needs_no_cooperation() {
 }
 
 #[test]
-fn a_neighbour_s_gpu_copies_what_is_lent_to_it() {
+fn a_neighbour_s_gpu_copies_what_is_exported_to_it() {
     let plan = plan(ask(MemoryKind::Gpu(0), Device::HOST), &here(), &neighbour());
     assert_eq!(chosen(&plan, LARGE), (PathKind::CudaIpc, Some(Medium::Gpu)), "{plan}");
     // Little is not worth the messages.
@@ -295,17 +295,21 @@ fn a_neighbour_s_gpu_copies_what_is_lent_to_it() {
 fn gpu_memory_without_a_handle_is_copied_by_its_owner_if_the_other_side_has_one() {
     let query = ask(MemoryKind::Gpu(0), ONE).export(Export::ByHandle);
     let plan_for = |query, peer: &PeerFacts| plan(query, &here(), peer);
-    let versions = MessageVersions::default().with_staging(2).with_lending(3);
+    let versions = MessageVersions::default().with_staging(2).with_remote_copy(3);
     let neighbour = || PeerFacts { versions, ..neighbour() };
-    let lent = plan_for(query, &neighbour());
-    assert_eq!(chosen(&lent, LARGE), (PathKind::CudaIpc, Some(Medium::Gpu)), "{lent}");
+    let remote_copy = plan_for(query, &neighbour());
+    assert_eq!(
+        chosen(&remote_copy, LARGE),
+        (PathKind::CudaIpc, Some(Medium::Gpu)),
+        "{remote_copy}"
+    );
     let same = plan_for(ask(MemoryKind::Gpu(1), ONE).export(Export::ByHandle), &neighbour());
     assert!(same.available[0].why.contains("on one GPU"), "{same}");
     let apart = LocalFacts { peer_access: vec![], ..here() };
     let apart = plan(query, &apart, &neighbour());
     assert!(reason(&apart, PathKind::CudaIpc).contains("P2P"), "{apart}");
     // An earlier release refuses it.
-    let versions = MessageVersions::default().with_staging(2).with_lending(2);
+    let versions = MessageVersions::default().with_staging(2).with_remote_copy(2);
     let earlier = plan_for(query, &PeerFacts { versions, ..neighbour() });
     assert!(reason(&earlier, PathKind::CudaIpc).contains("host memory alone"), "{earlier}");
     let host = plan_for(PathQuery { local: MemoryKind::Pinned, ..query }, &neighbour());
@@ -317,7 +321,7 @@ fn memory_without_handles_bounces_on_a_gpu_of_a_peer_that_can() {
     use PathKind::{CudaIpc, StagedBothSides, StagedOnGpu};
     let query = ask(MemoryKind::Gpu(0), ONE).export(Export::Without(AllocationKind::Pool));
     let speaking = |staging, peer: PeerFacts| {
-        let versions = MessageVersions::default().with_staging(staging).with_lending(3);
+        let versions = MessageVersions::default().with_staging(staging).with_remote_copy(3);
         PeerFacts { versions, ..peer }
     };
     let bounced = plan(query, &here(), &speaking(3, neighbour()));
@@ -336,8 +340,8 @@ fn memory_without_handles_bounces_on_a_gpu_of_a_peer_that_can() {
     let same = PathQuery { local: MemoryKind::Gpu(1), ..query };
     assert!(why(&plan(same, &here(), &speaking(3, neighbour()))).contains("on one GPU"));
     // Where one side has a handle, one copy is better than two.
-    let lent = plan(query.export(Export::ByHandle), &here(), &speaking(3, neighbour()));
-    assert_eq!(chosen(&lent, LARGE).0, CudaIpc, "{lent}");
+    let remote_copy = plan(query.export(Export::ByHandle), &here(), &speaking(3, neighbour()));
+    assert_eq!(chosen(&remote_copy, LARGE).0, CudaIpc, "{remote_copy}");
     let earlier = plan(query, &here(), &speaking(2, neighbour()));
     assert!(reason(&earlier, StagedOnGpu).contains("host memory alone"), "{earlier}");
     assert_eq!(chosen(&earlier, LARGE).0, StagedBothSides, "{earlier}");
@@ -388,14 +392,14 @@ fn a_peer_takes_part_if_its_messages_are_of_this_version_an_earlier_one_or_the_n
         (5, [false; 2]),
         (u16::MAX, [false; 2]),
     ] {
-        let [staging, lending] = supports_version;
-        let versions = MessageVersions::default().with_staging(theirs).with_lending(theirs);
+        let [staging, remote_copy] = supports_version;
+        let versions = MessageVersions::default().with_staging(theirs).with_remote_copy(theirs);
         let peer = PeerFacts { versions, ..neighbour() };
         let staged = plan(ask(MemoryKind::Gpu(0), ONE), &here(), &peer);
-        let lent = plan(ask(MemoryKind::Gpu(0), Device::HOST), &here(), &peer);
+        let copied = plan(ask(MemoryKind::Gpu(0), Device::HOST), &here(), &peer);
         for (plan, kind, messages, supports_version) in [
             (&staged, PathKind::StagedBothSides, "staging", staging),
-            (&lent, PathKind::CudaIpc, "lending", lending),
+            (&copied, PathKind::CudaIpc, "remote copies", remote_copy),
         ] {
             let available = plan.available.iter().any(|path| path.kind == kind);
             assert_eq!(available, supports_version, "{messages} {theirs}: {plan}");

@@ -34,7 +34,7 @@ impl Quarantine {
     }
 
     /// Slots on a GPU out of which the peer, which is `process`, may copy.
-    pub(crate) fn of_lent(slots: SlotsInUse, process: ProcessWatch) -> Self {
+    pub(crate) fn of_exported(slots: SlotsInUse, process: ProcessWatch) -> Self {
         let mut this = Self { slots, use_by_peer: UseByPeer::Reads(process) };
         this.release_if_gone();
         this
@@ -89,7 +89,7 @@ impl Quarantine {
         }
     }
 
-    /// Releases slots that were lent to a process that has ended.
+    /// Releases slots that were exported to a process that has ended.
     pub(super) fn release_if_gone(&mut self) {
         if let UseByPeer::Reads(process) = &self.use_by_peer
             && process.has_ended()

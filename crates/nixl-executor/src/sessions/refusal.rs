@@ -25,16 +25,16 @@ impl RefusalReply {
         sessions: Arc<Sessions>,
         session: Membership,
         mut outbox: Outbox,
-        word: &Message,
+        message: &Message,
     ) -> Self {
-        outbox.push(word);
+        outbox.push(message);
         let begun = sessions.link().clock().now();
         Self { sessions, session, outbox, begun, keep_answering: None }
     }
 
     /// Says it again and again, as often as it is asked.
-    pub(crate) fn keep_answering(self, word: Message) -> Self {
-        Self { keep_answering: Some(word), ..self }
+    pub(crate) fn keep_answering(self, message: Message) -> Self {
+        Self { keep_answering: Some(message), ..self }
     }
 }
 
@@ -47,9 +47,9 @@ impl Execution for RefusalReply {
         if inbox.peer_gone {
             return Poll::Ready(Ok(()));
         }
-        if let Some(word) = &self.keep_answering {
+        if let Some(message) = &self.keep_answering {
             if !inbox.messages.is_empty() && self.outbox.is_empty() {
-                self.outbox.push(word);
+                self.outbox.push(message);
             }
             // Dropped on failure; the peer repeats its request.
             if self.outbox.flush(link, now).is_err() {

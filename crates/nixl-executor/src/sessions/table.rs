@@ -52,7 +52,7 @@ struct Entry {
     quarantine: Mutex<Quarantine>,
     /// Looks for the peer so far, and those until it is asked again.
     looks: Mutex<(u32, u32)>,
-    /// The peer cannot be reached, so that no word of it comes.
+    /// The peer cannot be reached, so that no message of it comes.
     unreachable: AtomicBool,
     /// The session waits for the proof that its peer is quiet.
     is_unproven: AtomicBool,
@@ -228,12 +228,12 @@ impl SessionTable {
         self.stalled.load(Ordering::Acquire) > 0
     }
 
-    /// Whether the proof that a peer is quiet is waited for.
+    /// Whether a proof that a peer is quiet is needed.
     pub(super) fn wants_proof(&self) -> bool {
         self.has_stalled() || self.unproven.load(Ordering::Acquire) > 0
     }
 
-    /// *Blocking.* Gives back what peers were granted that cannot be reached and are proven quiet. Returns whether there was such a peer.
+    /// *Blocking.* Takes back the slots of unreachable peers that are proven quiet. Returns whether there was such a peer.
     pub(super) fn prove(&self, proofs: &dyn QuietProof, now: Duration) -> bool {
         let is_wanted = |entry: &Entry| {
             entry.unreachable.load(Ordering::Acquire)
@@ -266,8 +266,8 @@ impl SessionTable {
         lock(&self.stopped).last_end()
     }
 
-    /// Sessions that have ended, whose peers may still use slots, and what to say to them now: less and less often.
-    /// Slots that were lent to processes that have ended come back here.
+    /// The ended sessions whose peers may still use slots, each with the message that is due to the peer now; the intervals
+    /// grow. Slots that were exported to processes that have ended come back here.
     pub(super) fn stalled(&self) -> Vec<(SessionId, Box<str>, Message)> {
         const RAREST: u32 = 64;
         if !self.has_stalled() {

@@ -1,4 +1,4 @@
-//! What the tests on simulated and on real GPUs share: caches with a pattern, and the check of every byte.
+//! Code of the tests on simulated and on real GPUs: caches with a pattern, and the check of every byte.
 
 use std::ops::Range;
 use std::time::Duration;

@@ -11,7 +11,7 @@ use crate::MetadataError;
 #[cfg(feature = "seal")]
 use crate::seal::SealError;
 
-/// The cause of a failure of a medium, shared by the copies of its error.
+/// The cause of a failure of a backend, shared by the copies of its error.
 type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
 /// A call on a channel failed.
@@ -28,7 +28,7 @@ pub enum ChannelError {
     Down {
         /// The server.
         place: String,
-        /// The medium's error, where it has one.
+        /// The backend's error, where it has one.
         #[source]
         source: Option<Cause>,
     },
@@ -37,7 +37,7 @@ pub enum ChannelError {
     Lost {
         /// The server.
         place: String,
-        /// The medium's error, where it has one.
+        /// The backend's error, where it has one.
         #[source]
         source: Option<Cause>,
     },

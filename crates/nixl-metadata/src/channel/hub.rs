@@ -12,8 +12,8 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::backend::{Backend, Held, MAX_LISTED};
 use super::inbox::Delivery;
-use super::medium::{Held, MAX_LISTED, Medium};
 use super::shared::Shared;
 use super::watch::States;
 use super::{Channel, ChannelError, ChannelOptions, Entry, Incarnation, Listed, WorkerName};
@@ -331,7 +331,7 @@ impl fmt::Debug for Hub {
 }
 
 #[async_trait]
-impl Medium for Hub {
+impl Backend for Hub {
     fn place(&self) -> &str {
         "this process"
     }

@@ -114,7 +114,7 @@ impl fmt::Debug for Request {
     }
 }
 
-/// Where a medium passes on the requests to a worker.
+/// Where a backend passes on the requests to a worker.
 #[derive(Clone, Debug)]
 pub(crate) struct Delivery {
     name: WorkerName,

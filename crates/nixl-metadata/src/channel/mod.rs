@@ -38,6 +38,7 @@
     allow(dead_code, reason = "each channel uses a part of what they share")
 )]
 
+mod backend;
 mod entry;
 mod error;
 #[cfg(feature = "channel-etcd")]
@@ -49,7 +50,6 @@ pub mod fuzz;
 pub mod http;
 mod hub;
 mod inbox;
-mod medium;
 mod name;
 #[cfg(feature = "channel-nats")]
 pub mod nats;

@@ -7,7 +7,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::medium::{Held, Medium};
+use super::backend::{Backend, Held};
 use super::seals::seal_entry;
 use super::{ChannelError, ChannelOptions, Entry, Listed};
 
@@ -63,7 +63,7 @@ impl Published {
 
     /// Keeps an entry alive that was put.
     pub(crate) fn keep(
-        medium: Arc<dyn Medium>,
+        backend: Arc<dyn Backend>,
         options: Arc<ChannelOptions>,
         entry: Entry,
         mut held: Held,
@@ -82,7 +82,7 @@ impl Published {
                 }
                 // A seal ends: each renewal has a new one.
                 let renewed = async {
-                    medium.put(&seal_entry(&options, &entry)?, options.life(), &mut held).await
+                    backend.put(&seal_entry(&options, &entry)?, options.life(), &mut held).await
                 };
                 let renewed = tokio::select! {
                     _ = &mut stopped => break,
@@ -100,7 +100,7 @@ impl Published {
                     }
                     Ok(Err(error)) => error,
                     Err(_) => ChannelError::TimedOut {
-                        place: medium.place().to_owned(),
+                        place: backend.place().to_owned(),
                         call: "publish",
                         within: options.call(),
                     },
@@ -109,7 +109,7 @@ impl Published {
                 pause = (options.life() / 3).min(RETRY);
             }
             // At worst it ends by its life time.
-            let _withdrawn = timeout(options.call(), medium.remove(&owner, &held)).await;
+            let _withdrawn = timeout(options.call(), backend.remove(&owner, &held)).await;
         });
         Self { listed, state, stop: Some(stop), task: Some(task) }
     }

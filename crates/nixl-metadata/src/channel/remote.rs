@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::timeout;
 
+use super::backend::{Backend, Held};
 use super::error::Fault;
 use super::inbox::Delivery;
-use super::medium::{Held, Medium};
 use super::service::SILENCE;
 use super::watch::States;
 use super::wire::{Answer, Call, decode, encode};
@@ -18,7 +18,7 @@ use super::{ChannelError, Entry, Incarnation, Listed, WorkerName};
 
 /// A way to a server: TCP or HTTP.
 #[async_trait]
-pub(crate) trait Carrier: fmt::Debug + Send + Sync + 'static {
+pub(crate) trait ServerLink: fmt::Debug + Send + Sync + 'static {
     fn place(&self) -> &str;
 
     /// Sends a message and returns the one that answers it.
@@ -47,7 +47,7 @@ impl<C> Clone for Remote<C> {
     }
 }
 
-impl<C: Carrier> Remote<C> {
+impl<C: ServerLink> Remote<C> {
     pub(crate) fn new(carrier: C) -> Self {
         Self { carrier: Arc::new(carrier) }
     }
@@ -131,7 +131,7 @@ fn millis(time: Duration) -> u64 {
 }
 
 #[async_trait]
-impl<C: Carrier> Medium for Remote<C> {
+impl<C: ServerLink> Backend for Remote<C> {
     fn place(&self) -> &str {
         self.carrier.place()
     }

@@ -11,8 +11,8 @@ use nixl_device::Advice;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::backend::{Backend, Held};
 use super::inbox::{Delivery, MAX_WITHIN};
-use super::medium::{Held, Medium};
 use super::seals::{open_entry, open_reply, seal_entry, seal_request};
 use super::watch::{AbortOnDrop, States};
 use super::{
@@ -20,28 +20,31 @@ use super::{
     Watch, WorkerName,
 };
 
-/// A channel over a medium.
+/// A channel over a backend.
 pub(crate) struct Shared {
-    medium: Arc<dyn Medium>,
+    backend: Arc<dyn Backend>,
     options: Arc<ChannelOptions>,
     exposure: Exposure,
 }
 
 impl Shared {
-    /// Refuses a medium over which metadata would travel in the clear.
+    /// Refuses a backend over which metadata would travel in the clear.
     pub(crate) fn channel(
-        medium: impl Medium,
+        backend: impl Backend,
         options: ChannelOptions,
         exposure: Exposure,
     ) -> Result<Arc<dyn Channel>, ChannelError> {
         options.allows(&exposure)?;
-        Ok(Arc::new(Self { medium: Arc::new(medium), options: Arc::new(options), exposure }))
+        Ok(Arc::new(Self { backend: Arc::new(backend), options: Arc::new(options), exposure }))
     }
 
     /// A channel that leaves neither the process nor anything in the clear.
-    pub(crate) fn within_process(medium: impl Medium, options: ChannelOptions) -> Arc<dyn Channel> {
-        let (medium, options) = (Arc::new(medium), Arc::new(options));
-        Arc::new(Self { medium, options, exposure: Exposure::ThisHost })
+    pub(crate) fn within_process(
+        backend: impl Backend,
+        options: ChannelOptions,
+    ) -> Arc<dyn Channel> {
+        let (backend, options) = (Arc::new(backend), Arc::new(options));
+        Arc::new(Self { backend, options, exposure: Exposure::ThisHost })
     }
 
     /// Repeats a call until it succeeds, fails for good, or its time is over. What may have taken effect is repeated only
@@ -67,7 +70,7 @@ impl Shared {
                 Ok(ended) => return ended,
                 Err(_) => {
                     return Err(last.unwrap_or_else(|| ChannelError::TimedOut {
-                        place: self.medium.place().to_owned(),
+                        place: self.backend.place().to_owned(),
                         call,
                         within,
                     }));
@@ -86,7 +89,7 @@ impl Shared {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Channel")
-            .field("place", &self.medium.place())
+            .field("place", &self.backend.place())
             .field("options", &self.options)
             .finish_non_exhaustive()
     }
@@ -102,22 +105,22 @@ impl Channel for Shared {
         let sealed = seal_entry(&self.options, &entry)?;
         let held = tokio::sync::Mutex::new(Held::default());
         let put = || async {
-            self.medium.put(&sealed, self.options.life(), &mut *held.lock().await).await
+            self.backend.put(&sealed, self.options.life(), &mut *held.lock().await).await
         };
         let life = self.repeat("publish", self.options.call(), true, put).await?;
-        let (medium, options) = (Arc::clone(&self.medium), Arc::clone(&self.options));
-        Ok(Published::keep(medium, options, entry, held.into_inner(), life))
+        let (backend, options) = (Arc::clone(&self.backend), Arc::clone(&self.options));
+        Ok(Published::keep(backend, options, entry, held.into_inner(), life))
     }
 
     async fn fetch(&self, name: &WorkerName) -> Result<Entry, ChannelError> {
-        let get = || self.medium.get(name);
+        let get = || self.backend.get(name);
         let entry = self.repeat("fetch", self.options.call(), true, get).await?;
         let entry = entry.ok_or_else(|| ChannelError::NotFound { name: name.clone() })?;
         open_entry(&self.options, name, entry)
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>, ChannelError> {
-        let list = || self.medium.list(prefix);
+        let list = || self.backend.list(prefix);
         let mut listed = self.repeat("list", self.options.call(), true, list).await?;
         listed.retain(|listed| listed.name().as_str().starts_with(prefix));
         listed.sort();
@@ -127,11 +130,11 @@ impl Channel for Shared {
     async fn watch(&self, name: &WorkerName) -> Result<Watch, ChannelError> {
         let states = Arc::new(States::new(name.clone(), Arc::clone(&self.options)));
         let (ended, mut has_ended) = watch::channel(None);
-        let (medium, name, reported) =
-            (Arc::clone(&self.medium), name.clone(), Arc::clone(&states));
+        let (backend, name, reported) =
+            (Arc::clone(&self.backend), name.clone(), Arc::clone(&states));
         let follower = tokio::spawn(async move {
             loop {
-                let error = medium.follow(&name, &reported).await;
+                let error = backend.follow(&name, &reported).await;
                 ended.send_replace(Some(error));
                 if !reported.is_empty() {
                     reported.interrupted();
@@ -169,7 +172,7 @@ impl Channel for Shared {
     ) -> Result<Bytes, ChannelError> {
         let within = within.min(MAX_WITHIN);
         let (sealed, id) = seal_request(&self.options, to, payload)?;
-        let ask = || self.medium.request(from, to, sealed.clone(), within);
+        let ask = || self.backend.request(from, to, sealed.clone(), within);
         let reply = self.repeat("request", within, false, ask).await?;
         open_reply(&self.options, to, id.as_deref(), reply)
     }
@@ -181,10 +184,10 @@ impl Channel for Shared {
     ) -> Result<Inbox, ChannelError> {
         let (delivery, requests) = Delivery::new(name.clone(), Arc::clone(&self.options));
         let (ended, mut has_ended) = watch::channel(None);
-        let (medium, name, passes) = (Arc::clone(&self.medium), name.clone(), delivery.clone());
+        let (backend, name, passes) = (Arc::clone(&self.backend), name.clone(), delivery.clone());
         let server = tokio::spawn(async move {
             loop {
-                let error = medium.serve(&name, incarnation, &passes).await;
+                let error = backend.serve(&name, incarnation, &passes).await;
                 let is_last = error.advice() == Advice::GiveUp;
                 ended.send_replace(Some(error));
                 if is_last {
@@ -219,7 +222,7 @@ impl Shared {
     /// The error of a call that got no answer in time.
     fn late(&self, call: &'static str, last: Option<ChannelError>) -> ChannelError {
         last.unwrap_or_else(|| ChannelError::TimedOut {
-            place: self.medium.place().to_owned(),
+            place: self.backend.place().to_owned(),
             call,
             within: self.options.call(),
         })

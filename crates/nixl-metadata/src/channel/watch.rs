@@ -27,7 +27,7 @@ struct State {
     entry: Option<Result<Option<Entry>, ChannelError>>,
 }
 
-/// Where a medium reports the entry that it follows. It holds the latest alone.
+/// Where a backend reports the entry that it follows. It holds the latest alone.
 #[derive(Debug)]
 pub(crate) struct States {
     name: WorkerName,

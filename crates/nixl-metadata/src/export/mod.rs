@@ -11,8 +11,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    AgentMetadata, Doorbell, Field, Limits, MetadataError, PeerInfo, SerializedDescriptor, Share,
-    TensorDescription, embed, native, share,
+    AgentMetadata, Field, Limits, MetadataError, PeerInfo, SerializedDescriptor, Share,
+    SlotAddress, TensorDescription, embed, native, share,
 };
 
 pub use file::SharedFile;
@@ -106,14 +106,14 @@ impl ExportMetadata {
         Ok(self)
     }
 
-    /// Says where processes of the host claim write grants: the page that the owner's [`Doorbell`]s name.
+    /// Says where processes of the host claim write grants: the page that the owner's [`SlotAddress`]s name.
     ///
     /// # Errors
     ///
     /// [`MetadataError::ShortClaims`] if the file has fewer words than a page has slots.
     pub fn with_claims(mut self, claims: SharedFile) -> Result<Self, MetadataError> {
         const WORD_BYTES: u64 = 8;
-        let needed = WORD_BYTES * u64::from(Doorbell::SLOTS);
+        let needed = WORD_BYTES * u64::from(SlotAddress::SLOTS);
         if claims.length < needed {
             return Err(MetadataError::ShortClaims { length: claims.length, needed });
         }

@@ -8,7 +8,6 @@
 
 mod checksum;
 mod device;
-mod doorbell;
 mod envelope;
 mod export;
 mod file;
@@ -19,6 +18,7 @@ mod peer;
 mod section;
 mod sequence;
 mod share;
+mod slot_address;
 mod tensor;
 mod terms;
 mod v3;

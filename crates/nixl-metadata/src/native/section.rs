@@ -21,7 +21,7 @@
 //! | 1 | peer | optional | required |
 //! | 2 | message versions | optional | optional |
 //! | 3 | shares | optional, of descriptors | optional, of parts |
-//! | 4 | doorbell | optional | |
+//! | 4 | address of the slot | optional | |
 //! | 5 | terms | required if present | |
 //! | 6 | checksum | optional | |
 //! | 7 | layouts | | required |

@@ -1,16 +1,16 @@
 //! Version 3: all parts in one struct.
 //!
 //! It has no versions of messages, which means the [default](crate::MessageVersions::default), and carries neither
-//! terms nor a checksum. Its doorbell means that protocol's version 1, which this release reads but does not write.
+//! terms nor a checksum. Its slot's address means that protocol's version 1, which this release reads but does not write.
 
 use serde::{Deserialize, Serialize};
 
 use super::NativeVersion;
-use super::doorbell::Doorbell;
 use super::offer::{self, Offer};
 use super::peer::{self, Peer};
 use super::sequence::{each, sequence};
 use super::share::{self, Share};
+use super::slot_address::SlotAddress;
 use crate::share::check_count;
 use crate::{Field, Limits, MetadataError, RdmaMetadata, codec};
 
@@ -20,7 +20,7 @@ struct Document<'a> {
     offer: Offer<'a>,
     #[serde(borrow)]
     peer: Option<Peer<'a>>,
-    doorbell: Option<Doorbell>,
+    slot_address: Option<SlotAddress>,
     #[serde(borrow, deserialize_with = "sequence::<_, _, { usize::MAX }>")]
     shares: Vec<Share<'a>>,
 }
@@ -28,11 +28,11 @@ struct Document<'a> {
 /// The size of the payload.
 pub(super) fn encoded_len(metadata: &RdmaMetadata) -> u64 {
     let peer = 1 + metadata.peer().map_or(0, peer::encoded_len);
-    let doorbell = 1;
-    offer::encoded_len(metadata) + peer + doorbell + share::encoded_len(metadata.shares())
+    let slot_address = 1;
+    offer::encoded_len(metadata) + peer + slot_address + share::encoded_len(metadata.shares())
 }
 
-/// Appends the payload. The doorbell, the terms, the checksum and the tensor are left out: an initiator that reads this version
+/// Appends the payload. The slot's address, the terms, the checksum and the tensor are left out: an initiator that reads this version
 /// notifies through the engine.
 pub(super) fn write(metadata: &RdmaMetadata, out: &mut Vec<u8>) -> Result<(), MetadataError> {
     if let Some(terms) = metadata.terms().filter(|terms| terms.claims().is_binding()) {
@@ -44,7 +44,7 @@ pub(super) fn write(metadata: &RdmaMetadata, out: &mut Vec<u8>) -> Result<(), Me
     let document = Document {
         offer: Offer::new(metadata)?,
         peer: metadata.peer().map(Peer::new),
-        doorbell: None,
+        slot_address: None,
         shares: each(metadata.shares(), Share::new)?,
     };
     codec::encode_to(&document, out)
@@ -55,6 +55,6 @@ pub(super) fn read(payload: &[u8], limits: &Limits) -> Result<RdmaMetadata, Meta
     check_count(document.shares.len(), document.offer.count(limits)?)?;
     let peer = document.peer.map(|peer| peer.validate(limits)).transpose()?;
     let shares = each(document.shares, |_, wire| wire.validate())?;
-    let doorbell = document.doorbell.map(Doorbell::unchecked);
-    document.offer.validate(limits)?.with_parts(peer, shares, doorbell, None, None)
+    let slot_address = document.slot_address.map(SlotAddress::unchecked);
+    document.offer.validate(limits)?.with_parts(peer, shares, slot_address, None, None)
 }

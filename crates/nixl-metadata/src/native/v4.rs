@@ -1,7 +1,6 @@
 //! Version 4: the length of the core in 4 bytes, the core, and [sections](super::section).
 
 use super::checksum::{self, Checksum};
-use super::doorbell::{self, Doorbell};
 use super::offer::{self, Offer};
 use super::peer;
 use super::section::{
@@ -9,6 +8,7 @@ use super::section::{
     VERSIONS, decode,
 };
 use super::share::{self, Shares};
+use super::slot_address::{self, SlotAddress};
 use super::tensor::{self, Tensor};
 use super::terms::{self, Terms};
 use super::versions;
@@ -21,7 +21,7 @@ pub(super) fn encoded_len(metadata: &RdmaMetadata) -> u64 {
         metadata.peer().map(peer::encoded_len),
         metadata.peer().map(|_| versions::ENCODED_LEN),
         (!shares.is_empty()).then(|| share::encoded_len(shares)),
-        metadata.doorbell().map(|_| doorbell::ENCODED_LEN),
+        metadata.slot_address().map(|_| slot_address::ENCODED_LEN),
         metadata.terms().map(|_| terms::ENCODED_LEN),
         metadata.checksum().map(|_| checksum::ENCODED_LEN),
         metadata.trace_context().map(|_| TraceContext::LEN as u64),
@@ -42,9 +42,9 @@ pub(super) fn write(metadata: &RdmaMetadata, out: &mut Vec<u8>) -> Result<(), Me
         let shares = Shares::new(metadata.shares())?;
         section::write(out, SHARES, OPTIONAL, |out| codec::encode_to(&shares, out))?;
     }
-    if let Some(doorbell) = metadata.doorbell() {
-        let doorbell = Doorbell::new(doorbell);
-        section::write(out, DOORBELL, OPTIONAL, |out| codec::encode_to(&doorbell, out))?;
+    if let Some(slot_address) = metadata.slot_address() {
+        let slot_address = SlotAddress::new(slot_address);
+        section::write(out, DOORBELL, OPTIONAL, |out| codec::encode_to(&slot_address, out))?;
     }
     if let Some(terms) = metadata.terms() {
         section::write(out, TERMS, REQUIRED, |out| codec::encode_to(&Terms::new(terms), out))?;
@@ -71,7 +71,7 @@ pub(super) fn read(payload: &[u8], limits: &Limits) -> Result<RdmaMetadata, Meta
         [PEER, VERSIONS, SHARES, DOORBELL, TERMS, CHECKSUM, TRACE_CONTEXT, TENSOR];
     let (core, rest) = section::split_core(payload)?;
     // The frames first: what has to be refused for an unknown section costs no copy.
-    let [peer, versions, shares, doorbell, terms, checksum, trace, tensor] =
+    let [peer, versions, shares, slot_address, terms, checksum, trace, tensor] =
         section::read(rest, KNOWN)?;
     let offer: Offer<'_> = codec::decode(core, Field::Core)?;
     let count = offer.count(limits)?;
@@ -80,11 +80,12 @@ pub(super) fn read(payload: &[u8], limits: &Limits) -> Result<RdmaMetadata, Meta
         Some(shares) => shares.validate(count)?,
         None => Vec::new(),
     };
-    let doorbell = decode(DOORBELL, doorbell)?.map(Doorbell::unchecked);
+    let slot_address = decode(DOORBELL, slot_address)?.map(SlotAddress::unchecked);
     let terms = decode(TERMS, terms)?.map(Terms::validate).transpose()?;
     let checksum = decode(CHECKSUM, checksum)?.map(Checksum::validate).transpose()?;
     let tensor = decode(TENSOR, tensor)?.map(Tensor::validate).transpose()?;
-    let metadata = offer.validate(limits)?.with_parts(peer, shares, doorbell, terms, checksum)?;
+    let metadata =
+        offer.validate(limits)?.with_parts(peer, shares, slot_address, terms, checksum)?;
     let metadata = match tensor {
         Some(tensor) => metadata.with_tensor(tensor)?,
         None => metadata,

@@ -7,7 +7,7 @@ use super::section::VERSIONS;
 use crate::{Field, MessageVersions, MetadataError};
 
 const STAGING: u16 = 1;
-const LENDING: u16 = 2;
+const REMOTE_COPY: u16 = 2;
 const DOORBELL: u16 = 3;
 const CLAIMS: u16 = 4;
 
@@ -17,7 +17,7 @@ pub(super) const ENCODED_LEN: u64 = 4 * (2 + 2);
 pub(super) fn write(versions: &MessageVersions, out: &mut Vec<u8>) {
     let pairs = [
         (STAGING, versions.staging()),
-        (LENDING, versions.lending()),
+        (REMOTE_COPY, versions.remote_copy()),
         (DOORBELL, versions.doorbell()),
         (CLAIMS, versions.claims()),
     ];
@@ -41,7 +41,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<MessageVersions, MetadataError> {
         before = Some(kind);
         versions = match kind {
             STAGING => versions.with_staging(version),
-            LENDING => versions.with_lending(version),
+            REMOTE_COPY => versions.with_remote_copy(version),
             DOORBELL => versions.with_doorbell(version),
             CLAIMS => versions.with_claims(version),
             _ => versions,

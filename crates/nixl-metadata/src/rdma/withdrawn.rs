@@ -15,7 +15,7 @@ impl RdmaMetadata {
         Self {
             descriptors: Arc::new(nowhere),
             notification_key: NotificationKey::random(),
-            doorbell: None,
+            slot_address: None,
             shares: Arc::default(),
             encodings: Encodings::default(),
             terms: Some(OfferTerms::EXPIRED),

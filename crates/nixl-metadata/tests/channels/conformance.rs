@@ -1,25 +1,25 @@
-//! The suite over each medium.
+//! The suite over each backend.
 
-use crate::servers::{Etcd, Http, InProcess, Medium, Nats, Socket};
+use crate::servers::{Backend, Etcd, Http, InProcess, Nats, Socket};
 use crate::suite;
 
 macro_rules! conforms {
-    ($medium:ident, $start:expr, [$($test:ident)*]) => {
-        mod $medium {
+    ($backend:ident, $start:expr, [$($test:ident)*]) => {
+        mod $backend {
             use super::*;
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
-                    let name = concat!("channels::", stringify!($medium), "::", stringify!($test));
-                    if let Some(mut medium) = $start(name).await {
-                        suite::$test(&mut medium as &mut dyn Medium).await;
+                    let name = concat!("channels::", stringify!($backend), "::", stringify!($test));
+                    if let Some(mut backend) = $start(name).await {
+                        suite::$test(&mut backend as &mut dyn Backend).await;
                     }
                 }
             )*
         }
     };
-    ($($medium:ident: $start:expr,)*) => {
-        $(conforms!($medium, $start, [
+    ($($backend:ident: $start:expr,)*) => {
+        $(conforms!($backend, $start, [
             entries_live_while_they_are_renewed
             entries_end_with_their_owners
             later_starts_replace_earlier_ones

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use crate::process::{self, Process};
-use crate::servers::{Etcd, Medium as _};
+use crate::servers::{Backend as _, Etcd};
 use crate::suite::{entry, name, options, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use nixl_metadata::channel::tcp::{Server, ServerOptions, TcpOptions};
 use nixl_metadata::channel::{ChannelError, Exposure, Hub, http, tcp};
 use nixl_metadata::seal::{OpenKey, Opener, SealKey, Sealer, Seals};
 
-use crate::servers::{Http, Medium as _, TOKEN};
+use crate::servers::{Backend as _, Http, TOKEN};
 use crate::suite::{entry, name, options};
 
 fn seals() -> Seals {

@@ -16,9 +16,9 @@ use tokio::runtime::Runtime;
 use crate::process::{self, Process};
 use crate::suite::options;
 
-/// A medium whose server can be stopped and started.
+/// A backend whose server can be stopped and started.
 #[async_trait]
-pub(crate) trait Medium: Send {
+pub(crate) trait Backend: Send {
     async fn channel(&self, options: ChannelOptions) -> Arc<dyn Channel>;
 
     /// A channel whose tasks run on another runtime.
@@ -47,7 +47,7 @@ impl InProcess {
 }
 
 #[async_trait]
-impl Medium for InProcess {
+impl Backend for InProcess {
     async fn channel(&self, options: ChannelOptions) -> Arc<dyn Channel> {
         self.0.channel(options)
     }
@@ -87,7 +87,7 @@ async fn serve(address: &str) -> Server {
 }
 
 #[async_trait]
-impl Medium for Socket {
+impl Backend for Socket {
     async fn channel(&self, options: ChannelOptions) -> Arc<dyn Channel> {
         tcp::connect(&*self.address, TcpOptions::new(), options).unwrap()
     }
@@ -167,7 +167,7 @@ impl Http {
 }
 
 #[async_trait]
-impl Medium for Http {
+impl Backend for Http {
     async fn channel(&self, options: ChannelOptions) -> Arc<dyn Channel> {
         self.connect(options)
     }
@@ -225,7 +225,7 @@ impl Nats {
 }
 
 #[async_trait]
-impl Medium for Nats {
+impl Backend for Nats {
     async fn channel(&self, options: ChannelOptions) -> Arc<dyn Channel> {
         self.connect(NatsOptions::new().user("u", TOKEN), options).await
     }
@@ -268,7 +268,7 @@ impl Etcd {
 }
 
 #[async_trait]
-impl Medium for Etcd {
+impl Backend for Etcd {
     async fn channel(&self, options: ChannelOptions) -> Arc<dyn Channel> {
         etcd::connect(&self.url(), EtcdOptions::new(), options).unwrap()
     }

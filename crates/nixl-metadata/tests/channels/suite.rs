@@ -1,4 +1,4 @@
-//! What every channel does.
+//! The suite that every channel passes.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use nixl_metadata::channel::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::servers::Medium;
+use crate::servers::Backend;
 
 /// More than anything takes on a machine that is busy.
 const LONG: Duration = Duration::from_secs(30);
@@ -40,8 +40,8 @@ async fn gone(channel: &Arc<dyn Channel>, worker: &str) {
     .await;
 }
 
-pub(crate) async fn entries_live_while_they_are_renewed(medium: &mut dyn Medium) {
-    let (owner, reader) = (medium.channel(options()).await, medium.channel(options()).await);
+pub(crate) async fn entries_live_while_they_are_renewed(backend: &mut dyn Backend) {
+    let (owner, reader) = (backend.channel(options()).await, backend.channel(options()).await);
     let missing = reader.fetch(&name("worker 0/é")).await;
     assert!(matches!(missing, Err(ChannelError::NotFound { .. })), "{missing:?}");
     let first = entry("worker 0/é", 1, b"metadata");
@@ -55,11 +55,11 @@ pub(crate) async fn entries_live_while_they_are_renewed(medium: &mut dyn Medium)
     gone(&reader, "worker 0/é").await;
 }
 
-pub(crate) async fn entries_end_with_their_owners(medium: &mut dyn Medium) {
-    let reader = medium.channel(options()).await;
+pub(crate) async fn entries_end_with_their_owners(backend: &mut dyn Backend) {
+    let reader = backend.channel(options()).await;
     // An owner that ends without a word, as a killed process does: its runtime is gone.
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let owner = medium.channel_on(&runtime, options()).await;
+    let owner = backend.channel_on(&runtime, options()).await;
     let published = runtime.spawn(async move { owner.publish(entry("mortal", 1, b"x")).await });
     let published = published.await.unwrap().unwrap();
     reader.fetch(&name("mortal")).await.unwrap();
@@ -68,8 +68,8 @@ pub(crate) async fn entries_end_with_their_owners(medium: &mut dyn Medium) {
     gone(&reader, "mortal").await;
 }
 
-pub(crate) async fn later_starts_replace_earlier_ones(medium: &mut dyn Medium) {
-    let (old, new) = (medium.channel(options()).await, medium.channel(options()).await);
+pub(crate) async fn later_starts_replace_earlier_ones(backend: &mut dyn Backend) {
+    let (old, new) = (backend.channel(options()).await, backend.channel(options()).await);
     let mut first = old.publish(entry("w", 7, b"first")).await.unwrap();
     let second = new.publish(entry("w", 8, b"second")).await.unwrap();
     soon("the replacement", first.replaced()).await;
@@ -84,8 +84,8 @@ pub(crate) async fn later_starts_replace_earlier_ones(medium: &mut dyn Medium) {
     gone(&new, "w").await;
 }
 
-pub(crate) async fn watches_see_changes_or_a_resync(medium: &mut dyn Medium) {
-    let (owner, reader) = (medium.channel(options()).await, medium.channel(options()).await);
+pub(crate) async fn watches_see_changes_or_a_resync(backend: &mut dyn Backend) {
+    let (owner, reader) = (backend.channel(options()).await, backend.channel(options()).await);
     let mut watch = reader.watch(&name("w")).await.unwrap();
     assert_eq!(watch.next().await.unwrap(), WatchEvent::Gone);
     let first = owner.publish(entry("w", 1, b"1")).await.unwrap();
@@ -120,8 +120,8 @@ pub(crate) async fn watches_see_changes_or_a_resync(medium: &mut dyn Medium) {
     .await;
 }
 
-pub(crate) async fn names_are_listed_by_their_beginning(medium: &mut dyn Medium) {
-    let channel = medium.channel(options()).await;
+pub(crate) async fn names_are_listed_by_their_beginning(backend: &mut dyn Backend) {
+    let channel = backend.channel(options()).await;
     let mut published = Vec::new();
     for (worker, start) in [("decode-1", 1), ("prefill-2", 2), ("prefill-1", 3), ("pre", 4)] {
         published.push(channel.publish(entry(worker, start, b"x")).await.unwrap());
@@ -134,9 +134,9 @@ pub(crate) async fn names_are_listed_by_their_beginning(medium: &mut dyn Medium)
     assert!(channel.list("x").await.unwrap().is_empty());
 }
 
-pub(crate) async fn requests_are_answered_or_fail_by_name(medium: &mut dyn Medium) {
+pub(crate) async fn requests_are_answered_or_fail_by_name(backend: &mut dyn Backend) {
     let (worker, asker) =
-        (medium.channel(options().inbox_depth(2)).await, medium.channel(options()).await);
+        (backend.channel(options().inbox_depth(2)).await, backend.channel(options()).await);
     let (me, w) = (name("asker"), name("w"));
     let ask = |payload: &'static [u8], within| asker.request(&me, &w, payload.into(), within);
     let missing = ask(b"?", LONG).await;
@@ -173,8 +173,8 @@ pub(crate) async fn requests_are_answered_or_fail_by_name(medium: &mut dyn Mediu
     }
 }
 
-pub(crate) async fn many_requests_keep_their_replies_apart(medium: &mut dyn Medium) {
-    let (worker, asker) = (medium.channel(options()).await, medium.channel(options()).await);
+pub(crate) async fn many_requests_keep_their_replies_apart(backend: &mut dyn Backend) {
+    let (worker, asker) = (backend.channel(options()).await, backend.channel(options()).await);
     let mut inbox = worker.serve(&name("w"), Incarnation::new(1)).await.unwrap();
     let server = tokio::spawn(async move {
         while let Ok(request) = inbox.next().await {
@@ -199,11 +199,11 @@ pub(crate) async fn many_requests_keep_their_replies_apart(medium: &mut dyn Medi
     server.abort();
 }
 
-pub(crate) async fn later_starts_take_over_requests(medium: &mut dyn Medium) {
-    if !medium.ends_older_inboxes() {
+pub(crate) async fn later_starts_take_over_requests(backend: &mut dyn Backend) {
+    if !backend.ends_older_inboxes() {
         return;
     }
-    let channel = medium.channel(options()).await;
+    let channel = backend.channel(options()).await;
     let mut old = channel.serve(&name("w"), Incarnation::new(1)).await.unwrap();
     let mut new = channel.serve(&name("w"), Incarnation::new(2)).await.unwrap();
     let ended = soon("the end", old.next()).await;
@@ -216,9 +216,9 @@ pub(crate) async fn later_starts_take_over_requests(medium: &mut dyn Medium) {
     assert_eq!(&asked.unwrap()[..], b"y");
 }
 
-pub(crate) async fn long_messages_are_refused_on_both_sides(medium: &mut dyn Medium) {
-    let small = medium.channel(options().max_bytes(1000)).await;
-    let large = medium.channel(options().max_bytes(100_000)).await;
+pub(crate) async fn long_messages_are_refused_on_both_sides(backend: &mut dyn Backend) {
+    let small = backend.channel(options().max_bytes(1000)).await;
+    let large = backend.channel(options().max_bytes(100_000)).await;
     let own = small.publish(entry("w", 1, &[7; 1001])).await;
     assert!(matches!(own, Err(ChannelError::TooLarge { len: 1001, limit: 1000 })), "{own:?}");
     let published = large.publish(entry("w", 1, &[7; 50_000])).await.unwrap();
@@ -232,13 +232,13 @@ pub(crate) async fn long_messages_are_refused_on_both_sides(medium: &mut dyn Med
 }
 
 /// The server ends in the middle and is started anew, at once and later: calls wait and go on.
-pub(crate) async fn a_restarted_server_gets_everything_back(medium: &mut dyn Medium) {
-    if !medium.stop().await {
+pub(crate) async fn a_restarted_server_gets_everything_back(backend: &mut dyn Backend) {
+    if !backend.stop().await {
         return;
     }
-    medium.start().await;
+    backend.start().await;
     let patient = options().call_time(LONG);
-    let (owner, reader) = (medium.channel(patient.clone()).await, medium.channel(patient).await);
+    let (owner, reader) = (backend.channel(patient.clone()).await, backend.channel(patient).await);
     let first = entry("w", 1, b"x");
     let published = owner.publish(first.clone()).await.unwrap();
     let mut inbox = owner.serve(first.name(), first.incarnation()).await.unwrap();
@@ -249,8 +249,8 @@ pub(crate) async fn a_restarted_server_gets_everything_back(medium: &mut dyn Med
             let _late = request.reply("pong");
         }
     });
-    medium.stop().await;
-    let hasty = medium.channel(options().call_time(Duration::from_millis(300))).await;
+    backend.stop().await;
+    let hasty = backend.channel(options().call_time(Duration::from_millis(300))).await;
     let down = hasty.fetch(first.name()).await;
     let is_down = matches!(
         down,
@@ -263,7 +263,7 @@ pub(crate) async fn a_restarted_server_gets_everything_back(medium: &mut dyn Med
     });
     // Longer than an entry lives.
     sleep(Duration::from_secs(3)).await;
-    medium.start().await;
+    backend.start().await;
     soon("a call that waited", waits).await.unwrap().unwrap();
     soon("the entry", async {
         while reader.fetch(first.name()).await.ok().as_ref() != Some(&first) {

@@ -49,7 +49,7 @@ def export(agent, tensors):
     peer += struct.pack("<Q", 2) + text("nixl") + text("tcp")
     peer += struct.pack("<Q", 2)  # devices: ordinal, UUID, GPU Direct
     peer += struct.pack("<I16sB", 3, b"0123456789abcdef", 1) + struct.pack("<I16sB", 0, b"", 0)
-    versions = struct.pack("<8H", 1, 3, 2, 1, 3, 2, 4, 1)  # staging, lending, doorbell, claims
+    versions = struct.pack("<8H", 1, 3, 2, 1, 3, 2, 4, 1)  # staging, remote copy, doorbell, claims
 
     shares = struct.pack("<Q", 2)  # first, count, offset, variant
     handle = b"\xa5" * 64 + struct.pack("<Q", 3 << 32)

@@ -44,7 +44,7 @@ shares += struct.pack("<IIQI", 2, 1, 8, 1) + struct.pack("<II16sQ", 4243, 17, b"
 if version == 3:
     payload = core + b"\x01" + peer + b"\x01" + doorbell + shares
 else:
-    versions = struct.pack("<8H", 1, 3, 2, 1, 3, 2, 4, 1)  # staging, lending, doorbell, claims
+    versions = struct.pack("<8H", 1, 3, 2, 1, 3, 2, 4, 1)  # staging, remote copy, doorbell, claims
     terms = struct.pack("<QQIBQ", 1795878000123, 1795877400123, 1, 1, 0xFEEDF00DDEADBEEF)
     payload = struct.pack("<I", len(core)) + core
     sections = [(1, 0, peer), (2, 0, versions), (3, 0, shares), (4, 0, doorbell), (5, 1, terms)]

@@ -2,8 +2,8 @@
 //!
 //! A file never changes once a release has written it. For a new version or new content, add a case to [`cases`] and run
 //! `cargo test -p nixl-metadata --test it -- --ignored write_golden`, which creates the files that are absent.
-//! `make_native.py` prints the full native ones and those with a checksum, a trace context and a tensor from the documented layout alone, and
-//! `make_export.py` the tickets and the export.
+//! `make_native.py` prints the full native ones and those with a checksum, a trace context and a tensor from the documented
+//! layout alone, and `make_export.py` the tickets and the export.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -106,7 +106,8 @@ fn version_3_is_read_with_its_doorbell_and_written_without() {
     assert_eq!(received.terms(), None);
     let versions = received.peer().unwrap().versions();
     assert_eq!(versions, MessageVersions::default());
-    let stated = [versions.staging(), versions.lending(), versions.doorbell(), versions.claims()];
+    let stated =
+        [versions.staging(), versions.remote_copy(), versions.doorbell(), versions.claims()];
     assert_eq!(stated, [1, 1, 1, 0]);
 
     let written = received.to_native_bytes_as(NativeVersion::V3).unwrap();

@@ -1,4 +1,4 @@
-//! What two identities have in common.
+//! Comparison of two host identities.
 
 use crate::support::any_host;
 use nixl_metadata::HostIdentity;

@@ -1,4 +1,4 @@
-//! What an owner checks is what receivers accept.
+//! Agreement of the owner's checks and the receiver's.
 
 use crate::support::{any_metadata, golden_v4};
 use nixl_device::Device;

@@ -387,8 +387,8 @@ fn intact_envelopes_around_damaged_payloads_of_version_3() {
     let duplicate = E::DuplicateDevice { index: 1, device: Device::cuda(3) };
     assert_eq!(with(devices_at + 21, &[3]), duplicate);
     assert_eq!(with(doorbell_at - 1, &[2]), E::Malformed); // neither some nor none
-    assert_eq!(with(doorbell_at + 32, &[0, 16]), E::BadDoorbell { slot: 4096 });
-    assert_eq!(with(doorbell_at + 36, &[0; 8]), E::BadDoorbell { slot: 4095 });
+    assert_eq!(with(doorbell_at + 32, &[0, 16]), E::BadSlotAddress { slot: 4096 });
+    assert_eq!(with(doorbell_at + 36, &[0; 8]), E::BadSlotAddress { slot: 4095 });
     assert_eq!(with(ipc_at, &[3]), E::ShareRange { index: 0, count: 3 });
     assert_eq!(with(ipc_at + 4, &[0]), E::ShareRange { index: 0, count: 3 });
     assert_eq!(with(ipc_at + 4, &[0xff; 4]), E::ShareRange { index: 0, count: 3 });

@@ -1,4 +1,4 @@
-//! What goes out comes in again, in both profiles, and as others print it.
+//! Round trips of both profiles, and forms that other programs print.
 
 use crate::support::{BLOB, DYNAMO_READ, DYNAMO_WRITE, DYNAMO_WRITE_HEX, any_metadata, golden_v4};
 use crate::targets;

@@ -289,7 +289,7 @@ fn contents_that_are_faulty() {
     assert_eq!(with(PEER, 8, b"\n"), E::BadName { field: Field::AgentName });
     assert_eq!(with(SHARES, 0, &[4]), E::Truncated { field: Field::Section(SHARES) });
     assert_eq!(with(SHARES, 8, &[3]), E::ShareRange { index: 0, count: 3 });
-    assert_eq!(with(DOORBELL, 32, &[0, 16]), E::BadDoorbell { slot: 4096 });
+    assert_eq!(with(DOORBELL, 32, &[0, 16]), E::BadSlotAddress { slot: 4096 });
     assert_eq!(with(VERSIONS, 4, &[1]), E::MessageVersionOrder { kind: 1 });
     assert_eq!(with(VERSIONS, 8, &[1]), E::MessageVersionOrder { kind: 1 });
     assert_eq!(with(VERSIONS, 12, &[3]), E::MessageVersionOrder { kind: 3 });
@@ -317,7 +317,7 @@ fn parts_that_a_peer_leaves_out() {
     let mut parts = Parts::of(&golden_v4());
     parts.section(VERSIONS).content.drain(..4);
     let stated = versions(&parts.decode().unwrap()).unwrap();
-    assert_eq!([stated.staging(), stated.lending()], [0, 1]);
+    assert_eq!([stated.staging(), stated.remote_copy()], [0, 1]);
     assert_eq!([stated.doorbell(), stated.claims()], [2, 1]);
 }
 

@@ -5,10 +5,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use nixl_device::Device;
 use nixl_metadata::{
-    AgentMetadata, Capabilities, Checksum, ClaimDemand, Doorbell, ExportId, ExportMetadata,
-    ExportedInner, ExportedKind, ExportedLayout, ExportedPart, HostIdentity, MessageVersions,
-    NotificationKey, OfferTerms, OperationKind, PeerDevice, PeerInfo, RdmaMetadata, Rights,
-    SerializedDescriptor, Share, ShareKind, SharedFile, TensorDescription, Ticket, TicketTerms,
+    AgentMetadata, Capabilities, Checksum, ClaimDemand, ExportId, ExportMetadata, ExportedInner,
+    ExportedKind, ExportedLayout, ExportedPart, HostIdentity, MessageVersions, NotificationKey,
+    OfferTerms, OperationKind, PeerDevice, PeerInfo, RdmaMetadata, Rights, SerializedDescriptor,
+    Share, ShareKind, SharedFile, SlotAddress, TensorDescription, Ticket, TicketTerms,
     TraceContext, WordsLocation,
 };
 use proptest::prelude::*;
@@ -22,7 +22,7 @@ pub(crate) const BLOB: &[u8] = include_bytes!("data/blob.bin");
 
 /// The golden values are those of `dynamo_write.json`, with a peer, a doorbell and shares.
 pub(crate) fn golden() -> RdmaMetadata {
-    without_doorbell().with_doorbell(doorbell(4095, 1 << 63)).unwrap()
+    without_doorbell().with_slot_address(doorbell(4095, 1 << 63)).unwrap()
 }
 
 /// The golden values and what version 4 adds to them.
@@ -95,9 +95,9 @@ pub(crate) fn without_doorbell() -> RdmaMetadata {
         .unwrap()
 }
 
-pub(crate) fn doorbell(slot: u32, token: u64) -> Doorbell {
-    let length = 8 * Doorbell::WORDS as u64;
-    Doorbell::new(SharedFile::new(4242, 18, [0x64; 16], length), slot, token)
+pub(crate) fn doorbell(slot: u32, token: u64) -> SlotAddress {
+    let length = 8 * SlotAddress::WORDS as u64;
+    SlotAddress::new(SharedFile::new(4242, 18, [0x64; 16], length), slot, token)
 }
 
 /// A handle as `nixl-device` writes it.
@@ -188,10 +188,10 @@ fn any_peer() -> impl Strategy<Value = PeerInfo> {
 }
 
 fn any_versions() -> impl Strategy<Value = MessageVersions> {
-    any::<[u16; 4]>().prop_map(|[staging, lending, doorbell, claims]| {
+    any::<[u16; 4]>().prop_map(|[staging, remote_copy, doorbell, claims]| {
         MessageVersions::default()
             .with_staging(staging)
-            .with_lending(lending)
+            .with_remote_copy(remote_copy)
             .with_doorbell(doorbell)
             .with_claims(claims)
     })
@@ -278,7 +278,7 @@ pub(crate) fn any_metadata() -> impl Strategy<Value = RdmaMetadata> {
         proptest::collection::vec(any::<u8>(), 1..2000),
         "[ -~\u{a1}-\u{ff}]{1,100}".prop_filter("a key", |key| PeerInfo::is_name(key)),
         proptest::option::of(any_peer()),
-        proptest::option::of((0..Doorbell::SLOTS, 1..=u64::MAX)),
+        proptest::option::of((0..SlotAddress::SLOTS, 1..=u64::MAX)),
         proptest::option::of((any_terms(), 1..=u32::MAX)),
         proptest::option::of(any::<u64>().prop_map(Checksum::xxh3)),
         any::<([u8; 16], [u8; 8], u8, u8)>(),
@@ -291,7 +291,9 @@ pub(crate) fn any_metadata() -> impl Strategy<Value = RdmaMetadata> {
                     .and_then(|metadata| metadata.with_shares(shares))
                     .unwrap();
                 let metadata = match place {
-                    Some((slot, token)) => metadata.with_doorbell(doorbell(slot, token)).unwrap(),
+                    Some((slot, token)) => {
+                        metadata.with_slot_address(doorbell(slot, token)).unwrap()
+                    }
                     None => metadata,
                 };
                 let metadata = match (terms, kind) {

@@ -1,13 +1,13 @@
-//! What the fuzzers run, one function for each decoder. `fuzz_smoke.rs` runs them too, on any toolchain.
+//! The functions of the fuzzers, one for each decoder. `fuzz_smoke.rs` runs them too, on any toolchain.
 //!
 //! They use the public interface only: each feeds a decoder and then checks that what it let through is sound.
 
 use bytes::Bytes;
 use nixl_metadata::media::{EmbeddingsRequest, MediaItem};
 use nixl_metadata::{
-    AgentMetadata, Doorbell, ExportMetadata, ExportedInner, ExportedKind, ExportedLayout, Limits,
+    AgentMetadata, ExportMetadata, ExportedInner, ExportedKind, ExportedLayout, Limits,
     MessageVersions, MetadataError, NativeVersion, OperationKind, PeerInfo, RdmaMetadata,
-    ShareKind, Ticket, TicketTerms,
+    ShareKind, SlotAddress, Ticket, TicketTerms,
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -303,10 +303,10 @@ pub(crate) fn check(decoded: Result<RdmaMetadata, MetadataError>, limits: &Limit
         Some(peer) => again.with_peer(peer.clone()),
         None => again,
     };
-    let again = match metadata.doorbell() {
+    let again = match metadata.slot_address() {
         Some(doorbell) => {
-            assert!(doorbell.slot() < Doorbell::SLOTS && doorbell.token() != 0);
-            again.with_doorbell(*doorbell).expect("it was accepted")
+            assert!(doorbell.slot() < SlotAddress::SLOTS && doorbell.token() != 0);
+            again.with_slot_address(*doorbell).expect("it was accepted")
         }
         None => again,
     };
@@ -342,7 +342,7 @@ fn check_v3(metadata: &RdmaMetadata, limits: &Limits) {
     }
     let written = written.expect("it demands nothing");
     let again = RdmaMetadata::from_native_bytes_with(&written, limits).expect("own encoding");
-    assert_eq!((again.doorbell(), again.terms(), again.checksum()), (None, None, None));
+    assert_eq!((again.slot_address(), again.terms(), again.checksum()), (None, None, None));
     assert_eq!((again.trace_context(), again.tensor()), (None, None));
     let peer = metadata.peer().cloned();
     assert_eq!(again.peer(), peer.map(|p| p.with_versions(MessageVersions::default())).as_ref());

@@ -36,20 +36,20 @@ impl Shared {
     }
 
     /// Passes the messages of the mailbox to `receive`. Returns whether there was any, or may be more.
-    pub(super) fn take_mail(&self, receive: &mut dyn FnMut(&str, &[u8])) -> bool {
+    pub(super) fn take_messages(&self, receive: &mut dyn FnMut(&str, &[u8])) -> bool {
         // The mailbox is locked while it is read.
         let _wakes = WakeBatch::begin();
-        self.passive.page.take_mail(&mut |letter| {
-            if let (Some(reply), Some(mailboxes)) = (letter.reply, self.mailboxes.get()) {
-                mailboxes.note(letter.from, reply);
+        self.passive.page.take_messages(&mut |message| {
+            if let (Some(reply), Some(mailboxes)) = (message.reply, self.mailboxes.get()) {
+                mailboxes.note(message.from, reply);
             }
-            receive(letter.from, letter.payload);
+            receive(message.from, message.payload);
         })
     }
 
     /// Receives the messages of the mailbox on a thread other than the driver's.
-    pub(super) fn look_at_mail(&self) -> bool {
-        self.take_mail(&mut |from, payload| {
+    pub(super) fn poll_mailbox(&self) -> bool {
+        self.take_messages(&mut |from, payload| {
             if let Received::Serve(execution) = self.receive(from, payload) {
                 self.add(&self.serve(execution));
             }

@@ -112,8 +112,8 @@ impl Reactor {
                 Received::Ignored => {}
             }
         };
-        let mail = shared.take_mail(&mut receive);
-        let found = mail || found != SlotsFound::Nothing;
+        let received = shared.take_messages(&mut receive);
+        let found = received || found != SlotsFound::Nothing;
         // What was found on the page has woken a thread, which may wait for this processor: the engine's calls are for the next turn,
         // unless an offer's deadline has come, which its message must precede.
         let has_expired = shared.passive.next_expiry().is_some_and(|at| now >= at);
@@ -123,9 +123,9 @@ impl Reactor {
             true => Ok(()),
             false => transport.take_notifications(&mut receive),
         };
-        delivered |= mail;
+        delivered |= received;
         self.listener.looked(found);
-        let unreadable = shared.passive.page.unreadable_mail();
+        let unreadable = shared.passive.page.unreadable_messages();
         shared.unexpected.note_unreadable(transport.unreadable_notifications() + unreadable);
         self.idle_looks.took(bytes);
         if let Err(error) = &result

@@ -12,18 +12,18 @@ impl Driver {
     ///
     /// One thread at a time waits so. The driver's thread wakes further ones, and one with repeated wake-ups without a message.
     pub fn block_on_messages<F: Future>(&self, future: F) -> F::Output {
-        self.shared().block_on_bell(pin!(future), &mut || self.shared().look_at_mail())
+        self.shared().block_on_doorbell(pin!(future), &mut || self.shared().poll_mailbox())
     }
 }
 
 impl Shared {
     /// The output of a future, which `look` may make ready: it receives messages of a peer, and returns whether there were any.
-    pub(crate) fn block_on_bell<F: Future>(
+    pub(crate) fn block_on_doorbell<F: Future>(
         &self,
         mut future: Pin<&mut F>,
         look: &mut dyn FnMut() -> bool,
     ) -> F::Output {
-        let waits = self.generation.is_current().then(|| self.parking.take_bell()).flatten();
+        let waits = self.generation.is_current().then(|| self.parking.take_doorbell()).flatten();
         let Some(bell) = waits else { return block_on(future) };
         let output = bell.run(&*self.clock, future.as_mut(), look);
         drop(bell);

@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nixl_descriptor::SharedMemory;
-use nixl_metadata::{Doorbell, NotificationKey, OperationKind};
+use nixl_metadata::{NotificationKey, OperationKind, SlotAddress};
 
 use crate::mailbox::Lane;
 use crate::slots::{OfferPage, OfferSlot, ring};
 
-/// Words before the first letter of a lane.
+/// Words before the first message of a lane.
 const HEAD: usize = 16;
 /// What the owner takes of one lane at a time.
 const BURST: usize = 64;
 
-/// What the owner takes is bounded for each look, and every letter has what letters have. Once nothing more is written, a few looks
-/// take all there is; a letter of an honest sender then arrives, unless it is told that the ring is full.
+/// What the owner takes is bounded for each look, and every message has what messages have. Once nothing more is written, a few looks
+/// take all there is; a message of an honest sender then arrives, unless it is told that the ring is full.
 pub fn mailbox(input: &[u8]) {
     let page = Arc::new(OfferPage::default());
     let (key, honest) = (NotificationKey::random(), Lane::default());
@@ -33,11 +33,12 @@ pub fn mailbox(input: &[u8]) {
                 honest.post(memory, &"n".repeat(from.into()), &payload);
             }
             2 => {
-                let at =
-                    Doorbell::MAIL + 8 + steps.byte().map_or(0, usize::from) * Doorbell::LANE_WORDS;
+                let at = SlotAddress::MAILBOX
+                    + 8
+                    + steps.byte().map_or(0, usize::from) * SlotAddress::LANE_WORDS;
                 steps.store(memory, at);
             }
-            3 => steps.store(memory, Doorbell::MAIL),
+            3 => steps.store(memory, SlotAddress::MAILBOX),
             // The words that lead to slots, and the first slots.
             4 => steps.store(memory, 0),
             _ => {
@@ -55,21 +56,21 @@ pub fn mailbox(input: &[u8]) {
         }
     }
 
-    let looks = Doorbell::LANE_WORDS / BURST + 2;
+    let looks = SlotAddress::LANE_WORDS / BURST + 2;
     assert!((0..looks).any(|_| !look(&page, &slots)), "the owner never catches up");
     // The sender knows its own count, the owner its own: what they disagree on is skipped once.
     let mut arrived = false;
     for _ in 0..2 {
-        if honest.post(memory, "honest", b"letter").is_none() {
+        if honest.post(memory, "honest", b"message").is_none() {
             return;
         }
         for _ in 0..looks {
-            page.take_mail(&mut |letter| {
-                arrived |= (letter.from, letter.payload) == ("honest", b"letter");
+            page.take_messages(&mut |message| {
+                arrived |= (message.from, message.payload) == ("honest", b"message");
             });
         }
     }
-    assert!(arrived, "letters of an honest sender do not arrive again");
+    assert!(arrived, "messages of an honest sender do not arrive again");
 }
 
 /// Returns whether there was something, or may be more.
@@ -80,17 +81,17 @@ fn look(page: &OfferPage, slots: &[Option<OfferSlot>]) -> bool {
         assert!(event.uses > 0);
     });
     assert!(ended <= slots.len());
-    let (mut letters, unreadable) = (0, page.unreadable_mail());
-    let any_mail = page.take_mail(&mut |letter| {
-        letters += 1;
-        let words = 1 + letter.from.len().div_ceil(8) + letter.payload.len().div_ceil(8);
-        assert!(!letter.from.is_empty() && words <= Doorbell::LANE_WORDS - HEAD);
-        let reply = letter.reply.map_or(1, |name| name.len);
-        assert!((1..=Doorbell::WITH_MAIL as u64).contains(&reply));
+    let (mut messages, unreadable) = (0, page.unreadable_messages());
+    let any = page.take_messages(&mut |message| {
+        messages += 1;
+        let words = 1 + message.from.len().div_ceil(8) + message.payload.len().div_ceil(8);
+        assert!(!message.from.is_empty() && words <= SlotAddress::LANE_WORDS - HEAD);
+        let reply = message.reply.map_or(1, |name| name.len);
+        assert!((1..=SlotAddress::LENGTH_WITH_MAILBOX as u64).contains(&reply));
     });
-    let taken = letters + (page.unreadable_mail() - unreadable);
-    assert!(taken <= (BURST * Doorbell::LANES) as u64);
-    any_ended || any_mail
+    let taken = messages + (page.unreadable_messages() - unreadable);
+    assert!(taken <= (BURST * SlotAddress::LANES) as u64);
+    any_ended || any
 }
 
 /// The rest of the input.
@@ -130,8 +131,8 @@ mod tests {
 
     use super::*;
 
-    fn letter() -> u64 {
-        u64::from(Doorbell::LETTER) << 48 | 5 << 32 | 40
+    fn message() -> u64 {
+        u64::from(SlotAddress::MESSAGE_MARK) << 48 | 5 << 32 | 40
     }
 
     /// Words that mean something to a lane, and others.
@@ -139,7 +140,7 @@ mod tests {
         let word = prop_oneof![
             any::<u64>(),
             0..5000u64,
-            Just(letter()),
+            Just(message()),
             (0..64u32).prop_map(|bit| 1 << bit)
         ];
         vec(word, 0..20).prop_map(|words| words.into_iter().flat_map(u64::to_le_bytes).collect())

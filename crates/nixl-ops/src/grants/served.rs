@@ -67,7 +67,7 @@ impl ServedGrants {
         self.any(GrantTable::is_used)
     }
 
-    /// Whether a task waits for blocks that a reader's word may free, or for notifications.
+    /// Whether a task waits for blocks that a reader's message may free, or for notifications.
     pub(crate) fn are_awaited(&self) -> bool {
         self.any(GrantTable::is_awaited)
     }
@@ -97,7 +97,7 @@ impl ServedGrants {
         match table.receive(&message) {
             Ok(()) => true,
             Err(error) => {
-                tracing::debug!(%error, "a word about a grant is not taken");
+                tracing::debug!(%error, "a message about a grant is not taken");
                 false
             }
         }
@@ -149,7 +149,7 @@ impl ServedGrants {
 }
 
 impl Driver {
-    /// From now on ends the table's grants when their time is over, and takes readers' words about them.
+    /// From now on ends the table's grants when their time is over, and takes readers' messages about them.
     pub fn serve_grants(&self, export: u64, table: &Arc<GrantTable>) {
         self.shared().passive.grants.add(export, table);
     }
@@ -170,9 +170,9 @@ impl Driver {
     /// no process is left that could read.
     pub const IMPORT: Duration = Duration::from_secs(1);
 
-    /// Keeps the memory of a closed export for as long as a read of it may be under way: for at least [`IMPORT`](Self::IMPORT), and until its tickets have ended and reads that
-    /// began in time have arrived, or no process is left that could read. Then `freed` is called, once the registrations and this
-    /// handle to the memory are gone.
+    /// Keeps the memory of a closed export for as long as a read of it may be under way: for at least [`IMPORT`](Self::IMPORT),
+    /// and until its tickets have ended and reads that began in time have arrived, or no process is left that could read. Then
+    /// `freed` is called, once the registrations and this handle to the memory are gone.
     pub fn retain_export(
         &self,
         table: &GrantTable,

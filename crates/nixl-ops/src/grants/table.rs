@@ -9,9 +9,10 @@ mod state;
 mod stats;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use nixl_descriptor::layout::{BlockGrants, Layout};
+use nixl_device::locks::lock;
 
 use self::changes::Changes;
 pub use self::closing::SpentWords;
@@ -179,8 +180,7 @@ impl GrantTable {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No panic here leaves the state half changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use nixl_descriptor::SharedName;
 use nixl_device::locks::lock;
-use nixl_metadata::{Doorbell, PeerInfo};
+use nixl_metadata::{PeerInfo, SlotAddress};
 use rustix::process::{Pid, test_kill_process};
 
 use super::ring::{Ring, Taken};
@@ -26,7 +26,7 @@ struct Claimed {
 impl Lane {
     const PID_BITS: u32 = 22;
 
-    /// Whether the owner takes a letter: it is short enough, and its sender's name can be one.
+    /// Whether the owner takes a message: it is short enough, and its sender's name can be one.
     pub(super) fn fits(from: &str, payload: &[u8]) -> bool {
         PeerInfo::is_name(from) && Ring::words_of(from, payload) <= Ring::LONGEST
     }
@@ -47,8 +47,8 @@ impl Lane {
         if !Ring::of_page(lane.index).put(memory, &mut lane.written, from, payload) {
             return None;
         }
-        if let Some(mail) = memory.word(Doorbell::MAIL) {
-            mail.fetch_or(1 << lane.index, Ordering::AcqRel);
+        if let Some(lanes) = memory.word(SlotAddress::MAILBOX) {
+            lanes.fetch_or(1 << lane.index, Ordering::AcqRel);
         }
         drop(claimed);
         Some(PageDoorbell::of(memory).is_some_and(|doorbell| doorbell.ring()))
@@ -86,7 +86,7 @@ fn claim(memory: &SharedMemory, reply: Option<SharedName>) -> Option<Claimed> {
         }
         Some(Claimed { index, claim: own, written: ring.written(memory) })
     };
-    let claims: Vec<_> = (0..Doorbell::LANES)
+    let claims: Vec<_> = (0..SlotAddress::LANES)
         .map(|index| memory.word(Ring::of_page(index).word(0)).map(|w| w.load(Ordering::Relaxed)))
         .collect::<Option<_>>()?;
     let free = claims.iter().enumerate().filter(|(_, claim)| **claim == 0);
@@ -115,7 +115,7 @@ fn name_of(words: [u64; 4]) -> Option<SharedName> {
     let [process, low, high, len] = words;
     let name = (u128::from(low) | u128::from(high) << 64).to_ne_bytes();
     // A page longer than slots with a mailbox is not mapped for a sender.
-    let can_be = len != 0 && len <= Doorbell::WITH_MAIL as u64;
+    let can_be = len != 0 && len <= SlotAddress::LENGTH_WITH_MAILBOX as u64;
     can_be.then_some(SharedName { pid: process as u32, fd: (process >> 32) as u32, name, len })
 }
 
@@ -133,7 +133,7 @@ pub(crate) struct MailboxMessage<'a> {
 #[derive(Debug)]
 pub(crate) struct Inbox {
     /// The words read from each lane. The page's own count is not trusted.
-    read: [u64; Doorbell::LANES],
+    read: [u64; SlotAddress::LANES],
     buffer: Vec<u8>,
     /// Counter of invalid messages in lanes.
     garbage: u64,
@@ -141,7 +141,7 @@ pub(crate) struct Inbox {
 
 impl Default for Inbox {
     fn default() -> Self {
-        Self { read: [0; Doorbell::LANES], buffer: Vec::new(), garbage: 0 }
+        Self { read: [0; SlotAddress::LANES], buffer: Vec::new(), garbage: 0 }
     }
 }
 
@@ -156,7 +156,7 @@ impl Inbox {
         receive: &mut dyn FnMut(MailboxMessage<'_>),
     ) -> bool {
         let mut any = false;
-        for index in take_bits(memory, Doorbell::MAIL) {
+        for index in take_bits(memory, SlotAddress::MAILBOX) {
             any = true;
             self.take_lane(memory, index, receive);
         }
@@ -191,8 +191,8 @@ impl Inbox {
             }
         }
         // The rest follows after the other lanes.
-        if let Some(mail) = memory.word(Doorbell::MAIL) {
-            mail.fetch_or(1 << index, Ordering::AcqRel);
+        if let Some(lanes) = memory.word(SlotAddress::MAILBOX) {
+            lanes.fetch_or(1 << index, Ordering::AcqRel);
         }
     }
 

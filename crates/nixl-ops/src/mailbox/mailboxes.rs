@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use nixl_descriptor::SharedName;
 use nixl_device::locks::lock;
-use nixl_metadata::{Doorbell, RdmaMetadata};
+use nixl_metadata::{RdmaMetadata, SlotAddress};
 
 use super::open::Mailbox;
 use crate::RecentMap;
@@ -29,7 +29,7 @@ impl Mailboxes {
 
     /// The mailbox of an offer's owner, once the offer's slot was [looked up](RemoteSlots::open).
     pub fn of_offer(&self, remote: &RdmaMetadata) -> Option<Mailbox> {
-        self.get(&page_of(remote.doorbell()?))
+        self.get(&page_of(remote.slot_address()?))
     }
 
     /// The last page that an agent's messages named.
@@ -49,7 +49,7 @@ impl Mailboxes {
 
     /// The mailbox on a mapped page with a free lane.
     pub fn get(&self, page: &SharedName) -> Option<Mailbox> {
-        if page.len < Doorbell::WITH_MAIL as u64 {
+        if page.len < SlotAddress::LENGTH_WITH_MAILBOX as u64 {
             return None;
         }
         let reached = self.slots.reached(page)?;

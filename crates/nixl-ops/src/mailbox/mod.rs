@@ -1,7 +1,7 @@
 //! Messages between processes of one host, through memory that they share.
 //!
 //! The engine carries messages over the kernel's sockets, even between two processes of one host, and wakes no thread for them.
-//! A connection's page of offer slots therefore has a mailbox ([`Doorbell`](nixl_metadata::Doorbell) has the layout): one lane
+//! A connection's page of offer slots therefore has a mailbox ([`SlotAddress`](nixl_metadata::SlotAddress) has the layout): one lane
 //! for each sender, so the end of a sender during a message blocks no other, and a doorbell that wakes the owner.
 //!
 //! A sender finds the mailbox by an offer of the owner, and writes the name of its own page next to its messages, for the

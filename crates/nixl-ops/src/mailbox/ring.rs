@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use nixl_metadata::Doorbell;
+use nixl_metadata::SlotAddress;
 
 use crate::sync::SharedMemory;
 
@@ -49,12 +49,12 @@ impl Ring {
     const READ: usize = 8;
     const WORDS: usize = 16;
     /// The longest message. Half the ring, so one always fits once the owner has caught up.
-    pub(super) const LONGEST: usize = (Doorbell::LANE_WORDS - Self::WORDS) / 2;
+    pub(super) const LONGEST: usize = (SlotAddress::LANE_WORDS - Self::WORDS) / 2;
 
     /// Lane `index` of a page with a mailbox.
     pub(super) const fn of_page(index: usize) -> Self {
-        let base = Doorbell::MAIL + 8 + index * Doorbell::LANE_WORDS;
-        Self { base, len: Doorbell::LANE_WORDS - Self::WORDS }
+        let base = SlotAddress::MAILBOX + 8 + index * SlotAddress::LANE_WORDS;
+        Self { base, len: SlotAddress::LANE_WORDS - Self::WORDS }
     }
 
     #[cfg(all(test, loom))]
@@ -153,12 +153,14 @@ impl Ring {
 }
 
 fn head(from: usize, payload: usize) -> u64 {
-    u64::from(Doorbell::LETTER) << 48 | (from as u64 & 0xffff) << 32 | payload as u64 & 0xffff_ffff
+    u64::from(SlotAddress::MESSAGE_MARK) << 48
+        | (from as u64 & 0xffff) << 32
+        | payload as u64 & 0xffff_ffff
 }
 
 fn lengths(head: u64) -> Option<(usize, usize)> {
-    let is_letter = head >> 48 == u64::from(Doorbell::LETTER);
-    is_letter.then_some(((head >> 32) as usize & 0xffff, head as usize & 0xffff_ffff))
+    let is_message = head >> 48 == u64::from(SlotAddress::MESSAGE_MARK);
+    is_message.then_some(((head >> 32) as usize & 0xffff, head as usize & 0xffff_ffff))
 }
 
 /// Run by `cargo xtask loom`.
@@ -182,7 +184,7 @@ mod loom_model {
         }
     }
 
-    /// A ring of one letter's length and one word more: the second letter wraps around, once the first was read.
+    /// A ring of one message's length and one word more: the second message wraps around, once the first was read.
     #[test]
     fn loom_letters_arrive_whole_in_order_and_once() {
         let mut model = loom::model::Builder::new();

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use nixl_descriptor::{SharedMemory, SharedName};
-use nixl_metadata::Doorbell;
+use nixl_metadata::SlotAddress;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -19,7 +19,7 @@ use crate::slots::{OfferPage, RemoteSlots};
 use crate::{PeerId, TransportError};
 
 fn page() -> SharedMemory {
-    SharedMemory::new(Doorbell::WITH_MAIL).unwrap()
+    SharedMemory::new(SlotAddress::LENGTH_WITH_MAILBOX).unwrap()
 }
 
 fn claimed(memory: &SharedMemory) -> Lane {
@@ -30,11 +30,11 @@ fn claimed(memory: &SharedMemory) -> Lane {
 
 /// What arrives, as text of the sender and payload.
 fn taken(inbox: &mut Inbox, memory: &SharedMemory) -> Vec<(String, Vec<u8>)> {
-    let mut letters = Vec::new();
-    inbox.take(memory, &mut |letter| {
-        letters.push((letter.from.to_owned(), letter.payload.to_vec()));
+    let mut messages = Vec::new();
+    inbox.take(memory, &mut |message| {
+        messages.push((message.from.to_owned(), message.payload.to_vec()));
     });
-    letters
+    messages
 }
 
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Each sender's letters arrive whole, in order and once; one that does not fit leaves no trace.
+    /// Each sender's messages arrive whole, in order and once; one that does not fit leaves no trace.
     #[test]
     fn letters_arrive_as_they_were_posted(steps in vec(step(), 0..200)) {
         let memory = page();
@@ -71,18 +71,18 @@ proptest! {
                     }
                 }
                 Step::Take => {
-                    for letter in taken(&mut inbox, &memory) {
-                        let sender = letter.0[..1].parse::<usize>().unwrap();
-                        prop_assert_eq!(waiting[sender].pop_front(), Some(letter));
+                    for message in taken(&mut inbox, &memory) {
+                        let sender = message.0[..1].parse::<usize>().unwrap();
+                        prop_assert_eq!(waiting[sender].pop_front(), Some(message));
                     }
                 }
             }
         }
-        prop_assert!(waiting.iter().all(VecDeque::is_empty), "letters are lost");
+        prop_assert!(waiting.iter().all(VecDeque::is_empty), "messages are lost");
         prop_assert_eq!(inbox.garbage(), 0);
     }
 
-    /// A process that writes anything anywhere costs letters, and no more: the owner's work is bounded, and once it stops, letters
+    /// A process that writes anything anywhere costs messages, and no more: the owner's work is bounded, and once it stops, messages
     /// arrive again.
     #[test]
     fn a_page_of_anything_costs_letters_only(
@@ -98,26 +98,26 @@ proptest! {
                 word.store(value, Ordering::Relaxed);
             }
         }
-        memory.word(Doorbell::MAIL).unwrap().fetch_or(bits, Ordering::Relaxed);
+        memory.word(SlotAddress::MAILBOX).unwrap().fetch_or(bits, Ordering::Relaxed);
         for _ in 0..40 {
             let mut count = 0;
             inbox.take(&memory, &mut |_| count += 1);
-            prop_assert!(count <= 64 * Doorbell::LANES);
+            prop_assert!(count <= 64 * SlotAddress::LANES);
         }
         prop_assert!(taken(&mut inbox, &memory).is_empty(), "the owner never catches up");
-        // The sender knows its own count, the owner its own; a letter that they disagree on is skipped as garbage.
+        // The sender knows its own count, the owner its own; a message that they disagree on is skipped as garbage.
         let mut arrived = false;
         for _ in 0..3 {
             arrived |= lane.post(&memory, "after", b"2").is_some()
                 && taken(&mut inbox, &memory) == [("after".to_owned(), b"2".to_vec())];
         }
-        prop_assert!(arrived, "letters of an honest sender do not arrive again");
+        prop_assert!(arrived, "messages of an honest sender do not arrive again");
     }
 }
 
-/// The first word of a letter.
+/// The first word of a message.
 fn head() -> u64 {
-    u64::from(Doorbell::LETTER) << 48 | 5 << 32 | 40
+    u64::from(SlotAddress::MESSAGE_MARK) << 48 | 5 << 32 | 40
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn a_full_ring_takes_letters_again_once_the_owner_has_read() {
     let mut inbox = Inbox::default();
     let payload = [7; 1000];
     let posted = (0..).take_while(|_| lane.post(&memory, "a", &payload).is_some()).count();
-    assert_eq!(posted, (Doorbell::LANE_WORDS - 16) / 127);
+    assert_eq!(posted, (SlotAddress::LANE_WORDS - 16) / 127);
     assert_eq!(taken(&mut inbox, &memory).len(), posted);
     assert!(lane.post(&memory, "a", &payload).is_some());
 }
@@ -192,8 +192,8 @@ fn a_lane_goes_from_a_sender_that_has_ended_to_the_next() {
     let ended = u64::from(child.id());
     child.wait().unwrap();
     let claim = |index| memory.word(Ring::of_page(index).word(0)).unwrap();
-    let held: Vec<_> = (0..Doorbell::LANES - 1).map(|_| claimed(&memory)).collect();
-    claim(Doorbell::LANES - 1).store(ended | 5 << 22, Ordering::Relaxed);
+    let held: Vec<_> = (0..SlotAddress::LANES - 1).map(|_| claimed(&memory)).collect();
+    claim(SlotAddress::LANES - 1).store(ended | 5 << 22, Ordering::Relaxed);
     let last = claimed(&memory);
     let none = Lane::default();
     assert!(!none.claim(&memory, None), "all are taken");
@@ -208,7 +208,7 @@ fn a_lane_goes_from_a_sender_that_has_ended_to_the_next() {
     drop(held);
 }
 
-/// Two connections of this process: each finds the other's mailbox by a name, and answers by the name beside a letter.
+/// Two connections of this process: each finds the other's mailbox by a name, and answers by the name beside a message.
 #[test]
 fn a_letter_can_be_answered() {
     let [a, b] = [(); 2].map(|()| {
@@ -221,14 +221,14 @@ fn a_letter_can_be_answered() {
     a.0.open(&name);
     let to_b = a.0.get(&name).unwrap();
     assert!(to_b.post(&PeerId::new("b"), "a", b"question").is_ready());
-    b.1.take_mail(&mut |letter| b.0.note(letter.from, letter.reply.unwrap()));
+    b.1.take_messages(&mut |message| b.0.note(message.from, message.reply.unwrap()));
     let reply = b.0.page_of("a").unwrap();
     assert!(reply == a.1.or_make().unwrap().name());
     b.0.open(&reply);
     let to_a = b.0.get(&reply).unwrap();
     assert!(to_a.post(&PeerId::new("a"), "b", b"answer").is_ready());
     let mut answers = Vec::new();
-    a.1.take_mail(&mut |letter| answers.push(letter.payload.to_vec()));
+    a.1.take_messages(&mut |message| answers.push(message.payload.to_vec()));
     assert_eq!(answers, [b"answer".to_vec()]);
     // A page that is gone is said so.
     drop(b);
@@ -241,7 +241,8 @@ fn a_letter_can_be_answered() {
 fn a_letter_in_the_name_of_an_agent_does_not_lead_its_answers_elsewhere() {
     let page = Arc::new(OfferPage::default());
     let mailboxes = Mailboxes::new(Arc::default(), page);
-    let [first, second] = [(); 2].map(|()| SharedMemory::new(Doorbell::WITH_MAIL).unwrap());
+    let [first, second] =
+        [(); 2].map(|()| SharedMemory::new(SlotAddress::LENGTH_WITH_MAILBOX).unwrap());
     mailboxes.note("a", first.name());
     mailboxes.note("a", second.name());
     assert!(mailboxes.page_of("a").is_some_and(|page| page == first.name()));
@@ -252,7 +253,7 @@ fn a_letter_in_the_name_of_an_agent_does_not_lead_its_answers_elsewhere() {
 
 #[test]
 fn a_page_without_a_mailbox_has_none() {
-    let old = SharedMemory::new(Doorbell::LENGTH).unwrap();
+    let old = SharedMemory::new(SlotAddress::LENGTH).unwrap();
     assert!(!Lane::default().claim(&old, None));
     let mailboxes = Mailboxes::new(Arc::default(), Arc::default());
     let name: SharedName = old.name();

@@ -42,7 +42,7 @@ impl WritableEnder {
 }
 
 impl UnquietOffer {
-    /// Waits until no peer writes the memory, by the peer's word or by proof. Cancel safe.
+    /// Waits until no peer writes the memory, by the peer's message or by proof. Cancel safe.
     pub async fn quiet(self) {
         poll_fn(|cx| self.0.cell.poll_quiet(cx.waker())).await;
     }

@@ -72,7 +72,7 @@ impl Passive {
             return block_on(self.wait());
         }
         let look = &mut || Arc::clone(&self.entry).look_at_slot();
-        self.driver.shared().block_on_bell(pin!(self.wait()), look)
+        self.driver.shared().block_on_doorbell(pin!(self.wait()), look)
     }
 
     pub(super) fn poll_wait(&self, cx: &mut Context<'_>) -> Poll<Outcome> {

@@ -81,7 +81,7 @@ fn loom_work_ends_a_long_sleep() {
     });
 }
 
-/// Rings of a peer that bring no word cost turns, and hide no work of this process.
+/// Rings of a peer that bring no change cost turns, and hide no work of this process.
 #[test]
 fn loom_a_peer_that_rings_without_a_word_hides_no_work() {
     loom::model(|| {
@@ -91,7 +91,7 @@ fn loom_a_peer_that_rings_without_a_word_hides_no_work() {
             let world = LoomArc::clone(&world);
             thread::spawn(move || {
                 let memory = world.parking.page.memory().unwrap();
-                let rings = memory.half_word(nixl_metadata::Doorbell::BELL).unwrap();
+                let rings = memory.half_word(nixl_metadata::SlotAddress::DOORBELL).unwrap();
                 rings.fetch_add(1, Ordering::SeqCst);
             })
         };
@@ -111,7 +111,8 @@ fn loom_a_peer_that_stops_amid_its_ring_hides_no_work() {
             let world = LoomArc::clone(&world);
             thread::spawn(move || {
                 let memory = world.parking.page.memory().unwrap();
-                let bell = |at| memory.half_word(nixl_metadata::Doorbell::BELL + at).unwrap();
+                let bell =
+                    |at| memory.half_word(nixl_metadata::SlotAddress::DOORBELL + at).unwrap();
                 bell(0).fetch_add(1, Ordering::SeqCst);
                 bell(1).swap(0, Ordering::SeqCst);
             })
@@ -130,7 +131,7 @@ fn loom_a_ring_ends_the_wait_of_another_thread() {
         let waiter = {
             let world = LoomArc::clone(&world);
             thread::spawn(move || {
-                let bell = world.parking.take_bell().unwrap();
+                let bell = world.parking.take_doorbell().unwrap();
                 let told = std::future::poll_fn(|_| match world.take_work() {
                     true => Poll::Ready(()),
                     false => Poll::Pending,
@@ -169,8 +170,8 @@ fn loom_an_end_of_this_process_ends_the_wait_of_another_thread() {
             let cell = LoomArc::clone(&cell);
             thread::spawn(move || cell.finish_quiet(OperationStatus::Errored, 7))
         };
-        let bell = world.parking.take_bell().unwrap();
-        assert!(world.parking.take_bell().is_none(), "one at a time");
+        let bell = world.parking.take_doorbell().unwrap();
+        assert!(world.parking.take_doorbell().is_none(), "one at a time");
         let end = std::future::poll_fn(|cx| cell.poll_outcome(cx.waker()));
         assert_eq!(bell.run(&ModelClock, pin!(end), &mut || false), Some(7));
         driver.join().unwrap();

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Instant;
 
 use nixl_descriptor::{SharedMemory, SharedName};
-use nixl_metadata::{Doorbell, NotificationKey, OperationKind};
+use nixl_metadata::{NotificationKey, OperationKind, SlotAddress};
 use proptest::prelude::*;
 
 use super::*;
@@ -67,7 +67,7 @@ impl Clock for Peer {
     }
 }
 
-/// A turn that finds a word or none, and the sleep after it.
+/// A turn that finds a change or none, and the sleep after it.
 fn turn(parking: &Parking, clock: &Peer, listener: &mut DoorbellListener, found: bool) {
     listener.listen(parking);
     listener.looked(found);
@@ -177,7 +177,7 @@ fn a_peer_that_unrings_delays_by_one_sleep_at_most() {
         scope.spawn(|| {
             let memory = page.memory().unwrap();
             while !over.load(Ordering::SeqCst) {
-                for at in [Doorbell::BELL, Doorbell::BELL + 1] {
+                for at in [SlotAddress::DOORBELL, SlotAddress::DOORBELL + 1] {
                     memory.half_word(at).unwrap().store(0, Ordering::SeqCst);
                 }
                 thread::yield_now();
@@ -219,8 +219,8 @@ proptest! {
     fn any_bell_is_one(rings: u32, asleep: u32, woken: bool) {
         let (page, _slot, parking) = parking();
         let memory = page.memory().unwrap();
-        memory.half_word(Doorbell::BELL).unwrap().store(rings, Ordering::SeqCst);
-        memory.half_word(Doorbell::BELL + 1).unwrap().store(asleep, Ordering::SeqCst);
+        memory.half_word(SlotAddress::DOORBELL).unwrap().store(rings, Ordering::SeqCst);
+        memory.half_word(SlotAddress::DOORBELL + 1).unwrap().store(asleep, Ordering::SeqCst);
         let (clock, mut listener) = (Peer::default(), DoorbellListener::new());
         if woken {
             parking.wake();
@@ -290,14 +290,14 @@ fn another_process_wakes_the_owner() {
     let clock = SystemClock::new();
     let bits = memory.word(0).unwrap();
     for _ in 0..200 {
-        ringer.tell(slot.doorbell().slot());
+        ringer.tell(slot.address().slot());
         assert!(sleep_until(&parking, &clock, || bits.swap(0, Ordering::SeqCst) != 0));
     }
 }
 
-/// Takes the bell, and waits until `is_over`. `None` if the rings without a word are too many.
+/// Takes the doorbell, and waits until `is_over`. `None` if the rings without a change are too many.
 fn wait_on_bell(parking: &Parking, clock: &dyn Clock, is_over: &dyn Fn() -> bool) -> Option<()> {
-    let bell = parking.take_bell().unwrap();
+    let bell = parking.take_doorbell().unwrap();
     let over = poll_fn(|_| match is_over() {
         true => Poll::Ready(()),
         false => Poll::Pending,
@@ -319,7 +319,7 @@ fn another_process_wakes_a_thread_that_waits_while_the_owner_sleeps() {
         let owner = scope.spawn(|| sleep_until(&parking, &clock, || over.load(Ordering::SeqCst)));
         parking.set_thread(owner.thread().clone());
         for _ in 0..200 {
-            ringer.tell(slot.doorbell().slot());
+            ringer.tell(slot.address().slot());
             let waited = wait_on_bell(&parking, &clock, &|| bits.swap(0, Ordering::SeqCst) != 0);
             assert_eq!(waited, Some(()));
         }
@@ -343,24 +343,24 @@ fn a_thread_that_waits_leaves_the_bell_to_the_owner_after_rings_without_a_word()
 fn one_thread_at_a_time_waits_on_the_bell_and_the_owner_sleeps_without_it_meanwhile() {
     let (_page, _slot, parking) = parking();
     let (clock, mut listener) = (Peer::default(), DoorbellListener::new());
-    let bell = parking.take_bell().unwrap();
-    assert!(parking.take_bell().is_none());
+    let bell = parking.take_doorbell().unwrap();
+    assert!(parking.take_doorbell().is_none());
     turn(&parking, &clock, &mut listener, false);
     drop(bell);
     turn(&parking, &clock, &mut listener, false);
     assert_eq!(*clock.slept.lock().unwrap(), [Slept::Without, Slept::OnBell]);
-    assert!(parking.take_bell().is_some());
-    assert!(Parking::new(Arc::default()).take_bell().is_none(), "there is no page");
+    assert!(parking.take_doorbell().is_some());
+    assert!(Parking::new(Arc::default()).take_doorbell().is_none(), "there is no page");
 }
 
 #[test]
 fn a_page_of_an_earlier_release_has_no_bell_and_takes_words() {
-    let memory = SharedMemory::new(8 * Doorbell::WORDS).unwrap();
+    let memory = SharedMemory::new(8 * SlotAddress::WORDS).unwrap();
     assert!(crate::slots::PageDoorbell::of(&memory).is_none());
-    assert!(crate::slots::ring(&memory, Doorbell::SLOTS - 1).is_some());
+    assert!(crate::slots::ring(&memory, SlotAddress::SLOTS - 1).is_some());
     // An earlier release maps the whole of a longer file, and finds all that it knows of.
-    let ours = SharedMemory::new(Doorbell::LENGTH).unwrap();
-    assert!(ours.name().len >= 8 * Doorbell::WORDS as u64);
+    let ours = SharedMemory::new(SlotAddress::LENGTH).unwrap();
+    assert!(ours.name().len >= 8 * SlotAddress::WORDS as u64);
     assert!(crate::slots::PageDoorbell::of(&ours).is_some());
-    const { assert!(Doorbell::BELL * 4 >= Doorbell::WORDS * 8, "no place is in the bell") };
+    const { assert!(SlotAddress::DOORBELL * 4 >= SlotAddress::WORDS * 8, "no place is in the bell") };
 }

@@ -14,7 +14,7 @@ use crate::contained::contained;
 use crate::grants::{GrantTable, OutstandingTickets};
 use crate::sync::{Mutex, lock};
 
-/// Readers that may be reading the memory of a closed export. They are over by their words, by the time of their tickets, or by the
+/// Readers that may be reading the memory of a closed export. They end by their messages, by the time of their tickets, or by the
 /// proof that no process is left that could read.
 pub(crate) struct ExportReaders {
     tickets: Arc<OutstandingTickets>,

@@ -75,7 +75,7 @@ pub(crate) struct PassiveTable {
     entries: Mutex<HashMap<Box<[u8]>, Arc<PassiveEntry>>>,
     /// Given up, and perhaps still written by a peer.
     quarantine: Mutex<Vec<Arc<PassiveEntry>>>,
-    /// Entries whose peers' words are not waited for any more, and taken when they come.
+    /// Entries whose peers' messages are not waited for any more, and taken when they come.
     dormant: AtomicUsize,
     /// Whether the peers of the quarantine are being asked about on the blocking thread.
     checking: AtomicBool,
@@ -89,7 +89,7 @@ pub(crate) struct PassiveTable {
     next_expiry: AtomicU64,
     proofs: OnceLock<Proofs>,
     announced: Mutex<Announced>,
-    /// How many agents were asked for their words.
+    /// How many agents were asked for their messages.
     asked: AtomicUsize,
     pub(crate) page: Arc<OfferPage>,
     /// The grants of this connection's exports.
@@ -208,7 +208,7 @@ impl PassiveTable {
         lock(&self.entries).len()
     }
 
-    /// Entries whose peers' words are waited for.
+    /// Entries whose peers' messages are waited for.
     pub(crate) fn awaited(&self) -> usize {
         self.len().saturating_sub(self.dormant.load(Ordering::Acquire))
     }
@@ -490,7 +490,7 @@ impl PassiveTable {
         self.wake_by(self.clock.now());
     }
 
-    /// Offers and agents whose word about them is wanted: some of them, others the next time.
+    /// Offers and agents whose message about them is wanted: some of them, others the next time.
     pub(crate) fn wanted_words(&self) -> Vec<(Arc<PassiveEntry>, String)> {
         /// Questions of one look, each of which is a message.
         const AT_ONCE: usize = 256;

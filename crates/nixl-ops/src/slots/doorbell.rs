@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nixl_metadata::Doorbell;
+use nixl_metadata::SlotAddress;
 
 use crate::Clock;
 use crate::sync::atomic::{AtomicU32, Ordering};
@@ -10,7 +10,7 @@ use crate::sync::{SharedMemory, wake_one};
 
 /// The doorbell of a page: a futex shared by all processes with the page open.
 ///
-/// A ring costs a system call only while the owner sleeps. Peers that misuse the page can ring without a word, or erase a ring
+/// A ring costs a system call only while the owner sleeps. Peers that misuse the page can ring without a change, or erase a ring
 /// or the owner's sleep flag: the owner then wakes without work, or only at its time-out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageDoorbell<'a> {
@@ -22,8 +22,8 @@ pub(crate) struct PageDoorbell<'a> {
 impl<'a> PageDoorbell<'a> {
     /// `None` if the page is of a release without a doorbell.
     pub(crate) fn of(memory: &'a SharedMemory) -> Option<Self> {
-        let rings = memory.half_word(Doorbell::BELL)?;
-        let asleep = memory.half_word(Doorbell::BELL + 1)?;
+        let rings = memory.half_word(SlotAddress::DOORBELL)?;
+        let asleep = memory.half_word(SlotAddress::DOORBELL + 1)?;
         Some(Self { rings, asleep })
     }
 

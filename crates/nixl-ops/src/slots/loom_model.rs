@@ -22,7 +22,7 @@ fn offer<const N: usize>(
     let page = Arc::<OfferPage>::default();
     let slot = page.arm(&NotificationKey::random(), kind).unwrap();
     let remotes = std::array::from_fn(|at| {
-        RemoteSlot::of_process(at as u32 + 1, &page, slot.doorbell(), kind, readers)
+        RemoteSlot::of_process(at as u32 + 1, &page, slot.address(), kind, readers)
     });
     (page, slot, remotes)
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex as ProcessMutex, MutexGuard as ProcessGuard, OnceLock
 use nixl_descriptor::SharedName;
 use nixl_device::locks::lock as lock_process;
 use nixl_device::{ForkGeneration, PerProcess};
-use nixl_metadata::{Doorbell, NotificationKey, OperationKind, SharedFile};
+use nixl_metadata::{NotificationKey, OperationKind, SharedFile, SlotAddress};
 
 use super::doorbell::PageDoorbell;
 use super::word::{SlotState, SlotWord};
@@ -23,7 +23,7 @@ pub(crate) struct OfferPage {
     table: Mutex<Table>,
     inbox: Mutex<Inbox>,
     /// Counter of invalid messages in the mailbox's lanes.
-    unreadable_mail: AtomicU64,
+    unreadable_messages: AtomicU64,
 }
 
 #[derive(Default)]
@@ -64,7 +64,7 @@ pub(crate) enum Revocation {
 /// The slot of one offer. Dropping it frees the slot; a later initiator finds the offer ended.
 pub struct OfferSlot {
     page: Arc<OfferPage>,
-    doorbell: Doorbell,
+    address: SlotAddress,
     kind: OperationKind,
     generation: ForkGeneration,
 }
@@ -88,9 +88,9 @@ impl OfferPage {
         word(memory, slot)?.store(SlotWord::open(token).bits(), Ordering::Release);
         let SharedName { pid, fd, name, len } = memory.name();
         let file = SharedFile::new(pid, fd, name, len);
-        let doorbell = Doorbell::new(file, slot, token);
+        let address = SlotAddress::new(file, slot, token);
         let generation = ForkGeneration::current();
-        Some(OfferSlot { page: Arc::clone(self), doorbell, kind, generation })
+        Some(OfferSlot { page: Arc::clone(self), address, kind, generation })
     }
 
     /// Passes the offers that ended by their slots since the last call to `ended`. Returns whether there was any.
@@ -112,21 +112,22 @@ impl OfferPage {
     }
 
     /// Passes the mailbox's messages to `receive`. Returns whether there was any, or may be more.
-    pub(crate) fn take_mail(&self, receive: &mut dyn FnMut(MailboxMessage<'_>)) -> bool {
+    pub(crate) fn take_messages(&self, receive: &mut dyn FnMut(MailboxMessage<'_>)) -> bool {
         let Some(memory) = self.memory() else { return false };
         // Most scans find nothing, and take no lock.
-        if memory.word(Doorbell::MAIL).is_none_or(|mail| mail.load(Ordering::Relaxed) == 0) {
+        if memory.word(SlotAddress::MAILBOX).is_none_or(|lanes| lanes.load(Ordering::Relaxed) == 0)
+        {
             return false;
         }
         let mut inbox = lock(&self.inbox);
         let any = inbox.take(memory, receive);
-        self.unreadable_mail.store(inbox.garbage(), Ordering::Relaxed);
+        self.unreadable_messages.store(inbox.garbage(), Ordering::Relaxed);
         any
     }
 
     /// Counter of invalid messages in the mailbox's lanes.
-    pub(crate) fn unreadable_mail(&self) -> u64 {
-        self.unreadable_mail.load(Ordering::Relaxed)
+    pub(crate) fn unreadable_messages(&self) -> u64 {
+        self.unreadable_messages.load(Ordering::Relaxed)
     }
 
     /// The page's memory, made on first use. `None` if the system refuses it.
@@ -159,7 +160,7 @@ impl OfferPage {
 
 impl Table {
     fn next(&mut self) -> Option<u32> {
-        if self.used < Doorbell::SLOTS {
+        if self.used < SlotAddress::SLOTS {
             self.used += 1;
             return Some(self.used - 1);
         }
@@ -184,25 +185,25 @@ impl OfferSlot {
     pub const MAX_READERS: u32 = SlotWord::MAX_READERS;
 
     /// The identity of the slot for initiators on this host.
-    pub fn doorbell(&self) -> Doorbell {
-        self.doorbell
+    pub fn address(&self) -> SlotAddress {
+        self.address
     }
 
     /// The ended uses.
     pub(crate) fn event(&self) -> Option<SlotEvent> {
-        let place = self.page.word(self.doorbell.slot())?;
+        let place = self.page.word(self.address.slot())?;
         let found = SlotWord::from_bits(place.load(Ordering::Acquire));
-        SlotEvent::of(found, self.kind).filter(|_| found.is_of(self.doorbell.token()))
+        SlotEvent::of(found, self.kind).filter(|_| found.is_of(self.address.token()))
     }
 
     /// Claims the offer for an agent that cannot reach the slot.
     pub(crate) fn claim_for_agent(&self) -> Result<(), EndedOffer> {
-        let Some(place) = self.page.word(self.doorbell.slot()) else { return Ok(()) };
-        let open = SlotWord::open(self.doorbell.token()).bits();
+        let Some(place) = self.page.word(self.address.slot()) else { return Ok(()) };
+        let open = SlotWord::open(self.address.token()).bits();
         let claimed = SlotWord::from_bits(open).claimed_by_agent().bits();
         match place.compare_exchange(open, claimed, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Ok(()),
-            Err(found) if SlotWord::from_bits(found).is_of(self.doorbell.token()) => {
+            Err(found) if SlotWord::from_bits(found).is_of(self.address.token()) => {
                 Err(SlotWord::from_bits(found).state().ended())
             }
             Err(_) => Err(EndedOffer::Claimed),
@@ -211,8 +212,8 @@ impl OfferSlot {
 
     /// Undoes a [claim](Self::claim_for_agent): no byte was moved, or none is in flight.
     pub(crate) fn unclaim_for_agent(&self) {
-        let Some(place) = self.page.word(self.doorbell.slot()) else { return };
-        let open = SlotWord::open(self.doorbell.token()).bits();
+        let Some(place) = self.page.word(self.address.slot()) else { return };
+        let open = SlotWord::open(self.address.token()).bits();
         let claimed = SlotWord::from_bits(open).claimed_by_agent().bits();
         // Any other word stays.
         let _ = place.compare_exchange(claimed, open, Ordering::AcqRel, Ordering::Relaxed);
@@ -220,13 +221,13 @@ impl OfferSlot {
 
     /// Ends the offer unless an initiator has claimed it. No later claim succeeds.
     pub(crate) fn revoke(&self) -> Revocation {
-        let Some(place) = self.page.word(self.doorbell.slot()) else {
+        let Some(place) = self.page.word(self.address.slot()) else {
             return Revocation::Unclaimed;
         };
         let mut seen = place.load(Ordering::Acquire);
         loop {
             let found = SlotWord::from_bits(seen);
-            if !found.is_of(self.doorbell.token()) {
+            if !found.is_of(self.address.token()) {
                 // A peer that misuses the page has overwritten the word. No honest initiator can claim it any more, but one may
                 // have claimed it before.
                 return Revocation::Claimed(0);
@@ -257,13 +258,13 @@ impl Drop for OfferSlot {
         if !self.generation.is_current() {
             return;
         }
-        let slot = self.doorbell.slot();
+        let slot = self.address.slot();
         if let Some(place) = self.page.word(slot) {
             // Late initiators recognise a revoked slot only.
             let _ = place.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |bits| {
                 let word = SlotWord::from_bits(bits);
                 let open = matches!(word.state(), SlotState::Open | SlotState::Claimed(_));
-                (open && word.is_of(self.doorbell.token())).then(|| word.revoked().bits())
+                (open && word.is_of(self.address.token())).then(|| word.revoked().bits())
             });
         }
         let mut table = self.page.lock();
@@ -274,7 +275,7 @@ impl Drop for OfferSlot {
 
 impl OfferPage {
     fn allocate(self: &Arc<Self>) -> Option<SharedMemory> {
-        let memory = SharedMemory::new(Doorbell::WITH_MAIL);
+        let memory = SharedMemory::new(SlotAddress::LENGTH_WITH_MAILBOX);
         let memory = memory.inspect_err(|e| tracing::debug!(%e, "no page for offer slots")).ok()?;
         own_pages().insert(memory.name().name, Arc::downgrade(self));
         Some(memory)
@@ -338,6 +339,6 @@ impl fmt::Debug for OfferPage {
 /// Does not print the token, which ends the offer.
 impl fmt::Debug for OfferSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OfferSlot").field("slot", &self.doorbell.slot()).finish_non_exhaustive()
+        f.debug_struct("OfferSlot").field("slot", &self.address.slot()).finish_non_exhaustive()
     }
 }

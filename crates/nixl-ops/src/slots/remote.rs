@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use nixl_descriptor::{SharedMemoryError, SharedName};
 use nixl_device::locks::lock;
-use nixl_metadata::{Doorbell, OperationKind, RdmaMetadata};
+use nixl_metadata::{OperationKind, RdmaMetadata, SlotAddress};
 
 use super::page::{OfferPage, mark, ring, word};
 use super::recent::RecentCheck;
@@ -158,12 +158,12 @@ impl RemoteSlot {
     pub(super) fn of_process(
         pid: u32,
         page: &Arc<OfferPage>,
-        doorbell: Doorbell,
+        address: SlotAddress,
         kind: OperationKind,
         readers: u32,
     ) -> Self {
         let (page, protocol) = (Page::Own(Arc::clone(page)), Protocol::State);
-        let (slot, token) = (doorbell.slot(), doorbell.token());
+        let (slot, token) = (address.slot(), address.token());
         Self { page, slot, token, kind, readers, pid, protocol }
     }
 }
@@ -211,8 +211,8 @@ impl RemoteSlots {
     }
 
     /// *Blocking.* Opens the slot's page. One that failed is tried again only if the system was short of something.
-    pub fn open(&self, doorbell: &Doorbell) {
-        self.open_page(&page_of(doorbell));
+    pub fn open(&self, address: &SlotAddress) {
+        self.open_page(&page_of(address));
     }
 
     /// *Blocking.* As [`open`](Self::open).
@@ -257,21 +257,21 @@ impl RemoteSlots {
 
     /// The slot of an offer.
     pub fn find(&self, remote: &RdmaMetadata) -> FoundSlot {
-        let Some(doorbell) = remote.doorbell() else { return FoundSlot::Unreachable };
-        let page = match self.lock().get(&page_of(doorbell)) {
+        let Some(address) = remote.slot_address() else { return FoundSlot::Unreachable };
+        let page = match self.lock().get(&page_of(address)) {
             Some(known) => known.page(),
             None => return FoundSlot::Unknown,
         };
-        let slot = page.and_then(|page| self.slot(page, doorbell, remote));
+        let slot = page.and_then(|page| self.slot(page, address, remote));
         slot.map_or(FoundSlot::Unreachable, FoundSlot::Mapped)
     }
 
-    fn slot(&self, page: Page, doorbell: &Doorbell, remote: &RdmaMetadata) -> Option<RemoteSlot> {
+    fn slot(&self, page: Page, address: &SlotAddress, remote: &RdmaMetadata) -> Option<RemoteSlot> {
         let (readers, protocol) = match remote.terms() {
             Some(terms) => (terms.readers().get(), Protocol::State),
             None => (1, Protocol::Token),
         };
-        let (slot, token, kind) = (doorbell.slot(), doorbell.token(), remote.operation_kind());
+        let (slot, token, kind) = (address.slot(), address.token(), remote.operation_kind());
         word(page.memory()?, slot)?;
         let pid = if page.is_foreign() { 0 } else { self.pid };
         Some(RemoteSlot { page, slot, token, kind, readers, pid, protocol })
@@ -476,11 +476,11 @@ fn ended(why: EndedOffer) -> TransportError {
 
 /// The part of a page that the protocol uses: its owner chooses how long the file is, and could exhaust the address space here.
 fn bounded(name: &SharedName) -> SharedName {
-    SharedName { len: name.len.min(Doorbell::WITH_MAIL as u64), ..*name }
+    SharedName { len: name.len.min(SlotAddress::LENGTH_WITH_MAILBOX as u64), ..*name }
 }
 
-pub(crate) fn page_of(doorbell: &Doorbell) -> SharedName {
-    let file = doorbell.file();
+pub(crate) fn page_of(address: &SlotAddress) -> SharedName {
+    let file = address.file();
     SharedName { pid: file.pid(), fd: file.fd(), name: file.name(), len: file.length() }
 }
 

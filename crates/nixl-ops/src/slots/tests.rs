@@ -12,8 +12,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use nixl_descriptor::SharedName;
 use nixl_device::Device;
 use nixl_metadata::{
-    AgentMetadata, Doorbell, NotificationKey, OfferTerms, OperationKind, RdmaMetadata,
-    SerializedDescriptor,
+    AgentMetadata, NotificationKey, OfferTerms, OperationKind, RdmaMetadata, SerializedDescriptor,
+    SlotAddress,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -30,7 +30,7 @@ use crate::{EndedOffer, TransportError};
 const PIDS: [u32; 3] = [1001, 1002, 1003];
 
 fn metadata(
-    doorbell: Doorbell,
+    doorbell: SlotAddress,
     kind: OperationKind,
     key: NotificationKey,
     readers: Option<u32>,
@@ -38,7 +38,7 @@ fn metadata(
     let descriptor = SerializedDescriptor::new(Device::HOST, 4096, 64).unwrap();
     let agent = AgentMetadata::compress(b"owner").unwrap();
     let metadata = RdmaMetadata::new(kind, vec![descriptor], agent, key).unwrap();
-    let metadata = metadata.with_doorbell(doorbell).unwrap();
+    let metadata = metadata.with_slot_address(doorbell).unwrap();
     let Some(readers) = readers else { return metadata };
     let expires = UNIX_EPOCH + Duration::from_secs(1);
     let terms = OfferTerms::new(expires, NonZeroU64::MIN).unwrap();
@@ -48,7 +48,7 @@ fn metadata(
 /// The slot as the process of this number finds it.
 fn found(pid: u32, metadata: &RdmaMetadata) -> RemoteSlot {
     let slots = RemoteSlots::of_process(pid);
-    slots.open(metadata.doorbell().unwrap());
+    slots.open(metadata.slot_address().unwrap());
     match slots.find(metadata) {
         FoundSlot::Mapped(slot) => slot,
         other => panic!("{other:?}"),
@@ -69,7 +69,7 @@ struct Offered {
 fn offered(page: &Arc<OfferPage>, kind: OperationKind, readers: u32) -> Offered {
     let key = NotificationKey::random();
     let slot = page.arm(&key, kind).unwrap();
-    let metadata = metadata(slot.doorbell(), kind, key.clone(), Some(readers));
+    let metadata = metadata(slot.address(), kind, key.clone(), Some(readers));
     let remote = PIDS.map(|pid| found(pid, &metadata)).into();
     Offered { slot, key, remote }
 }
@@ -95,7 +95,7 @@ struct Modelled {
     rung: bool,
     slot: Option<OfferSlot>,
     key: NotificationKey,
-    doorbell: Doorbell,
+    doorbell: SlotAddress,
     remote: Vec<RemoteSlot>,
 }
 
@@ -178,7 +178,7 @@ impl Model {
     fn new() -> Self {
         let page = Arc::<OfferPage>::default();
         let key = NotificationKey::random();
-        let others = (Self::FREE..Doorbell::SLOTS as usize)
+        let others = (Self::FREE..SlotAddress::SLOTS as usize)
             .map(|_| page.arm(&key, OperationKind::Write).unwrap())
             .collect();
         Self { page, offers: Vec::new(), _others: others }
@@ -271,7 +271,7 @@ impl Model {
         let slot = self.page.arm(&key, kind);
         assert_eq!(slot.is_some(), taken < Self::FREE);
         let Some(slot) = slot else { return };
-        let doorbell = slot.doorbell();
+        let doorbell = slot.address();
         let metadata = metadata(doorbell, kind, key.clone(), Some(readers));
         self.offers.push(Modelled {
             kind,
@@ -383,12 +383,12 @@ proptest! {
         // Words that the slots had under other offers, which ended well.
         let mut old = Vec::new();
         let mut others = Vec::new();
-        for at in 0..Doorbell::SLOTS as usize {
+        for at in 0..SlotAddress::SLOTS as usize {
             if at < OFFERS {
                 let offer = offered(&page, OperationKind::Write, 1);
                 offer.remote[0].begin().unwrap();
                 offer.remote[0].complete().unwrap();
-                let place = word(page.memory().unwrap(), offer.slot.doorbell().slot()).unwrap();
+                let place = word(page.memory().unwrap(), offer.slot.address().slot()).unwrap();
                 old.push(place.load(Ordering::Relaxed));
             } else {
                 others.push(page.arm(&NotificationKey::random(), OperationKind::Write).unwrap());
@@ -404,14 +404,14 @@ proptest! {
             }
         }
         let content = || -> Vec<u64> {
-            let slots = offers.iter().map(|offer| offer.slot.doorbell().slot() as usize);
+            let slots = offers.iter().map(|offer| offer.slot.address().slot() as usize);
             slots.map(|slot| place(slot).load(Ordering::Relaxed)).collect()
         };
         let honest = content();
         for scribble in scribbles {
             match scribble {
                 Scribble::Number { word, number } => {
-                    let index = word.index(Doorbell::WORDS);
+                    let index = word.index(SlotAddress::WORDS);
                     memory.word(index).unwrap().store(number, Ordering::Relaxed);
                 }
                 Scribble::AllBits | Scribble::NoBits => {
@@ -577,8 +577,8 @@ fn the_earlier_protocol_puts_the_token_where_there_was_nothing() {
         let page = Arc::<OfferPage>::default();
         let armed = page.arm(&NotificationKey::random(), kind).unwrap();
         // As an owner of the earlier release has it: the place is 0, and the token has all of its bits.
-        let (slot, token) = (Doorbell::SLOTS - 1, u64::MAX - 1);
-        let doorbell = Doorbell::new(armed.doorbell().file(), slot, token);
+        let (slot, token) = (SlotAddress::SLOTS - 1, u64::MAX - 1);
+        let doorbell = SlotAddress::new(armed.address().file(), slot, token);
         let metadata = metadata(doorbell, kind, NotificationKey::random(), None);
         let remote = found(PIDS[0], &metadata);
         assert!(!remote.refuses_reuse());
@@ -601,15 +601,15 @@ fn the_slot_of_a_connection_that_has_ended_is_unreachable() {
     let page = Arc::<OfferPage>::default();
     let Offered { slot, key, remote } = offered(&page, OperationKind::Write, 1);
     let slots = RemoteSlots::default();
-    let metadata = metadata(slot.doorbell(), OperationKind::Write, key, Some(1));
+    let metadata = metadata(slot.address(), OperationKind::Write, key, Some(1));
     assert!(matches!(slots.find(&metadata), FoundSlot::Unknown));
-    slots.open(&slot.doorbell());
+    slots.open(&slot.address());
     assert!(matches!(slots.find(&metadata), FoundSlot::Mapped(_)));
     drop((slot, remote, page));
     assert!(matches!(slots.find(&metadata), FoundSlot::Unreachable));
     slots.sweep();
     assert!(matches!(slots.find(&metadata), FoundSlot::Unknown));
-    slots.open(metadata.doorbell().unwrap());
+    slots.open(metadata.slot_address().unwrap());
     assert!(matches!(slots.find(&metadata), FoundSlot::Unreachable));
 }
 
@@ -617,7 +617,7 @@ fn the_slot_of_a_connection_that_has_ended_is_unreachable() {
 fn a_process_whose_number_does_not_fit_claims_nothing() {
     let page = Arc::<OfferPage>::default();
     let Offered { slot, key, .. } = offered(&page, OperationKind::Write, 1);
-    let metadata = metadata(slot.doorbell(), OperationKind::Write, key, Some(1));
+    let metadata = metadata(slot.address(), OperationKind::Write, key, Some(1));
     let remote = found(1 << 22, &metadata);
     assert_eq!(remote.begin(), refused(EndedOffer::Unclaimable));
     remote.undo();
@@ -658,6 +658,6 @@ fn of_a_page_no_more_is_mapped_than_the_protocol_uses() {
     let slots = RemoteSlots::of_process(PIDS[0]);
     slots.open_page(&page);
     let Some(Reached::Mapped(mapped)) = slots.reached(&page) else { panic!("it is not mapped") };
-    let end = Doorbell::WITH_MAIL / 8;
+    let end = SlotAddress::LENGTH_WITH_MAILBOX / 8;
     assert!(mapped.memory.word(end - 1).is_some() && mapped.memory.word(end).is_none());
 }

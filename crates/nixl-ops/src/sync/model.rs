@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use loom::sync::{Condvar, Mutex};
 use nixl_descriptor::{RegionError, SharedMemoryError, SharedName};
-use nixl_metadata::Doorbell;
+use nixl_metadata::SlotAddress;
 
 use super::lock;
 use atomic::{AtomicU32, AtomicU64, Ordering};
@@ -77,7 +77,7 @@ impl SharedMemory {
     }
 
     pub(crate) fn name(&self) -> SharedName {
-        SharedName { pid: 1, fd: 0, name: [0; 16], len: Doorbell::LENGTH as u64 }
+        SharedName { pid: 1, fd: 0, name: [0; 16], len: SlotAddress::LENGTH as u64 }
     }
 
     pub(crate) fn word(&self, index: usize) -> Option<&AtomicU64> {
@@ -85,7 +85,7 @@ impl SharedMemory {
     }
 
     pub(crate) fn half_word(&self, index: usize) -> Option<&AtomicU32> {
-        self.bell.get(index.checked_sub(Doorbell::BELL)?)
+        self.bell.get(index.checked_sub(SlotAddress::DOORBELL)?)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the reactor does when there is nothing, or nothing new, to do.
+//! The driver's back-off when nothing, or nothing new, is to be done.
 
 use std::time::Duration;
 

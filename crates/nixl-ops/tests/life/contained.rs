@@ -1,4 +1,4 @@
-//! What panics ends its own operation, and nothing else.
+//! Containment of panics: each ends its own operation, and nothing else.
 
 use std::future::Future as _;
 use std::pin::pin;

@@ -1,4 +1,4 @@
-//! How offers that are given up end, and when their memory comes back.
+//! Ends of offers that are given up, and the return of their memory.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};

@@ -1,4 +1,4 @@
-//! How the waiter of an operation sees its end: by looking closely at first, and again when the end is near.
+//! Polls by the waiter of an operation: closely at first, and again when the end is near.
 
 use std::future::Future;
 use std::pin::pin;

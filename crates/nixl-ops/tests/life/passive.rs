@@ -202,7 +202,7 @@ fn the_memory_of_a_timed_out_operation_comes_back_with_the_peers_word() {
 }
 
 #[test]
-fn the_memory_of_a_silent_peer_stays_in_quarantine_after_the_drain_time_and_comes_back_with_its_word()
+fn the_memory_of_a_silent_peer_stays_in_quarantine_after_the_drain_time_and_comes_back_with_its_message()
  {
     let mut world = World::new();
     let memory = Memory::small();

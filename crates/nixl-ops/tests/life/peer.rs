@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nixl_descriptor::{SharedMemory, SharedName};
-use nixl_metadata::{Doorbell, RdmaMetadata};
+use nixl_metadata::{RdmaMetadata, SlotAddress};
 
 /// What the low two bits of a slot say.
 pub(crate) const OPEN: u64 = 0;
@@ -18,12 +18,12 @@ pub(crate) const PID: u64 = (1 << 22) - 1;
 #[derive(Debug)]
 pub(crate) struct PeerSlot {
     page: SharedMemory,
-    doorbell: Doorbell,
+    doorbell: SlotAddress,
 }
 
 impl PeerSlot {
     pub(crate) fn of(metadata: &RdmaMetadata) -> Self {
-        let doorbell = *metadata.doorbell().unwrap();
+        let doorbell = *metadata.slot_address().unwrap();
         let file = doorbell.file();
         let (pid, fd, name, len) = (file.pid(), file.fd(), file.name(), file.length());
         let page = SharedMemory::open(&SharedName { pid, fd, name, len }).unwrap();

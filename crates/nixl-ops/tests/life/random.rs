@@ -342,7 +342,7 @@ impl Model {
             Operation::Read(_) => panic!("it offers nothing"),
         });
         assert!(metadata.is_none_or(|metadata| *metadata.notification_key() == key));
-        let slot = metadata.filter(|metadata| metadata.doorbell().is_some()).map(PeerSlot::of);
+        let slot = metadata.filter(|metadata| metadata.slot_address().is_some()).map(PeerSlot::of);
         let (sent, claimed, said, told, kept) = (false, false, None, false, None);
         let peer = Peer { key, kind, exported, slot, sent, claimed, said, told, kept };
         self.add(operation, Other::Peer(peer), memory, after);

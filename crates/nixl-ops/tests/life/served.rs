@@ -1,4 +1,4 @@
-//! What peers ask an executor for.
+//! Requests of peers to an executor.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -84,7 +84,7 @@ fn a_word_in_a_slot_wakes_a_driver_that_sleeps() {
         for round in 0..2000 {
             let offering = Offering::writable().with_slot().claims(ClaimDemand::SameHost);
             let mut offer = world.offer(offering, &Memory::small());
-            slots.open(offer.metadata().doorbell().unwrap());
+            slots.open(offer.metadata().slot_address().unwrap());
             sender.send((slots.find(offer.metadata()), round % 100 * 100)).unwrap();
             let ended = block_on(offer.wait_for_completion());
             assert_eq!(ended, Err(OperationError::Declined));

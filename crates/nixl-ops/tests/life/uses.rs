@@ -1,4 +1,4 @@
-//! How an initiator uses an offer: what it needs for that, what it leaves of it, and how it tells its end.
+//! Uses of an offer by an initiator: its conditions, its traces and the message of its end.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -142,7 +142,7 @@ impl Drop for Moving {
 
 fn slot(metadata: &RdmaMetadata) -> RemoteSlot {
     let slots = RemoteSlots::default();
-    slots.open(metadata.doorbell().unwrap());
+    slots.open(metadata.slot_address().unwrap());
     match slots.find(metadata) {
         FoundSlot::Mapped(slot) => slot,
         other => panic!("{other:?}"),

@@ -111,7 +111,7 @@ impl Engine {
         *self.result.lock().unwrap() = Some(result);
     }
 
-    /// Ends by a peer's word.
+    /// Ends by a peer's message.
     pub(crate) fn set_told(&self, told: bool) {
         self.told.store(told, Ordering::SeqCst);
     }
@@ -544,7 +544,7 @@ impl World {
         let slot = offering.slot.then(|| self.driver.arm_slot(&key, kind).unwrap());
         let mut metadata = RdmaMetadata::new(kind, descriptors, agent, key).unwrap();
         if let Some(slot) = &slot {
-            metadata = metadata.with_doorbell(slot.doorbell()).unwrap();
+            metadata = metadata.with_slot_address(slot.address()).unwrap();
         }
         if let Some((claims, readers)) = offering.terms {
             let expires = UNIX_EPOCH + self.clock.unix_time() + offering.life_time;

@@ -1,4 +1,4 @@
-//! What is measured.
+//! Cases of blocks by tickets.
 
 use std::fmt;
 

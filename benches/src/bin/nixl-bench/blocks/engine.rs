@@ -1,4 +1,4 @@
-//! Who moves the bytes.
+//! The engines that move the bytes.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What an export of memory that no page was touched of takes, and the first write of all of it afterwards.
+//! Time of an export of untouched memory, and of the first write of all of it afterwards.
 
 use std::fmt;
 use std::num::NonZeroUsize;

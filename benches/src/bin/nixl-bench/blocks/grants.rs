@@ -1,4 +1,4 @@
-//! What a grant and its end take the owner, beside no other grant and beside many.
+//! Cost of a grant and its end for the owner, beside no other grant and beside many.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! What copying alone takes: a loop of `memcpy` over the same chunks, inside the reader's process.
+//! Time of the copy alone: a loop of `memcpy` over the same chunks, inside the reader's process.
 #![allow(unsafe_code, reason = "copies by address")]
 
 use std::ptr;

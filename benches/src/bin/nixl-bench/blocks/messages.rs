@@ -1,4 +1,4 @@
-//! What the reader asks of the owner, and what it gets.
+//! Messages of the reader and the owner.
 
 use serde::{Deserialize, Serialize};
 

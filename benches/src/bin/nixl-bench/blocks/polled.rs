@@ -1,4 +1,4 @@
-//! How long the polls of a future hold the thread.
+//! Time for which the polls of a future hold the thread.
 
 use std::future::Future;
 use std::pin::Pin;

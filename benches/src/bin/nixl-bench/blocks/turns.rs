@@ -1,4 +1,4 @@
-//! How often, and in which order.
+//! Number and order of the measured operations.
 
 use crate::cases::Effort;
 

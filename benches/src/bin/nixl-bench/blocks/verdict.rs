@@ -1,4 +1,4 @@
-//! What this library promises of blocks by tickets, and what was measured.
+//! Bounds for blocks by tickets, beside the measured times.
 
 use super::cache::{Arrangement, BLOCK_BYTES, LAYER_BYTES, SMALL_BYTES};
 use super::engine::Engine;

@@ -1,4 +1,4 @@
-//! What is measured.
+//! Cases within one process.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Who copies.
+//! The engines that copy.
 
 /// The executor, and what it is compared with.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

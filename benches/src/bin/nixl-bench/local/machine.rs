@@ -1,4 +1,4 @@
-//! What copies, and the memory of this machine.
+//! Copy engines and the memory of this machine.
 
 use std::sync::Arc;
 

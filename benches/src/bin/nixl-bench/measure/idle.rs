@@ -1,4 +1,4 @@
-//! What a target that only waits costs.
+//! Cost of a target that only waits.
 
 use anyhow::Result;
 

@@ -21,7 +21,7 @@ pub(crate) fn metadata(session: &mut Session, findings: &mut Findings) -> Result
     for layout in
         [Layout::Contiguous { bytes: 4096 }, Layout::Scattered { pieces: 64, bytes: 4096 }]
     {
-        // Memory of its own: it stays lent to every process that may have the metadata.
+        // Memory of its own: it stays exported to every process that may have the metadata.
         let memory = Memory::new(Side::Initiator, layout.span())?;
         let list = memory.descriptors(&layout.pieces())?;
         let offered = session.runtime.block_on(session.connector.create_writable(list))?;

@@ -1,4 +1,4 @@
-//! What is measured.
+//! Cases of two processes.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What is measured.
+//! Executors that are measured.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! How often each engine moves the bytes.
+//! Iterations of each engine.
 
 use crate::cases::Effort;
 

@@ -1,4 +1,4 @@
-//! What the initiator asks of the target, and what it gets.
+//! Messages of the initiator and the target.
 
 use std::ops::Range;
 

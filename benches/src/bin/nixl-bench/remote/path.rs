@@ -1,4 +1,4 @@
-//! Which way the bytes took, and which they could not take.
+//! The path of the bytes, and the unavailable ones.
 
 use nixl_connector::{ConnectorError, OperationError};
 use nixl_executor::{PathKind, PathReport, Rejected};

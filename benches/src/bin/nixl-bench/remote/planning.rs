@@ -1,4 +1,4 @@
-//! What choosing a path costs: small reads of host memory by the executor that chooses and by the one that has nothing to
+//! Cost of choosing a path: small reads of host memory by the executor that chooses and by the one that has nothing to
 //! choose.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What this library promises on H200s of one host, and what was measured.
+//! Bounds for H200s of one host, beside the measured times.
 
 use super::case::Flow;
 use super::engine::Engine;

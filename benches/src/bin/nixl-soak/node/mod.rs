@@ -89,7 +89,7 @@ impl Node {
             .offer_life_time(Duration::from_millis(setup.life_time_ms));
         let paths = match setup.executor {
             Executor::Path => Some(Arc::new(PathExecutor::new()?)),
-            Executor::Default => None,
+            Executor::Transport => None,
         };
         if let Some(paths) = &paths {
             builder = builder.executor(Arc::<PathExecutor>::clone(paths));

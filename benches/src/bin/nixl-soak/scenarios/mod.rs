@@ -1,4 +1,4 @@
-//! What happens to the processes.
+//! The scenarios.
 
 mod abandoned;
 mod exits;

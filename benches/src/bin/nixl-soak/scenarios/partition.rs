@@ -39,9 +39,9 @@ pub(super) fn variants() -> Vec<Variant> {
         Variant::new(name, Pace::Events, run)
     };
     vec![
-        stop(Executor::Default, Place::Tcp),
+        stop(Executor::Transport, Place::Tcp),
         stop(Executor::Path, Place::Host),
-        Variant::new("default executor, network cut", Pace::Events, cut),
+        Variant::new("transport executor, network cut", Pace::Events, cut),
     ]
 }
 
@@ -61,7 +61,7 @@ fn cut(bench: &mut Bench, trial: &mut Trial) -> Result<()> {
     let (mut owner, mut reader) = (Node::spawn(Place::Namespace)?, Node::spawn(Place::Namespace)?);
     let network = Network::between(owner.pid(), reader.pid())?;
     for node in [&mut owner, &mut reader] {
-        node.set_up(&setup(Executor::Default, bench))?;
+        node.set_up(&setup(Executor::Transport, bench))?;
     }
     for node in [&mut owner, &mut reader] {
         node.ready()?;

@@ -5,7 +5,7 @@ use std::ops::{Deref, Range};
 use std::sync::{Arc, Weak};
 
 use nixl_descriptor::{
-    DescriptorList, Meeting, PublishedWords, ReadOnlyWords, SharedMemoryError, SharedName,
+    DescriptorList, PublishedWords, ReadOnlyWords, RendezvousState, SharedMemoryError, SharedName,
 };
 use nixl_metadata::{ExportMetadata, Rights, Ticket};
 use nixl_ops::{
@@ -70,7 +70,7 @@ impl Connector {
         let (here, there) = (connection.info().host(), metadata.peer().host());
         let foreign = foreign_process(here, there);
         let is_here = match foreign {
-            Some(process) => process.meeting() != Meeting::NoFolder,
+            Some(process) => process.rendezvous_state() != RendezvousState::NoFolder,
             None => here.same_pid_namespace(there),
         };
         let Some(file) = metadata.words().file.filter(|_| is_here) else {

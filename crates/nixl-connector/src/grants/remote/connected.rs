@@ -1,7 +1,7 @@
 //! The connection of reads whose words are read through the engine.
 //!
-//! The owner of an export that is closed frees its memory once each of its sockets has ended, but not the words. So on a new connection the words
-//! are read first, and a read is bound to the connection by which they were.
+//! The owner of an export that is closed frees its memory once each of its sockets has ended, but not the words. So on a new
+//! connection the words are read first, and a read is bound to the connection by which they were.
 
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -33,7 +33,7 @@ impl RemoteExport {
     /// # Errors
     ///
     /// [`ConnectorError`]: the ticket is for another export, reads by it are under way for longer than the
-    /// [default time](crate::ConnectorBuilder::timeout), or the owner cannot be reached. Without an error the word may be lost
+    /// [default time](crate::ConnectorBuilder::timeout), or the owner cannot be reached. Without an error the message may be lost
     /// with its owner; the grant then ends by its time to live.
     pub async fn done(&self, ticket: &Ticket) -> Result<(), ConnectorError> {
         let (export, import) = (ticket.export(), self.0.metadata.export());

@@ -19,7 +19,7 @@ pub struct BlockTransferOptions {
 }
 
 impl BlockTransferOptions {
-    /// All layers of the ticket, of the interactive class, without a deadline, by the best path.
+    /// All layers of the ticket, of the interactive class, without a deadline, by the fastest path.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

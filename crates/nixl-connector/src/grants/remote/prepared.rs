@@ -1,10 +1,11 @@
 //! Lists of an import's blocks that the engine has prepared, for the pairs of layouts that are read again.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use nixl_descriptor::layout::{Layout, LayoutId, LayoutPieces, RemoteLayout};
 use nixl_descriptor::{Registration, RegistrationCache, Span};
+use nixl_device::locks::lock;
 use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{Listed, ListsSpec, PeerId, PreparedLists, Transport, TransportError};
 
@@ -193,6 +194,6 @@ impl PreparedBlocks {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Pair>> {
-        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pairs)
     }
 }

@@ -1,7 +1,8 @@
 //! The layers of grants that are known to be ready.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
+use nixl_device::locks::lock;
 use nixl_metadata::Ticket;
 use nixl_ops::RecentMap;
 
@@ -30,7 +31,7 @@ impl ReadyLayers {
     }
 
     fn lock(&self) -> MutexGuard<'_, RecentMap<u64, u64>> {
-        self.by_generation.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.by_generation)
     }
 }
 

@@ -3,9 +3,10 @@
 //! The owner is asked once for each grant, by a message, and tells how many layers are ready whenever that rises, and the end of the
 //! grant. What counts is the words of the grant, at which a wait looks when it begins and when it was told.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nixl_device::locks::lock;
 use nixl_metadata::{Rights, Ticket};
 use nixl_ops::{
     Driver, GrantMessage, GrantMessageKind, LayerWatch, OperationOptions, RecentMap, StaleRead,
@@ -28,7 +29,7 @@ impl WatchedGrants {
     const MOST: usize = 256;
 
     fn watch(&self, generation: u64, make: impl FnOnce() -> Arc<LayerWatch>) -> Arc<LayerWatch> {
-        let mut known = self.by_generation.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.by_generation);
         if let Some(watch) = known.get(&generation) {
             return Arc::clone(watch);
         }

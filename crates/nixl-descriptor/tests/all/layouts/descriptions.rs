@@ -1,4 +1,4 @@
-//! What a peer says about its layout is checked before it is used.
+//! Checks of a peer's description of its layout.
 
 use std::collections::HashSet;
 

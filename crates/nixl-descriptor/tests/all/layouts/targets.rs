@@ -1,4 +1,4 @@
-//! What the fuzzer of layouts runs (`cargo +nightly fuzz run layout`); `descriptions.rs` runs it too, on any toolchain.
+//! The function of the fuzzer of layouts (`cargo +nightly fuzz run layout`); `descriptions.rs` runs it too, on any toolchain.
 
 use nixl_descriptor::layout::{LayoutDescription, RemoteLayout};
 use serde_json::json;

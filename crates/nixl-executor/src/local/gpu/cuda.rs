@@ -154,7 +154,7 @@ impl Gpu {
     }
 }
 
-// SAFETY: the abilities are of `gpus`, made once; peers are those for which access was enabled in both directions. What is
+// SAFETY: the capabilities are of `gpus`, made once; peers are those for which access was enabled in both directions. What is
 // not of a CUDA device is a region of the host's, and pinned if the driver says that the address is page-locked, which it
 // maps for all contexts (unified addressing, `PORTABLE` registration). Memory comes from the driver's allocations, held by
 // the buffers, which give it back to a pool or the driver when they are dropped. `ImportedMemory::open` checks the length

@@ -493,7 +493,7 @@ unsafe impl GpuEvent for SimulatedEvent {
 impl fmt::Debug for SimulatedGpus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SimulatedGpus")
-            .field("abilities", &self.shared.capabilities)
+            .field("capabilities", &self.shared.capabilities)
             .finish_non_exhaustive()
     }
 }

@@ -117,7 +117,7 @@ impl Plan {
         self.estimate
     }
 
-    /// The other strategies, each with the reason against it: cheapest first, then the unavailable ones.
+    /// The other strategies, each with the reason against it: fastest first, then the unavailable ones.
     #[must_use]
     pub fn rejected(&self) -> &[(Strategy, Cow<'static, str>)] {
         &self.rejected

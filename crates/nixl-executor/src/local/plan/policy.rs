@@ -6,7 +6,7 @@ use crate::local::Strategy;
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum StrategyPolicy {
-    /// The cheapest available strategy.
+    /// The fastest available strategy.
     #[default]
     Auto,
     /// This strategy or an error.

@@ -17,7 +17,7 @@ use crate::local::{BlockError, MemoryKind, StrategyPolicy};
 /// Plan of a copy of a set of blocks.
 ///
 /// The parts of a layout may be in different memories: some layers pinned, others pageable. So there is a [`Plan`] for each
-/// pair of memories, each with its cheapest strategy. They run side by side.
+/// pair of memories, each with its fastest strategy. They run side by side.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockPlan {
     groups: Vec<Plan>,

@@ -95,7 +95,7 @@ impl RemoteCopyInitiator {
         if self.failure.is_none() && now.saturating_sub(self.last_heard) >= silence {
             let peer = self.session.peer();
             let reason =
-                format!("no word from the peer {peer} for {silence:?}; check that it runs");
+                format!("no message from the peer {peer} for {silence:?}; check that it runs");
             self.fail(failed("wait", reason));
         }
         self.send(now);

@@ -53,7 +53,7 @@ impl RemoteCopies {
         let offer = PresentedOffer::of(remote);
         // Both are in one PID namespace, or this were no path.
         let versions = remote.peer().map(PeerInfo::versions).unwrap_or_default();
-        let process = (versions.lending() >= 2).then(std::process::id);
+        let process = (versions.remote_copy() >= 2).then(std::process::id);
         let copy_request = RemoteCopyRequest {
             offer,
             kind: request.kind(),
@@ -123,8 +123,8 @@ impl RemoteCopies {
                 ))
             }
             Err(reason) => {
-                let word = Message::Stopped { reason: reason.to_string() };
-                Box::new(RefusalReply::new(me, session, outbox, &word))
+                let message = Message::Stopped { reason: reason.to_string() };
+                Box::new(RefusalReply::new(me, session, outbox, &message))
             }
         })
     }

@@ -245,7 +245,7 @@ impl RemoteCopyTarget {
                 Message::CancelCopy(cancel) => {
                     failed("peer", format!("the peer gave up: {}", cancel.reason))
                 }
-                other => violated(format!("{} to the side that borrows", other.name())),
+                other => violated(format!("{} to the target of a remote copy", other.name())),
             });
         }
         if inbox.withdrawn {

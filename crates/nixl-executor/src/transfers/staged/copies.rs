@@ -90,7 +90,7 @@ impl Copier {
         towards: CopyDirection,
     ) -> Result<Copying, GpuError> {
         let lost =
-            || GpuError::Unsupported { reason: SharedError::text("the lane has been given back") };
+            || GpuError::Unsupported { reason: SharedError::text("the GPU stream was released") };
         let gpu_stream = self.gpu_stream.as_mut().ok_or_else(lost)?;
         if chunking.len(chunk) > slot_len {
             let reason = format!("{} bytes do not fit a slot of {slot_len}", chunking.len(chunk));

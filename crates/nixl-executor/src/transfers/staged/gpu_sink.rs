@@ -33,7 +33,7 @@ pub(super) struct GpuSink {
     waiting: VecDeque<ReadyChunk>,
     landing: Vec<(ReadyChunk, Copying)>,
     /// Slots out of which chunks are to be copied.
-    lent: HashSet<u16>,
+    exported: HashSet<u16>,
     arrivals: Arrivals,
     landed: u64,
     stopped: bool,
@@ -62,7 +62,7 @@ impl GpuSink {
             memory: SlotMemory::Closed,
             waiting: VecDeque::new(),
             landing: Vec::new(),
-            lent: HashSet::new(),
+            exported: HashSet::new(),
             arrivals: Arrivals::new(chunking.count()),
             landed: 0,
             stopped: false,
@@ -87,14 +87,14 @@ impl GpuSink {
         let length = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
         let len = self.chunking.len(chunk);
         if offset.checked_add(len).is_none_or(|end| end > length) {
-            return Err(violated(format!("{len} bytes lent from {offset} on, of {length}")));
+            return Err(violated(format!("{len} bytes exported from {offset} on, of {length}")));
         }
         // Each is opened by a call of the driver, and kept open.
         if *self.handle.get_or_insert(handle) != handle {
             return Err(violated("slots in several pieces of memory"));
         }
-        if !self.lent.insert(slot) {
-            return Err(violated(format!("slot {slot} lent twice")));
+        if !self.exported.insert(slot) {
+            return Err(violated(format!("slot {slot} exported twice")));
         }
         self.arrivals.note(chunk);
         if !self.stopped {
@@ -136,7 +136,7 @@ impl GpuSink {
             self.hop_timer.leave(clock.now());
             let (ReadyChunk { slot, round, .. }, _) = self.landing.swap_remove(at);
             copied.map_err(|e| engine_failed("copy", &e))?;
-            self.lent.remove(&slot);
+            self.exported.remove(&slot);
             self.landed += 1;
             // The last message releases all.
             if !self.is_complete() && !self.stopped {

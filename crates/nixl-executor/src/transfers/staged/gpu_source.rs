@@ -26,13 +26,13 @@ pub(super) struct GpuSource {
     /// Chunks in a slot of which the peer does not know.
     filled: Vec<(u64, Slot)>,
     /// Slots out of which the peer may copy.
-    lent: SlotsInUse,
-    /// How often each slot was lent.
+    exported: SlotsInUse,
+    /// How often each slot was exported.
     rounds: HashMap<u16, u32>,
     /// The next chunk to start with.
     next: u64,
     stopped: bool,
-    /// The peer's process. `None` once the lent slots were taken out.
+    /// The peer's process. `None` once the exported slots were taken out.
     process: Option<ProcessWatch>,
     hop_timer: HopTimer,
 }
@@ -52,7 +52,7 @@ impl GpuSource {
             window,
             filling: Vec::new(),
             filled: Vec::new(),
-            lent: SlotsInUse::new(),
+            exported: SlotsInUse::new(),
             rounds: HashMap::new(),
             next: 0,
             stopped: false,
@@ -84,7 +84,7 @@ impl GpuSource {
         moved |= self.start(clock)?;
         if may_lend {
             moved |= !self.filled.is_empty();
-            self.lend(say)?;
+            self.export(say)?;
         }
         Ok(moved)
     }
@@ -111,7 +111,7 @@ impl GpuSource {
     fn start(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
         let mut moved = false;
         while self.next < self.chunking.count()
-            && self.filling.len() + self.filled.len() + self.lent.len() < self.window
+            && self.filling.len() + self.filled.len() + self.exported.len() < self.window
         {
             // Not settled: it waits for its turn.
             let Some(slot) = self.member.take()? else { return Ok(moved) };
@@ -137,17 +137,17 @@ impl GpuSource {
         engine_failed("copy", error)
     }
 
-    fn lend(&mut self, say: &mut dyn FnMut(Message)) -> Result<(), TransportError> {
+    fn export(&mut self, say: &mut dyn FnMut(Message)) -> Result<(), TransportError> {
         for (chunk, slot) in self.filled.drain(..) {
             let (handle, offset) = self
                 .member
                 .place(&slot)
-                .ok_or_else(|| failed("lend", "a slot without a handle"))?;
+                .ok_or_else(|| failed("export", "a slot without a handle"))?;
             let index = slot.index();
             let round = self.rounds.entry(index).or_insert(0);
             *round += 1;
             say(Message::Ready(ReadyChunk { chunk, slot: index, round: *round, handle, offset }));
-            self.lent.insert(index, (slot, *round));
+            self.exported.insert(index, (slot, *round));
         }
         Ok(())
     }
@@ -156,21 +156,21 @@ impl GpuSource {
     ///
     /// # Errors
     ///
-    /// If it was not lent.
+    /// If it was not exported.
     pub(super) fn taken(&mut self, index: u16, round: u32) -> Result<(), TransportError> {
-        if self.lent.get(&index).is_none_or(|(_, lent)| *lent != round) {
-            return Err(violated(format!("slot {index} of round {round}, which is not lent")));
+        if self.exported.get(&index).is_none_or(|(_, exported)| *exported != round) {
+            return Err(violated(format!("slot {index} of round {round}, which is not exported")));
         }
-        self.lent.remove(&index).into_iter().for_each(|(slot, _)| slot.release());
+        self.exported.remove(&index).into_iter().for_each(|(slot, _)| slot.release());
         Ok(())
     }
 
     /// The peer copies out of no slot any more.
     pub(super) fn peer_is_quiet(&mut self) {
-        self.lent.drain().for_each(|(_, (slot, _))| slot.release());
+        self.exported.drain().for_each(|(_, (slot, _))| slot.release());
     }
 
-    /// Starts with no more chunks, and lends no more slots.
+    /// Starts with no more chunks, and exports no more slots.
     pub(super) fn stop(&mut self) {
         self.stopped = true;
         self.member.settle();
@@ -188,9 +188,9 @@ impl GpuSource {
     }
 
     /// The slots out of which the peer may still copy.
-    pub(super) fn take_lent(&mut self) -> Option<Quarantine> {
+    pub(super) fn take_exported(&mut self) -> Option<Quarantine> {
         let process = self.process.take()?;
-        Some(Quarantine::of_lent(std::mem::take(&mut self.lent), process))
+        Some(Quarantine::of_exported(std::mem::take(&mut self.exported), process))
     }
 
     pub(super) fn hops(&self) -> Vec<Hop> {

@@ -30,7 +30,7 @@
 //! `Done` for all. The initiator's `Open` requests it, of peers with version 3 of the messages. A source that initiates sends
 //! `Ready` before the target's `Accept` only where a mailbox keeps the order of the two.
 //!
-//! No side touches the other's memory but slots, and a sink reads them only. A slot that is lent comes back by the sink's `Taken`,
+//! No side touches the other's memory but slots, and a sink reads them only. A slot that is exported comes back by the sink's `Taken`,
 //! `Stop` or `Done`, of which the last two are sent when its GPU is quiet, or with the end of the sink's process: the loss of the
 //! connection proves nothing about the peer's GPU, which would complete the transfer with another transfer's bytes.
 //!

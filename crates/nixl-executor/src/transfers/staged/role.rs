@@ -33,7 +33,7 @@ pub(super) enum Heard {
 pub(super) struct Surroundings<'a> {
     pub(super) sessions: &'a Sessions,
     pub(super) peer: &'a str,
-    /// Whether the peer may be granted slots, or lent some.
+    /// Whether the peer may be granted slots, or has some exported to it.
     pub(super) may_grant: bool,
 }
 
@@ -214,7 +214,7 @@ impl Role {
     pub(super) fn take_slots_in_use(&mut self) -> Option<Quarantine> {
         match self {
             Self::Sink(sink) => Some(sink.take_granted()),
-            Self::GpuSource(source) => source.take_lent(),
+            Self::GpuSource(source) => source.take_exported(),
             Self::Source(_) | Self::GpuSink(_) => None,
         }
     }

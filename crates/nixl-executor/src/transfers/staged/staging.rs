@@ -43,7 +43,7 @@ pub(crate) struct Staging {
     imports: Arc<ImportCache>,
 }
 
-/// Who takes part.
+/// The sides that take part.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum StagingMode {
     /// This side only. The peer's memory must be the host's.
@@ -149,12 +149,12 @@ impl Staging {
             Ok(answer) => answer,
             Err(reason) => {
                 let reason = reason.to_string();
-                let word = match kind {
+                let message = match kind {
                     OperationKind::Read => Message::Stopped { reason },
                     OperationKind::Write => Message::Stop { reason },
                 };
                 let sessions = Arc::clone(&self.sessions);
-                return Some(Box::new(RefusalReply::new(sessions, session, outbox, &word)));
+                return Some(Box::new(RefusalReply::new(sessions, session, outbox, &message)));
             }
         };
         let list = claim.descriptors();

@@ -130,7 +130,7 @@ impl TwoSided {
         moved
     }
 
-    /// The initiator's first word.
+    /// The initiator's first message.
     fn ask(&mut self, now: Duration) -> bool {
         if !matches!(self.begun, Begun::Initiator(_)) || self.failure.is_some() {
             return false;
@@ -203,7 +203,7 @@ impl TwoSided {
         if self.failure.is_none() && now.saturating_sub(self.last_heard) >= silence {
             let peer = self.session.peer();
             let reason =
-                format!("no word from the peer {peer} for {silence:?}; check that it runs");
+                format!("no message from the peer {peer} for {silence:?}; check that it runs");
             self.fail(failed("wait", reason), now);
         }
     }

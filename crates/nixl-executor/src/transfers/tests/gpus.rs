@@ -118,7 +118,7 @@ unsafe impl GpuBackend for TestGpus {
 
     fn create_stream(&self, _: u32) -> Result<Box<dyn GpuStream>, GpuError> {
         lost(&self.lost)?;
-        Ok(Box::new(TestLane { queue: Arc::clone(&self.queue), lost: Arc::clone(&self.lost) }))
+        Ok(Box::new(TestStream { queue: Arc::clone(&self.queue), lost: Arc::clone(&self.lost) }))
     }
 
     fn pinned(&self, _: u32, _: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {
@@ -170,13 +170,13 @@ unsafe impl TransferBuffer for Opened {
     }
 }
 
-struct TestLane {
+struct TestStream {
     queue: Arc<Mutex<VecDeque<Work>>>,
     lost: Arc<AtomicBool>,
 }
 
 // SAFETY: work is done in the order of the queue, as it was asked for. Once the GPUs are lost, none is done any more.
-unsafe impl GpuStream for TestLane {
+unsafe impl GpuStream for TestStream {
     unsafe fn memcpy_async(&mut self, ops: &[CopyOp]) -> Result<(), GpuError> {
         lost(&self.lost)?;
         self.queue.lock().unwrap().extend(ops.iter().map(|op| Work::Copy(*op)));
@@ -208,7 +208,7 @@ unsafe impl GpuStream for TestLane {
         lost(&self.lost)?;
         let event = Arc::new(AtomicBool::new(false));
         self.queue.lock().unwrap().push_back(Work::Reach(Arc::clone(&event)));
-        Ok(Box::new(TestMark { event, lost: Arc::clone(&self.lost) }))
+        Ok(Box::new(TestEvent { event, lost: Arc::clone(&self.lost) }))
     }
 
     fn on_complete(&mut self, waker: Waker) -> Result<(), GpuError> {
@@ -217,13 +217,13 @@ unsafe impl GpuStream for TestLane {
     }
 }
 
-struct TestMark {
+struct TestEvent {
     event: Arc<AtomicBool>,
     lost: Arc<AtomicBool>,
 }
 
 // SAFETY: set by the queue when its turn comes. Once the GPUs are lost, no work is done any more.
-unsafe impl GpuEvent for TestMark {
+unsafe impl GpuEvent for TestEvent {
     fn is_complete(&self) -> Result<bool, GpuError> {
         if self.event.load(Ordering::Acquire) {
             return Ok(true);

@@ -41,9 +41,9 @@ impl Scene {
         let (passive, active) =
             world.begin(OperationKind::Read, 0, both, Mode::TwoSided, (options, options));
         let active = active.unwrap();
-        // The first word, which the test reads in the target's place before it hands it on.
+        // The first message, which the test reads in the target's place before it hands it on.
         world.sides[0].reactor.turn();
-        let (from, open) = world.letters(1).remove(0);
+        let (from, open) = world.messages(1).remove(0);
         let (id, message) = Message::decode(&open).unwrap();
         assert!(matches!(message, Message::Open(_)));
         let Received::Serve(mut served) = world.sides[1].services.receive(&from, &open) else {
@@ -55,9 +55,9 @@ impl Scene {
         std::mem::forget(served);
         world.sides[0].reactor.turn();
         world.sides[0].reactor.turn();
-        let grants = world.letters(1);
+        let grants = world.messages(1);
         let slots =
-            grants.iter().find_map(|(_, letter)| match Message::decode(letter).unwrap().1 {
+            grants.iter().find_map(|(_, message)| match Message::decode(message).unwrap().1 {
                 Message::Slots(slots) => Some(slots),
                 _ => None,
             });
@@ -81,7 +81,7 @@ impl Scene {
         self.turn();
         assert_eq!(self.active.status(), OperationStatus::InProgress, "not yet quiet");
         assert!(self.local.is_leased());
-        let told = self.world.letters(1);
+        let told = self.world.messages(1);
         let stop = told.iter().find_map(|(_, l)| match Message::decode(l).unwrap().1 {
             Message::Stop { reason } => Some(reason),
             _ => None,
@@ -215,7 +215,7 @@ fn refusal(world: &World, from: &str, request: &Message) -> String {
     };
     while world.sides[1].jobs.next() {}
     assert!(served.poll(&mut Context::from_waker(Waker::noop())).is_ready());
-    let (_, answer) = world.letters(0).remove(0);
+    let (_, answer) = world.messages(0).remove(0);
     match Message::decode(&answer).unwrap().1 {
         Message::Stop { reason } | Message::Stopped { reason } => reason,
         other => panic!("{other:?}"),
@@ -224,7 +224,7 @@ fn refusal(world: &World, from: &str, request: &Message) -> String {
 
 /// So are exported ranges: memory that does not exist is not copied.
 #[test]
-fn loans_are_checked_against_the_offer() {
+fn exported_ranges_are_checked_against_the_offer() {
     let world = World::new([config(2, 4), config(2, 4)]);
     let memory = Memory::new(Device::HOST, &[100, 50], false);
     let options = OperationOptions::new();
@@ -269,7 +269,7 @@ fn loans_are_checked_against_the_offer() {
 
 /// The initiator of a remote copy accepts its end, and no other message.
 #[test]
-fn a_lender_waits_for_the_peer_s_last_word() {
+fn an_initiator_of_a_remote_copy_waits_for_the_peer_s_last_message() {
     let done = |message: &Message| matches!(message, Message::Done);
     for last in [Message::Done, Message::Stopped { reason: "out of paper".to_owned() }] {
         let mut world = World::new([config(2, 4), config(2, 4)]);
@@ -281,7 +281,7 @@ fn a_lender_waits_for_the_peer_s_last_word() {
             world.begin(OperationKind::Read, 0, both, Mode::PeerCopies, (options, options));
         let mut active = active.unwrap();
         world.sides[0].reactor.turn();
-        let (_, request) = world.letters(1).remove(0);
+        let (_, request) = world.messages(1).remove(0);
         let (id, message) = Message::decode(&request).unwrap();
         assert!(matches!(message, Message::RemoteCopyRequest(_)));
         let peer = world.sides[1].transport.agent_name().to_owned();
@@ -293,7 +293,7 @@ fn a_lender_waits_for_the_peer_s_last_word() {
         world.sides[0].reactor.turn();
         world.sides[0].reactor.turn();
         assert!(local.is_leased());
-        let (_, cancel) = world.letters(1).remove(0);
+        let (_, cancel) = world.messages(1).remove(0);
         assert!(matches!(Message::decode(&cancel).unwrap().1, Message::CancelCopy(_)));
         assert_eq!(active.status(), OperationStatus::InProgress);
         assert!(matches!(send(&world, &last), Received::Taken));
@@ -310,7 +310,7 @@ fn a_lender_waits_for_the_peer_s_last_word() {
 
 /// The initiator of a remote copy counts a peer as dead only if its process has ended.
 #[test]
-fn a_lender_gets_its_memory_back_when_the_peer_s_process_ends() {
+fn an_initiator_of_a_remote_copy_gets_its_memory_back_when_the_peer_s_process_ends() {
     let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     let mut world = World::new([config(2, 4), config(2, 4)]);
     world.sides[1].pid = process.id();
@@ -340,7 +340,7 @@ fn a_lender_gets_its_memory_back_when_the_peer_s_process_ends() {
     assert!(!local.is_leased());
     let Active::Read(read) = &mut active else { unreachable!() };
     let error = super::now(read.wait_for_completion()).unwrap_err();
-    assert!(error.to_string().contains("no word from the peer"), "{error}");
+    assert!(error.to_string().contains("no message from the peer"), "{error}");
     drop(passive);
 }
 
@@ -357,7 +357,7 @@ fn a_transfer_that_the_peer_knows_nothing_of_uses_no_memory() {
     let mut active = active.unwrap();
     world.sides[0].reactor.turn();
     // The request comes late.
-    let (from, request) = world.letters(1).remove(0);
+    let (from, request) = world.messages(1).remove(0);
     active.cancel();
     for _ in 0..20 {
         world.clock.advance(Duration::from_millis(100));
@@ -402,10 +402,10 @@ fn a_write_knows_whether_its_target_may_have_been_told() {
                 while world.sides[1].jobs.next() {}
                 world.sides[1].gpus.run(usize::MAX);
                 world.sides[1].reactor.turn();
-                for (from, letter) in world.letters(0) {
+                for (from, message) in world.messages(0) {
                     // The good news is lost.
-                    if !matches!(Message::decode(&letter).unwrap().1, Message::Done) {
-                        world.sides[0].services.receive(&from, &letter);
+                    if !matches!(Message::decode(&message).unwrap().1, Message::Done) {
+                        world.sides[0].services.receive(&from, &message);
                     }
                 }
                 world.clock.advance(Duration::from_millis(500));
@@ -633,7 +633,7 @@ fn grants_are_checked() {
             world.begin(OperationKind::Write, 0, both, Mode::TwoSided, (none, none));
         let Active::Write(mut write) = active.unwrap() else { panic!("it is a write") };
         world.sides[0].reactor.turn();
-        let (_, open) = world.letters(1).remove(0);
+        let (_, open) = world.messages(1).remove(0);
         let (id, _) = Message::decode(&open).unwrap();
         let from = world.sides[1].transport.agent_name().to_owned();
         let received = world.sides[0].services.receive(&from, &message.encode(id));

@@ -122,7 +122,7 @@ fn slots_of_a_source_whose_last_message_is_lost_come_back() {
     }
     assert_eq!(slots(&world), (0, 2));
     // What the transfer said while it lived is not heard.
-    world.letters(0);
+    world.messages(0);
     world.sides[1].services.sessions.look_for_stalled();
     for _ in 0..4 {
         world.turn();

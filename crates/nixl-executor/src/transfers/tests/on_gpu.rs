@@ -70,8 +70,8 @@ impl Scene {
 
     /// What arrives at a side, in its place.
     fn messages(&self, side: usize) -> Vec<(SessionId, Message)> {
-        let letters = self.world.letters(side);
-        letters.iter().filter_map(|(_, letter)| Message::decode(letter).ok()).collect()
+        let messages = self.world.messages(side);
+        messages.iter().filter_map(|(_, message)| Message::decode(message).ok()).collect()
     }
 
     /// Says something to a side in the other's place.
@@ -129,9 +129,9 @@ fn the_report_says_that_a_gpu_has_staged() {
     assert_eq!(path.hops()[0].name(), "gpu to slot");
 }
 
-/// A sink checks what it is lent.
+/// A sink checks what is exported to it.
 #[test]
-fn lent_chunks_are_checked() {
+fn exported_chunks_are_checked() {
     let handle = |len: u64| {
         let mut handle = [7; 72];
         handle[64..].copy_from_slice(&len.to_le_bytes());
@@ -142,20 +142,20 @@ fn lent_chunks_are_checked() {
         (&[ReadyChunk { chunk: 5, ..good }], "chunk 5 of 5"),
         (&[ReadyChunk { chunk: u64::MAX, ..good }], "of 5"),
         (&[good, ReadyChunk { slot: 4, ..good }], "chunk 0 twice"),
-        (&[good, ReadyChunk { chunk: 1, ..good }], "slot 3 lent twice"),
-        (&[ReadyChunk { offset: 937, ..good }], "64 bytes lent from 937 on, of 1000"),
-        (&[ReadyChunk { offset: u64::MAX, ..good }], "bytes lent from"),
+        (&[good, ReadyChunk { chunk: 1, ..good }], "slot 3 exported twice"),
+        (&[ReadyChunk { offset: 937, ..good }], "64 bytes exported from 937 on, of 1000"),
+        (&[ReadyChunk { offset: u64::MAX, ..good }], "bytes exported from"),
         (
             &[good, ReadyChunk { chunk: 1, slot: 4, handle: handle(1001), ..good }],
             "several pieces of memory",
         ),
     ];
-    for (lent, reason) in wrong {
+    for (exported, reason) in wrong {
         let mut scene = Scene::new(OperationKind::Read, Messages::ByEngine);
         scene.world.sides[0].reactor.turn();
         let (id, open) = scene.messages(1).remove(0);
         assert!(matches!(open, Message::Open(_)));
-        for ready in lent {
+        for ready in exported {
             scene.say(0, id, &Message::Ready(*ready));
         }
         // Nothing of it is opened: the jobs stand still.
@@ -176,18 +176,18 @@ fn lent_chunks_are_checked() {
 #[test]
 fn slots_that_are_given_back_are_checked() {
     for (message, reason) in [
-        (Message::Taken { slot: 0, round: 2 }, "which is not lent"),
-        (Message::Taken { slot: 9, round: 1 }, "which is not lent"),
+        (Message::Taken { slot: 0, round: 2 }, "which is not exported"),
+        (Message::Taken { slot: 9, round: 1 }, "which is not exported"),
         (Message::Done, "done before all was sent"),
         (Message::Slots(Vec::new()), "slots to the side that sends"),
     ] {
         let mut scene = Scene::new(OperationKind::Write, Messages::ByEngine);
-        let lent = lend(&mut scene);
-        scene.say(0, lent.0, &message);
+        let exported = export(&mut scene);
+        scene.say(0, exported.0, &message);
         scene.turn_all_but(Some(1));
         scene.turn_all_but(Some(1));
         assert_eq!(scene.slots(), (0, 0), "the peer's GPU may read them");
-        scene.say(0, lent.0, &Message::Stop { reason: String::new() });
+        scene.say(0, exported.0, &Message::Stop { reason: String::new() });
         scene.turn_all_but(Some(1));
         let error = scene.outcome().unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
@@ -196,15 +196,15 @@ fn slots_that_are_given_back_are_checked() {
     }
 }
 
-/// The write's first two chunks are lent to side 1, which has said nothing but that it takes part.
-fn lend(scene: &mut Scene) -> (SessionId, Vec<ReadyChunk>) {
+/// The write's first two chunks are exported to side 1, which has said nothing but that it takes part.
+fn export(scene: &mut Scene) -> (SessionId, Vec<ReadyChunk>) {
     scene.turn_all_but(Some(1));
     let (id, _) = scene.messages(1).remove(0);
     scene.say(0, id, &Message::Accept);
     for _ in 0..4 {
         scene.turn_all_but(Some(1));
     }
-    let lent: Vec<_> = scene
+    let exported: Vec<_> = scene
         .messages(1)
         .into_iter()
         .filter_map(|(_, message)| match message {
@@ -212,14 +212,14 @@ fn lend(scene: &mut Scene) -> (SessionId, Vec<ReadyChunk>) {
             _ => None,
         })
         .collect();
-    assert_eq!(lent.len(), SLOTS);
-    (id, lent)
+    assert_eq!(exported.len(), SLOTS);
+    (id, exported)
 }
 
 #[test]
-fn a_slot_that_is_lent_comes_back_by_the_peers_word_alone() {
+fn a_slot_that_is_exported_comes_back_by_the_peers_word_alone() {
     let mut scene = Scene::new(OperationKind::Write, Messages::ByEngine);
-    let (id, lent) = lend(&mut scene);
+    let (id, exported) = export(&mut scene);
     scene.active.cancel();
     for _ in 0..4 {
         scene.turn_all_but(Some(1));
@@ -231,7 +231,7 @@ fn a_slot_that_is_lent_comes_back_by_the_peers_word_alone() {
     scene.world.sides[0].services.sessions.peer_gone(&peer);
     scene.world.sides[0].services.sessions.look_for_stalled();
     assert_eq!(scene.slots(), (0, SLOTS));
-    let ReadyChunk { slot, round, .. } = lent[0];
+    let ReadyChunk { slot, round, .. } = exported[0];
     scene.say(0, id, &Message::Taken { slot, round: round + 1 });
     assert_eq!(scene.slots(), (0, SLOTS), "of another round");
     scene.say(0, id, &Message::Taken { slot, round });
@@ -263,12 +263,12 @@ impl Drop for Process {
 }
 
 #[test]
-fn a_slot_that_is_lent_comes_back_when_the_peers_process_ends() {
+fn a_slot_that_is_exported_comes_back_when_the_peers_process_ends() {
     let mut process = Process::start();
     let mut world = World::new([config(SLOTS, 4), config(SLOTS, 4)]);
     world.sides[1].pid = process.0.id();
     let mut scene = Scene::of(world, OperationKind::Write, 1);
-    lend(&mut scene);
+    export(&mut scene);
     scene.active.cancel();
     for _ in 0..4 {
         scene.turn_all_but(Some(1));
@@ -285,9 +285,9 @@ fn a_slot_that_is_lent_comes_back_when_the_peers_process_ends() {
     assert!(!sessions.has_stalled());
 }
 
-/// Without a process to watch no slot is lent.
+/// Without a process to watch no slot is exported.
 #[test]
-fn a_peer_whose_process_is_not_there_is_lent_nothing() {
+fn nothing_is_exported_to_a_peer_whose_process_is_not_there() {
     let mut process = Process::start();
     let mut world = World::new([config(SLOTS, 4), config(SLOTS, 4)]);
     world.sides[1].pid = process.0.id();

@@ -17,7 +17,7 @@ use crate::messages::{Message, SessionId};
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[test]
-fn what_a_process_lent_is_closed_when_it_is_killed() {
+fn what_a_process_exported_is_closed_when_it_is_killed() {
     let world = World::new([config(2, 4), config(2, 4)]);
     let (initiator, target) = (&world.sides[0], &world.sides[1]);
     let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
@@ -77,14 +77,14 @@ fn remote_copies_send_nothing_by_the_engine_where_there_are_mailboxes() {
         let (passive, active) =
             world.begin(OperationKind::Read, 0, sides, Mode::PeerCopies, options);
         let active = active.unwrap();
-        let mut letters = 0;
+        let mut messages = 0;
         for _ in 0..100 {
             if round > 0 {
-                letters += world.letters(0).len() + world.letters(1).len();
+                messages += world.messages(0).len() + world.messages(1).len();
             }
             world.turn();
         }
-        assert_eq!(letters, 0);
+        assert_eq!(messages, 0);
         assert_eq!(active.status(), OperationStatus::Complete);
         assert_eq!(passive.status(), OperationStatus::Complete);
         assert_eq!(gpus::look(&local.region), local.image(&stream));
@@ -106,7 +106,7 @@ fn a_conversation_that_begins_by_the_engine_goes_on_by_it() {
     active.cancel();
     world.sides[0].reactor.turn();
     let said: Vec<_> = world
-        .letters(1)
+        .messages(1)
         .iter()
         .map(|(_, payload)| Message::decode(payload).unwrap().1.name())
         .collect();

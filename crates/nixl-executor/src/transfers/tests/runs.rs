@@ -183,7 +183,7 @@ impl Run {
     /// Everything has ended: nothing may have touched what was given back.
     fn finish(mut self, quarantine: bool) -> Vec<[Option<OperationStatus>; 2]> {
         self.check();
-        // What a peer said at last of slots that it was lent. One that cancelled a copy that had ended is answered for the silence
+        // What a peer said at last of slots that it was exported. One that cancelled a copy that had ended is answered for the silence
         // time-out.
         let silence = self.world.sides[0].services.sessions.config().silence;
         for time in [Duration::from_secs(1); 4].into_iter().chain([silence]) {

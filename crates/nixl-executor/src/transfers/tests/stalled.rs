@@ -73,7 +73,7 @@ fn slots_come_back_when_the_peer_goes_on() {
     let mut scene = Scene::new();
     let sessions = &scene.world.sides[1].services.sessions;
     assert!(sessions.has_stalled() && sessions.len() == 0);
-    assert_eq!(sessions.poll_interval(), Some(Duration::from_secs(1)), "for a late word");
+    assert_eq!(sessions.poll_interval(), Some(Duration::from_secs(1)), "for a late message");
     for _ in 0..20 {
         scene.world.turn();
     }
@@ -171,10 +171,10 @@ fn memory_that_a_peer_writes_in_place_comes_back_when_it_is_proven_quiet() {
 fn a_peer_that_stalled_is_asked_less_and_less_often() {
     let scene = Scene::new();
     let sessions = &scene.world.sides[1].services.sessions;
-    scene.world.letters(0);
+    scene.world.messages(0);
     let is_asked = || {
         sessions.look_for_stalled();
-        !scene.world.letters(0).is_empty()
+        !scene.world.messages(0).is_empty()
     };
     let asked = (0..1000).filter(|_| is_asked()).count();
     assert!((10..30).contains(&asked), "{asked}");

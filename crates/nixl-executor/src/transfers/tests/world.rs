@@ -223,18 +223,18 @@ impl World {
     }
 
     /// Takes what has arrived at a side, in its place.
-    pub(super) fn letters(&self, side: usize) -> Vec<(String, Vec<u8>)> {
-        let mut letters = Vec::new();
+    pub(super) fn messages(&self, side: usize) -> Vec<(String, Vec<u8>)> {
+        let mut messages = Vec::new();
         let mut take =
-            |from: &str, payload: &[u8]| letters.push((from.to_owned(), payload.to_vec()));
+            |from: &str, payload: &[u8]| messages.push((from.to_owned(), payload.to_vec()));
         self.sides[side].transport.take_notifications(&mut take).unwrap();
-        letters
+        messages
     }
 
     pub(super) fn is_idle(&self) -> bool {
         self.sides.iter().all(|side| {
             let driver = side.driver.stats();
-            // What is overdue waits for a word that may never come, and keeps its session.
+            // What is overdue waits for a message that may never come, and keeps its session.
             driver.active() == 0
                 && side.stats().sessions <= driver.overdue().operations()
                 && side.gpus.is_idle()
@@ -356,7 +356,7 @@ impl Side {
         let terms = OfferTerms::new(SystemTime::now(), NonZeroU64::MIN).unwrap();
         let metadata = metadata.with_peer(peer).with_terms(terms).unwrap();
         let slot = self.driver.arm_slot(metadata.notification_key(), kind).unwrap();
-        let metadata = metadata.with_doorbell(slot.doorbell()).unwrap();
+        let metadata = metadata.with_slot_address(slot.address()).unwrap();
         let spec = OfferSpec::new(metadata, list, leased, registered).with_slot(Some(slot));
         let (driver, executor) = (&self.driver, &self.executor);
         match kind {
@@ -393,7 +393,7 @@ impl Side {
     }
 
     fn slot(&self, remote: &RdmaMetadata) -> Option<RemoteSlot> {
-        self.slots.open(remote.doorbell()?);
+        self.slots.open(remote.slot_address()?);
         match self.slots.find(remote) {
             FoundSlot::Mapped(slot) => Some(slot),
             _ => None,

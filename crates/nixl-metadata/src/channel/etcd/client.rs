@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use super::gateway::Gateway;
 use super::messages::{hex, unhex};
+use crate::channel::backend::{Backend, Held};
 use crate::channel::inbox::Delivery;
-use crate::channel::medium::{Held, Medium};
 use crate::channel::request::{HttpOptions, parse, place};
 use crate::channel::shared::Shared;
 use crate::channel::watch::States;
@@ -97,8 +97,8 @@ pub fn connect(
     let base = url.as_str().trim_end_matches('/').to_owned();
     let gateway = Gateway::new(client, base, place(&url), limit, etcd.user);
     let max_value = options.limit().saturating_add(OVERHEAD);
-    let medium = Etcd { gateway: Arc::new(gateway), prefix: etcd.prefix, max_value };
-    Shared::channel(medium, options, exposure)
+    let backend = Etcd { gateway: Arc::new(gateway), prefix: etcd.prefix, max_value };
+    Shared::channel(backend, options, exposure)
 }
 
 #[derive(Clone, Debug)]
@@ -182,7 +182,7 @@ impl Etcd {
 }
 
 #[async_trait]
-impl Medium for Etcd {
+impl Backend for Etcd {
     fn place(&self) -> &str {
         &self.gateway.place
     }

@@ -13,7 +13,7 @@ use super::messages::{
     Authenticated, Failed, Lease, Line, Range, Txn, Watched, after, base64, read,
 };
 use crate::channel::request::{accepted, body};
-use crate::channel::{ChannelError, medium::MAX_LISTED};
+use crate::channel::{ChannelError, backend::MAX_LISTED};
 
 /// Codes of gRPC.
 const UNAUTHENTICATED: i64 = 16;

@@ -1,4 +1,4 @@
-//! The client.
+//! The client of a hub over HTTP.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use reqwest::{Client, Response};
 
-use crate::channel::remote::{Carrier, Messages, Remote};
+use crate::channel::remote::{Messages, Remote, ServerLink};
 use crate::channel::request::{HttpOptions, accepted, body, parse, place};
 use crate::channel::shared::Shared;
 use crate::channel::wire::{Frames, OVERHEAD};
@@ -52,7 +52,7 @@ impl Http {
 }
 
 #[async_trait]
-impl Carrier for Http {
+impl ServerLink for Http {
     fn place(&self) -> &str {
         &self.place
     }

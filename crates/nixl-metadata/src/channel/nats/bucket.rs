@@ -13,7 +13,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::channel::medium::MAX_LISTED;
+use crate::channel::backend::MAX_LISTED;
 use crate::channel::wire::{OVERHEAD, decode, encode};
 use crate::channel::{ChannelError, Entry, Incarnation, Listed, WorkerName};
 

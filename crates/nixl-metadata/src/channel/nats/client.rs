@@ -1,8 +1,8 @@
-//! The client.
+//! The client of a NATS server.
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -12,14 +12,15 @@ use async_nats::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use nixl_device::locks::lock;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::NatsOptions;
 use super::bucket::{Bucket, hex};
+use crate::channel::backend::{Backend, Held};
 use crate::channel::error::Fault;
 use crate::channel::inbox::Delivery;
-use crate::channel::medium::{Held, Medium};
 use crate::channel::shared::Shared;
 use crate::channel::watch::States;
 use crate::channel::wire::{decode, encode};
@@ -56,7 +57,7 @@ pub async fn connect(
     let failed = Arc::new(Mutex::new(None));
     let last = Arc::clone(&failed);
     let library = library.ignore_discovered_servers().event_callback(move |event| {
-        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&last);
         match event {
             Event::Connected => *last = None,
             Event::ClientError(ClientError::Other(kind)) => *last = Some(kind),
@@ -102,7 +103,7 @@ impl Nats {
         if self.client.connection_state() == State::Connected {
             return Ok(());
         }
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let failed = lock(&self.failed).clone();
         Err(match failed {
             Some(kind) if kind == ConnectErrorKind::AuthorizationViolation.to_string() => {
                 ChannelError::Unauthorized { place: self.place.clone() }
@@ -176,7 +177,7 @@ impl Nats {
 }
 
 #[async_trait]
-impl Medium for Nats {
+impl Backend for Nats {
     fn place(&self) -> &str {
         &self.place
     }

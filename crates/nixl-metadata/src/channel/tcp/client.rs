@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::TcpAddress;
 use super::stream::{Stream, read};
-use crate::channel::remote::{Carrier, Messages, Remote};
+use crate::channel::remote::{Messages, Remote, ServerLink};
 use crate::channel::shared::Shared;
 use crate::channel::wire::OVERHEAD;
 use crate::channel::{Channel, ChannelError, ChannelOptions, Exposure};
@@ -128,7 +128,7 @@ impl Socket {
 }
 
 #[async_trait]
-impl Carrier for Socket {
+impl ServerLink for Socket {
     fn place(&self) -> &str {
         &self.place
     }

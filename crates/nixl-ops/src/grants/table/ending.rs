@@ -8,7 +8,7 @@ use super::super::tokens::same;
 use super::GrantTable;
 use super::state::{GrantEnd, State, deadline};
 
-/// What a reader's word came to.
+/// The outcome of a reader's message that it is done.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum DoneOutcome {

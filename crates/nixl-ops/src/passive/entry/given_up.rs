@@ -250,7 +250,7 @@ impl PassiveEntry {
         }
     }
 
-    /// The agents whose words about a quarantined offer are wanted.
+    /// The agents whose messages about a quarantined offer are wanted.
     pub(in crate::passive) fn asks(&self) -> Vec<String> {
         let state = lock(&self.state);
         match (&state.hold, &state.quarantine) {
@@ -319,7 +319,7 @@ impl Drop for PassiveEntry {
     }
 }
 
-/// What is left of an offer that was given up.
+/// The state of the memory of an offer that was given up.
 enum Revoked {
     /// No peer touches the memory.
     Nothing,

@@ -16,7 +16,7 @@ use crate::sync::unpark;
 ///
 /// A peer wakes that thread directly, without the driver's thread in between.
 #[derive(Debug)]
-pub(crate) struct BellWait<'a> {
+pub(crate) struct DoorbellWait<'a> {
     parking: &'a Parking,
     waiter: Arc<Waiter>,
 }
@@ -34,7 +34,7 @@ struct Waiter {
 
 impl Parking {
     /// Takes the doorbell for this thread. `None` if another thread has it, or there is no page.
-    pub(crate) fn take_bell(&self) -> Option<BellWait<'_>> {
+    pub(crate) fn take_doorbell(&self) -> Option<DoorbellWait<'_>> {
         self.page.doorbell()?;
         if self.waits.swap(true, Ordering::SeqCst) {
             return None;
@@ -45,7 +45,7 @@ impl Parking {
             asleep: AtomicBool::new(false),
             woken: AtomicBool::new(false),
         };
-        let wait = BellWait { parking: self, waiter: Arc::new(waiter) };
+        let wait = DoorbellWait { parking: self, waiter: Arc::new(waiter) };
         // Either the driver's thread sees `waits` before it sleeps on the doorbell, or this thread sees it asleep and wakes it.
         if self.on_doorbell.load(Ordering::SeqCst) {
             self.wake();
@@ -54,14 +54,14 @@ impl Parking {
     }
 }
 
-impl BellWait<'_> {
+impl DoorbellWait<'_> {
     /// The longest sleep, which bounds the cost of a wake-up that a peer suppresses by overwriting the doorbell.
     const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 
-    /// Polls the future after each `look` until it is ready. `look` receives words from the page, and returns whether there
+    /// Polls the future after each `look` until it is ready. `look` receives changes of the page, and returns whether there
     /// were any; the driver's thread is woken for the others.
     ///
-    /// `None` after some rings in a row without a word for `look`, so a peer that rings without end costs this thread and the
+    /// `None` after some rings in a row without a change for `look`, so a peer that rings without end costs this thread and the
     /// driver's only that many turns.
     pub(crate) fn run<F: Future>(
         &self,
@@ -99,7 +99,7 @@ impl BellWait<'_> {
     }
 }
 
-impl Drop for BellWait<'_> {
+impl Drop for DoorbellWait<'_> {
     fn drop(&mut self) {
         self.parking.waits.store(false, Ordering::SeqCst);
     }

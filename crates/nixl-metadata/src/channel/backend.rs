@@ -1,4 +1,4 @@
-//! The calls that a medium implements, below the rules that all channels share.
+//! The calls that a backend implements, below the rules that all channels share.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use super::inbox::Delivery;
 use super::watch::States;
 use super::{ChannelError, Entry, Incarnation, Listed, WorkerName};
 
-/// A medium that carries entries and requests. Every call can be dropped at any time; the caller bounds its time and repeats it.
+/// A backend that carries entries and requests. Every call can be dropped at any time; the caller bounds its time and repeats it.
 #[async_trait]
-pub(crate) trait Medium: fmt::Debug + Send + Sync + 'static {
+pub(crate) trait Backend: fmt::Debug + Send + Sync + 'static {
     /// The server, for errors.
     fn place(&self) -> &str;
 
@@ -57,7 +57,7 @@ pub(crate) trait Medium: fmt::Debug + Send + Sync + 'static {
 /// The most workers in a list.
 pub(crate) const MAX_LISTED: usize = 1024;
 
-/// What a medium keeps of an entry between its renewals.
+/// What a backend keeps of an entry between its renewals.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     /// etcd's lease.

@@ -1,11 +1,11 @@
-//! Encoding of a doorbell.
+//! Encoding of a slot's address.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Doorbell as Checked, SharedFile};
+use crate::{SharedFile, SlotAddress as Checked};
 
 #[derive(Serialize, Deserialize)]
-pub(super) struct Doorbell {
+pub(super) struct SlotAddress {
     pid: u32,
     fd: u32,
     name: [u8; 16],
@@ -17,9 +17,9 @@ pub(super) struct Doorbell {
 /// The size of the encoding.
 pub(super) const ENCODED_LEN: u64 = 4 + 4 + 16 + 8 + 4 + 8;
 
-impl Doorbell {
-    pub(super) fn new(doorbell: &Checked) -> Self {
-        let &Checked { file: SharedFile { pid, fd, name, length }, slot, token } = doorbell;
+impl SlotAddress {
+    pub(super) fn new(slot_address: &Checked) -> Self {
+        let &Checked { file: SharedFile { pid, fd, name, length }, slot, token } = slot_address;
         Self { pid, fd, name, length, slot, token }
     }
 
