@@ -34,12 +34,13 @@ const STATE: &str = "crates/nixl-ops/src/grants/table/state.rs";
 /// The words are not looked at after the bytes.
 const NOT_AFTER: Edit = Edit {
     file: READS,
-    from: "            (Words::Mapped(words), _) => check.check_mapped(words).map_err(refused)?,
+    from: "                check.check_mapped(words).map_err(refused)?;
+            }
             (_, Some(words)) => {
                 words.check(&check, &peer, operation.spending(done.elapsed())).await?;
             }
 ",
-    to: "            (Words::Mapped(_), _) => {}
+    to: "            }
             (_, Some(_)) => _ = (&peer, operation),
 ",
 };
@@ -66,11 +67,11 @@ const MUTANTS: [Mutant; 6] = [
         edits: &[
             Edit {
                 file: READS,
-                from: "        let (done, peer, operation) = match class {\n",
+                from: "        let (done, peer, operation) =\n",
                 to: "        if let (Some(words), Some(peer)) = (&under_way, &self.0.peer) {
             words.check(&check, peer, operation).await?;
         }
-        let (done, peer, operation) = match class {\n",
+        let (done, peer, operation) =\n",
             },
             NOT_AFTER,
         ],
@@ -80,21 +81,16 @@ const MUTANTS: [Mutant; 6] = [
         edits: &[
             Edit {
                 file: READS,
-                from: "        let (done, peer, operation) = match class {\n",
+                from: "        let (done, peer, operation) =
+            self.read_bytes((ticket, local, blocks), &part, of, under).await?;
+",
                 to: "        let beside = async {
             match (&under_way, &self.0.peer) {
                 (Some(words), Some(peer)) => words.check(&check, peer, operation).await.map(drop),
                 _ => Ok(()),
             }
         };
-        let bytes = async { Ok::<_, ConnectorError>(match class {\n",
-            },
-            Edit {
-                file: READS,
-                from: "        };
-        // The bytes have arrived: every thread and request of theirs has ended.
-",
-                to: "        }) };
+        let bytes = self.read_bytes((ticket, local, blocks), &part, of, under);
         let (bytes, beside) = tokio::join!(bytes, beside);
         beside?;
         let (done, peer, operation) = bytes?;
@@ -142,7 +138,7 @@ const MUTANTS: [Mutant; 6] = [
         edits: &[Edit {
             file: STATE,
             from: "        self.value = self.value.wrapping_add(1);\n",
-            to: "        self.value = (self.value & !7) | (self.value.wrapping_add(1) & 7);\n",
+            to: "        self.value = (self.value & !1) | (self.value.wrapping_add(1) & 1);\n",
         }],
     },
 ];

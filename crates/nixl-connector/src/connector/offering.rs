@@ -87,7 +87,7 @@ impl Connector {
         let leased = Leased::from(Leases::acquire(local.as_slice(), mode)?);
         connection.run(connection.executor().prepare(&local, None)).await?;
         let (registrations, agent) = connection.register_and_export(&local).await?;
-        // The holder of a ticket lists what it names itself: the metadata goes to nobody.
+        // The holder of a ticket lists what that names: the metadata stays here.
         let listed = match naming {
             Naming::Random => local.len(),
             Naming::Ticket(_) => 1,

@@ -7,15 +7,32 @@ use super::placement::Placement;
 
 /// An axis of a layout.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[expect(clippy::exhaustive_structs, reason = "an axis is these three")]
 pub struct Axis {
+    letter: char,
+    len: usize,
+    stride: Option<usize>,
+}
+
+impl Axis {
     /// `B` of blocks, `L` of layers, `P` of outer parts (K and V), `N` of tokens, `H` of heads, `C` of the elements of a head, or of a
     /// token without heads.
-    pub letter: char,
+    #[must_use]
+    pub fn letter(&self) -> char {
+        self.letter
+    }
+
     /// The number of its positions.
-    pub len: usize,
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "no axis is empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Bytes from one position to the next; `None` of layers that lie in a part each.
-    pub stride: Option<usize>,
+    #[must_use]
+    pub fn stride(&self) -> Option<usize> {
+        self.stride
+    }
 }
 
 impl Placement {

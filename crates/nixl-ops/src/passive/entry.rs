@@ -28,7 +28,7 @@ use crate::{CompletionCell, OperationError, OperationStatus, WrittenBlocks};
 #[derive(Debug)]
 pub(crate) struct PassiveEntry {
     metadata: RdmaMetadata,
-    /// Of the memory, of which metadata that goes to nobody may list a part.
+    /// Of the memory. Metadata that stays in this process may list a part of it.
     bytes: u64,
     pub(crate) cell: Arc<CompletionCell<Outcome>>,
     pub(super) begun: Duration,

@@ -16,7 +16,8 @@ use crate::connector::SilentRead;
 use crate::grants::read::{Part, Sides, of_peer, pairs_of_blocks};
 use crate::offload::Offloaded;
 
-/// Bytes of a piece: an engine that copies by a processor takes ten to twenty microseconds for them, inside the post, while other posts wait.
+/// Bytes of a piece: an engine that copies by a processor takes ten to twenty microseconds for them, inside the post, while other
+/// posts wait.
 const BYTES: u64 = 64 << 10;
 /// Pieces of a read that are in flight while no other transfer waits.
 const AT_ONCE: usize = 4;

@@ -105,23 +105,9 @@ impl RemoteExport {
         {
             operation = self.look_ahead(ticket, &check, (words, is_doubtful), operation).await?;
         }
-        let (sides, clock) = ((ticket, local, blocks), connector.connection().clock());
-        let mut again = RECONNECTS;
-        let (done, peer, operation) = loop {
-            let begun = clock.now();
-            let (connection, options) = self.connection_of_read(&check, operation).await?;
-            let under = (options, connection, &reading);
-            let read = match class {
-                TransferClass::Interactive => self.read_whole(sides, &part, under).await,
-                TransferClass::Bulk => self.read_in_pieces(sides, &part, under).await,
-            };
-            match read {
-                Err(error) if is_reconnected(&error) && again > 0 => again -= 1,
-                Err(error) if has_expired(&error) => return Err(TicketError::Expired.into()),
-                read => break read?,
-            }
-            operation = operation.spending(clock.now().saturating_sub(begun));
-        };
+        let (of, under) = ((class, &check), (operation, &reading));
+        let (done, peer, operation) =
+            self.read_bytes((ticket, local, blocks), &part, of, under).await?;
         // The bytes have arrived: every thread and request of theirs has ended.
         match (words, &under_way) {
             (Words::Mapped(words), _) => {
@@ -136,6 +122,33 @@ impl RemoteExport {
             (Words::Own(_) | Words::Engine(_), None) => {}
         }
         Ok(done)
+    }
+
+    /// Reads the bytes, on a connection by which the words were read. Returns the options with the time that was left when it began.
+    async fn read_bytes(
+        &self,
+        sides: Sides<'_>,
+        part: &BlockPart,
+        (class, check): (TransferClass, &WordCheck),
+        (mut operation, reading): (OperationOptions, &UnderWay),
+    ) -> Result<(Completion, PeerId, OperationOptions), ConnectorError> {
+        let clock = self.0.connector.connection().clock();
+        let mut again = RECONNECTS;
+        loop {
+            let begun = clock.now();
+            let (connection, options) = self.connection_of_read(check, operation).await?;
+            let under = (options, connection, reading);
+            let read = match class {
+                TransferClass::Interactive => self.read_whole(sides, part, under).await,
+                TransferClass::Bulk => self.read_in_pieces(sides, part, under).await,
+            };
+            match read {
+                Err(error) if is_reconnected(&error) && again > 0 => again -= 1,
+                Err(error) if has_expired(&error) => return Err(TicketError::Expired.into()),
+                read => return read,
+            }
+            operation = operation.spending(clock.now().saturating_sub(begun));
+        }
     }
 
     /// Looks at the words, where they are not mapped, before a read of blocks that were not all filled when the ticket was made: the
