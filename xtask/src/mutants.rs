@@ -35,6 +35,9 @@ const STATE: &str = "crates/nixl-ops/src/grants/table/state.rs";
 const NOT_AFTER: Edit = Edit {
     file: READS,
     from: "                check.check_mapped(words).map_err(refused)?;
+                if done.path().is_none_or(|path| path.kind() != PathKind::SharedMemory) {
+                    words.check_owner()?;
+                }
             }
             (_, Some(words)) => {
                 words.check(&check, &peer, operation.spending(done.elapsed())).await?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nixl_descriptor::Region;
 use nixl_descriptor::layout::Layout;
-use nixl_ops::{Completion, OperationError, TransportError};
+use nixl_ops::{Completion, EndedOffer, OperationError, TransportError};
 
 use super::super::{BlockReadError, BlockTransferOptions, RemoteExport, TicketError};
 use super::Random;
@@ -167,6 +167,8 @@ fn class(error: &ConnectorError) -> Option<Ended> {
             TransportError::Stale => Some(Ended::Stale),
             TransportError::PeerGone { .. }
             | TransportError::UnknownPeer { .. }
+            // Of an owner that was killed while its bytes were read.
+            | TransportError::OfferEnded { why: EndedOffer::OwnerGone }
             | TransportError::Closed => Some(Ended::Gone),
             _ => None,
         },

@@ -111,10 +111,10 @@ impl RemoteExport {
         // The bytes have arrived: every thread and request of theirs has ended.
         match (words, &under_way) {
             (Words::Mapped(words), _) => {
+                check.check_mapped(words).map_err(refused)?;
                 if done.path().is_none_or(|path| path.kind() != PathKind::SharedMemory) {
                     words.check_owner()?;
                 }
-                check.check_mapped(words).map_err(refused)?;
             }
             (_, Some(words)) => {
                 words.check(&check, &peer, operation.spending(done.elapsed())).await?;
