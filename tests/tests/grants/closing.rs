@@ -143,3 +143,62 @@ async fn closed_by_readers() {
     }
     assert_eq!(leaked(), Default::default());
 }
+
+/// The rest of an answer waits in the engine, which reads it from the memory once its reader takes it.
+#[test]
+fn memory_stays_while_an_answer_to_a_stopped_reader_is_under_way() {
+    let name = "closing::memory_stays_while_an_answer_to_a_stopped_reader_is_under_way";
+    alone_within(LIMIT, name, &tcp(), || within(LIMIT, closed_amid_an_answer()));
+}
+
+async fn closed_amid_an_answer() {
+    /// Blocks of 16 MiB: more than sockets hold.
+    const PAGE: usize = 65_536;
+    /// In which an export without reads under way is closed: its time, the skew, and two looks.
+    const CLOSES: Duration = Duration::from_secs(4);
+    let driver = DriverConfig::default().with_clock_skew(SKEW);
+    let connector = By::Engine.builder().driver(driver).build().await.unwrap();
+    let (mut amid, mut delay) = (0, Duration::from_millis(1));
+    // A delay that is too long finds the read at its end.
+    for round in 0..12 {
+        let cache = Cache::of_own_pages(PAGE).unwrap();
+        (0..4).for_each(|block| cache.fill(block, round + block as u64).unwrap());
+        let expected: Vec<u8> = (0..4).flat_map(|block| cache.block(block).unwrap()).collect();
+        let expected = crc32(&expected);
+        let export = connector.export([("cache", cache.layout.clone())]).await.unwrap();
+        let mut reader = start(By::Engine, PAGE);
+        let metadata = hex_line(&export.metadata().encode().unwrap());
+        reader.ask(&format!("import {metadata}")).unwrap();
+        let options = GrantOptions::new().time_to_live(TIME_TO_LIVE);
+        let grant = export.grant(0, &[0, 1, 2, 3], options).unwrap();
+        let command = format!("blocks {}", hex_line(&grant.ticket().encode()));
+        reader.tell(&command).unwrap();
+        tokio::time::sleep(delay).await;
+        reader.stop().unwrap();
+        let is_free = export.close(CLOSES).await;
+        drop((grant, cache));
+        if is_free {
+            delay = delay.mul_f64(0.7);
+        } else {
+            assert_eq!(connector.stats().retained().offers(), 1);
+            amid += 1;
+        }
+        reader.resume().unwrap();
+        match reader.answer(&command) {
+            Ok(crc) => assert_eq!(crc, expected),
+            Err(PeerError::Refused(said)) => {
+                assert!(["Stale", "Expired"].iter().any(|why| said.contains(why)), "{said}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+        while connector.stats().retained().offers() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if amid == 2 {
+            break;
+        }
+        delay += Duration::from_millis(2);
+    }
+    assert!(amid > 0, "no read was stopped amid its answer");
+    assert_eq!(leaked(), Default::default());
+}
