@@ -83,6 +83,8 @@ impl Driver {
         let reactor = Reactor::new(Arc::clone(&shared));
         (Self { shared: LeakInChild::new(shared) }, reactor)
     }
+
+    /// Checks that this process is the one that made the driver, and no forked child of it.
     ///
     /// # Errors
     ///
@@ -140,8 +142,6 @@ impl Driver {
         self.shared.passive.set_proofs(quiet, background);
     }
 
-    /// The same execution, once the offer's owner has granted the claim that its terms demand, or at once if none is
-    /// `demanded` and the owner knows this side since before it made the offer: then it is asked before it takes the offer for
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
