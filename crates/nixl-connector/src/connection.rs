@@ -144,10 +144,12 @@ impl Connection {
         lock(&self.spent_words).push(words);
     }
 
-    /// Words of an export that is closed, with so many slots.
+    /// The words of an export that is closed with the least room for so many slots. Since new ones have a power of two, there are
+    /// few for each size, however many sizes of exports follow one another.
     pub(crate) fn take_words(&self, slots: u32) -> Option<SpentWords> {
         let mut spent = lock(&self.spent_words);
-        let at = spent.iter().position(|words| words.slots() == slots)?;
+        let enough = spent.iter().enumerate().filter(|(_, words)| words.slots() >= slots);
+        let (at, _) = enough.min_by_key(|(_, words)| words.slots())?;
         Some(spent.swap_remove(at))
     }
 
