@@ -224,11 +224,6 @@ impl Connection {
         Ok(mailboxes.get(page))
     }
 
-    /// As [`mailbox`](Self::mailbox), if its page is open.
-    pub(crate) fn opened_mailbox(&self, page: &SharedName) -> Option<Mailbox> {
-        self.driver.mailboxes(&self.slots).get(page)
-    }
-
     pub(crate) fn info(&self) -> &PeerInfo {
         &self.info
     }

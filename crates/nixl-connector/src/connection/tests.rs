@@ -78,15 +78,15 @@ async fn no_call_waits_for_the_connections_thread_beyond_its_deadline() {
     late(b.decline(&remote).await);
     late(b.export([("full", layout())]).await.map(drop));
     late(b.import_unless(export.metadata(), None, ImportOptions::new()).await.map(drop));
-    late(import.renew(ticket).await);
-    late(import.notify(b"hello").await);
     let bulk = BlockTransferOptions::new().class(TransferClass::Bulk);
     let bulk = bulk.operation(OperationOptions::new().timeout(SHORT));
     let read = import.read_blocks_with(ticket, &layout(), &[0], bulk).await;
     late(read.map(drop).map_err(|error| error.cause().clone()));
     late(b.begin_read(&remote, region()).await.map(drop));
-    // Reads by the ticket are refused after this.
-    late(import.done(ticket).await);
+    // The messages of an import need no thread of the connection's. Reads by the ticket are refused after the last.
+    import.renew(ticket).await.unwrap();
+    import.notify(b"hello").await.unwrap();
+    import.done(ticket).await.unwrap();
     drop(release);
 }
 
