@@ -30,6 +30,8 @@ struct State {
     /// The entries of known peers among them.
     known: usize,
     by_metadata: HashMap<AgentMetadata, Loaded>,
+    /// Of processes with which a connection was lost before they ended: one for each.
+    lost: HashMap<u32, ExitWatch>,
     tick: u64,
 }
 
@@ -195,6 +197,24 @@ impl PeerTable {
         let removed = state.remove(peer);
         drop(state);
         removed.is_some()
+    }
+
+    /// As [`remove`](Self::remove), of a peer with a dead connection: the watch over its process stays, for what is kept by process.
+    pub(crate) fn remove_lost(&self, peer: &PeerId) -> bool {
+        let mut state = self.lock();
+        let Some(mut removed) = state.remove(peer) else { return false };
+        let exit = removed.exit.take();
+        let before = exit.and_then(|exit| state.lost.insert(exit.process().pid(), exit));
+        drop(state);
+        // The watch is dropped outside the lock.
+        drop((removed, before));
+        true
+    }
+
+    /// A process has ended.
+    pub(crate) fn unwatch_lost(&self, pid: u32) {
+        let watch = self.lock().lost.remove(&pid);
+        drop(watch);
     }
 
     /// A peer announces its end. Returns whether it is known, and this is the first time.
@@ -368,6 +388,21 @@ mod tests {
         );
         assert_eq!(disconnected(&table, &[]), ["c"], "a was used since");
         assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn the_process_of_a_lost_peer_is_watched_on() {
+        let table = PeerTable::new(4);
+        let (peers, pid) = (["a", "b"].map(PeerId::new), std::process::id());
+        for peer in &peers {
+            table.insert(metadata(peer.as_str()), &to(peer.as_str()));
+            table.watch(peer, ProcessExits::global().watch(pid, None, || ()).unwrap());
+        }
+        assert!(peers.iter().all(|peer| table.remove_lost(peer)));
+        assert!(!table.remove_lost(&peers[0]) && table.len() == 0);
+        assert_eq!(table.lock().lost.len(), 1, "once for all of its agents");
+        table.unwatch_lost(pid);
+        assert!(table.lock().lost.is_empty());
     }
 
     #[test]

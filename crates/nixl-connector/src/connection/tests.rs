@@ -1,13 +1,15 @@
 //! Waits for the connection's thread, and what is closed after a peer has left.
 
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use std::task::Poll;
 use std::time::Duration;
 
 use nixl_descriptor::Region;
 use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeometry};
 use nixl_metadata::RdmaMetadata;
-use nixl_ops::{OperationError, OperationOptions, PeerId, SystemClock};
+use nixl_ops::{OperationError, OperationOptions, PeerId, SystemClock, TransportError};
 
 use crate::simulated::Fabric;
 use crate::{
@@ -107,4 +109,46 @@ async fn memory_of_a_peer_that_has_left_is_closed() {
     };
     tokio::time::timeout(LONG, closed).await.unwrap();
     assert_eq!(b.stats().peers(), 0);
+}
+
+async fn until_forgotten(connector: &Connector) {
+    let forgotten = async {
+        while connector.stats().peers() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LONG, forgotten).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_is_forgotten_once_the_engine_finds_its_connection_dead() {
+    let [a, b] = pair(LONG).await;
+    read(&b, &a).await;
+    let peer = PeerId::new(a.name());
+    assert_eq!(b.stats().peers(), 1);
+    drop(a);
+    let transport = Arc::clone(b.connection().transport());
+    let is_gone = || match transport.notify(&peer, b"are you there?") {
+        Poll::Ready(Err(error)) => matches!(error, TransportError::PeerGone { .. }),
+        _ => false,
+    };
+    // Its threads end first.
+    while !is_gone() {
+        tokio::task::yield_now().await;
+    }
+    until_forgotten(&b).await;
+}
+
+/// A connect may take seconds.
+#[tokio::test]
+async fn the_end_of_a_process_is_dealt_with_beside_a_connect() {
+    let [a, b] = pair(LONG).await;
+    read(&b, &a).await;
+    let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    b.connection().knowledge().forget_at_exit(&PeerId::new(a.name()), process.id());
+    let release = blocked(&b);
+    process.kill().unwrap();
+    until_forgotten(&b).await;
+    drop(release);
+    process.wait().unwrap();
 }

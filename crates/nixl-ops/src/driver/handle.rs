@@ -14,8 +14,8 @@ use crate::control::Owner;
 use crate::passive::QuietProof;
 use crate::sync::thread;
 use crate::{
-    BlockingThread, Clock, ConnectionExecutor, DriverConfig, DriverStats, Mailboxes, RemoteSlots,
-    Transport, TransportError,
+    BlockingThread, Clock, ConnectionExecutor, DriverConfig, DriverStats, Mailboxes, PeerId,
+    RemoteSlots, Transport, TransportError,
 };
 
 /// Handle to the driver of one connection. When the last clone of its owner drops it, the driver completes the operations in
@@ -140,6 +140,16 @@ impl Driver {
             let _ = self.shared.owner.set(owner);
         }
         self.shared.passive.set_proofs(quiet, background);
+    }
+
+    /// Forgets an agent whose process, `pid` in this PID namespace, has ended: the page for its answers, that it was sent claims, and
+    /// its lanes of this side's mailbox. What it was promised about offers stays.
+    pub fn peer_ended(&self, peer: &PeerId, pid: u32) {
+        if let Some(mailboxes) = self.shared.mailboxes.get() {
+            mailboxes.forget(peer.as_str());
+        }
+        self.shared.claims.forget(peer);
+        self.shared.passive.page.free_lanes_of(pid);
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

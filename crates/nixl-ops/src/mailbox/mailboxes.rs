@@ -56,6 +56,11 @@ impl Mailboxes {
         Mailbox::new(reached, self.page.or_make().map(|memory| memory.name()))
     }
 
+    /// Forgets the page of an agent that has ended.
+    pub(crate) fn forget(&self, agent: &str) {
+        self.lock().remove(agent);
+    }
+
     /// Records the page for answers to an agent. The first page of an agent is kept while it exists, so a forged message does
     /// not redirect its answers.
     pub(crate) fn note(&self, agent: &str, page: SharedName) {

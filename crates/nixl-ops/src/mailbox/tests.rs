@@ -12,7 +12,7 @@ use nixl_metadata::Doorbell;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::lane::{Inbox, Lane};
+use super::lane::{Inbox, Lane, free_lanes_of};
 use super::ring::Ring;
 use super::{Mailbox, Mailboxes};
 use crate::slots::{OfferPage, RemoteSlots};
@@ -258,4 +258,28 @@ fn a_page_without_a_mailbox_has_none() {
     let name: SharedName = old.name();
     mailboxes.open(&name);
     assert!(mailboxes.get(&name).is_none());
+}
+
+#[test]
+fn the_lanes_of_a_process_that_has_ended_are_free() {
+    let (memory, pid) = (page(), std::process::id());
+    let lanes: Vec<_> = (0..Doorbell::LANES).map(|_| claimed(&memory)).collect();
+    assert!(lanes[0].post(&memory, "agent", b"last").is_some());
+    assert!(!Lane::default().claim(&memory, None));
+    free_lanes_of(&memory, pid ^ 1);
+    assert!(!Lane::default().claim(&memory, None));
+    free_lanes_of(&memory, pid);
+    assert!(Lane::default().claim(&memory, None));
+    let letter = ("agent".to_owned(), b"last".to_vec());
+    assert_eq!(taken(&mut Inbox::default(), &memory), [letter], "what was written arrives");
+}
+
+#[test]
+fn the_page_of_an_agent_that_has_ended_is_forgotten() {
+    let (page, memory) = (Arc::<OfferPage>::default(), page());
+    let mailboxes = Mailboxes::new(Arc::<RemoteSlots>::default(), page);
+    mailboxes.note("agent", memory.name());
+    assert_eq!(mailboxes.page_of("agent"), Some(memory.name()));
+    mailboxes.forget("agent");
+    assert_eq!(mailboxes.page_of("agent"), None);
 }
