@@ -101,7 +101,7 @@ async fn exports_of_many_sizes_use_few_words() {
         let (layout, _) = per_layer();
         let export = world.owner.export_with([("full", layout)], options).await.unwrap();
         files.insert(export.metadata().words().address);
-        // It has as many grants as it says, whoever had the words before.
+        // It has as many grants as it says, however much room the words have.
         let grant = |block| export.grant(0, &[block], GrantOptions::new());
         let granted: Vec<_> = (0..BLOCKS.min(slots as usize)).map(|at| grant(at as u32)).collect();
         assert!(granted.iter().all(Result::is_ok));

@@ -26,8 +26,8 @@ pub(crate) struct CopyContext {
     pub(crate) waker: Waker,
 }
 
-/// Copies of any lengths between two kinds of memory: between host memories in one go, otherwise grouped by length. Made for memory that meets the contract of
-/// [`PlanExecution`].
+/// Copies of any lengths between two kinds of memory: of the host as one list, otherwise grouped by length. Made for memory that meets the
+/// contract of [`PlanExecution`].
 pub(crate) struct ListCopy {
     left: Left,
     report: PathReport,
