@@ -96,7 +96,10 @@ impl Connection {
         let peers = Arc::new(PeerTable::new(Self::PEERS));
         let of = (&transport, &executor, &driver);
         let knowledge = PeerKnowledge::new(of, &peers, &slots, (&control, &work));
-        let lost = knowledge.clone();
+        let (lost, introduced) = (knowledge.clone(), knowledge.clone());
+        driver.mailboxes(&slots).set_on_introduced(move |peer, pid| {
+            introduced.let_go_at_exit(peer, pid);
+        });
         transport.set_on_lost(Box::new(move |peer| lost.lose_soon(peer)));
         driver.set_on_leaving(Leavers::new(knowledge));
         control.measure_from_here();

@@ -69,6 +69,27 @@ impl PeerKnowledge {
         }
     }
 
+    /// Lets a peer go at the end of its process, which has introduced itself by a message that named the process. The message may be
+    /// forged, so nothing breaks with a peer that is there. Does not block.
+    pub(crate) fn let_go_at_exit(&self, peer: &PeerId, pid: u32) {
+        let Some(peers) = self.peers.upgrade() else { return };
+        if peers.watches_introduced(peer) {
+            return;
+        }
+        let (me, of) = (self.clone(), peer.clone());
+        let let_go = move || {
+            let control = me.control.clone();
+            control.post(move || {
+                me.let_go(&of);
+                me.peers.upgrade().into_iter().for_each(|peers| peers.unwatch_introduced(&of));
+            });
+        };
+        match ProcessExits::global().watch(pid, None, let_go) {
+            Ok(watch) => peers.watch_introduced(peer, watch),
+            Err(error) => tracing::debug!(%peer, %error, "the process of a peer is not watched"),
+        }
+    }
+
     /// *Blocking.* Drops the state of a peer whose process, `pid` on this host, has ended. What is the engine's waits for the
     /// connection's thread, which may be in a connect.
     fn forget(&self, peer: &PeerId, pid: u32) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nixl_device::ExitWatch;
 use nixl_device::locks::lock;
 use nixl_metadata::{AgentMetadata, SerializedDescriptor};
-use nixl_ops::{Connected, GaugeShare, PeerId};
+use nixl_ops::{Connected, GaugeShare, PeerId, RecentMap};
 
 use crate::loaded_part::LoadedPart;
 
@@ -22,6 +22,8 @@ pub(crate) struct PeerTable {
     capacity: usize,
     /// Whether a peer may wait for another attempt to watch it.
     has_unwatched: AtomicBool,
+    /// The watches over peers that have introduced themselves, which the engine alone may know.
+    introduced: Mutex<RecentMap<PeerId, ExitWatch>>,
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +96,9 @@ impl PeerTable {
 
     /// Makes a cache of so many peers, and of those above that [cannot make room](Self::make_room).
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { state: Mutex::default(), capacity, has_unwatched: AtomicBool::new(false) }
+        let introduced = Mutex::new(RecentMap::new(capacity));
+        let has_unwatched = AtomicBool::new(false);
+        Self { state: Mutex::default(), capacity, has_unwatched, introduced }
     }
 
     /// The peer of this metadata, if all of it was loaded, or the part with the needed memory. Memory that the engine knows at
@@ -214,6 +218,24 @@ impl PeerTable {
     /// A process has ended.
     pub(crate) fn unwatch_lost(&self, pid: u32) {
         let watch = self.lock().lost.remove(&pid);
+        drop(watch);
+    }
+
+    /// Whether a peer that has introduced itself is watched.
+    pub(crate) fn watches_introduced(&self, peer: &PeerId) -> bool {
+        lock(&self.introduced).contains(peer)
+    }
+
+    /// Keeps the watch over a peer that has introduced itself; of those the latest are kept.
+    pub(crate) fn watch_introduced(&self, peer: &PeerId, watch: ExitWatch) {
+        let before = lock(&self.introduced).insert(peer.clone(), watch);
+        // Closed outside the lock.
+        drop(before);
+    }
+
+    /// A peer that has introduced itself has ended.
+    pub(crate) fn unwatch_introduced(&self, peer: &PeerId) {
+        let watch = lock(&self.introduced).remove(peer);
         drop(watch);
     }
 

@@ -152,3 +152,30 @@ async fn the_end_of_a_process_is_dealt_with_beside_a_connect() {
     drop(release);
     process.wait().unwrap();
 }
+
+/// It has sent a message, and this side has never used its memory.
+#[tokio::test]
+async fn a_peer_that_introduced_itself_is_let_go_at_the_end_of_its_process() {
+    let [a, b] = pair(LONG).await;
+    let metadata = a.connection().local_metadata().await.unwrap();
+    let blob = metadata.inflate(&nixl_metadata::Limits::default()).unwrap();
+    let (peer, transport) = (PeerId::new(a.name()), Arc::clone(b.connection().transport()));
+    transport.connect(&blob).unwrap();
+    let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    for _ in 0..2 {
+        b.connection().knowledge().let_go_at_exit(&peer, process.id());
+    }
+    process.kill().unwrap();
+    let forgotten = async {
+        // The engine knows it until then.
+        while !matches!(
+            transport.notify(&peer, b"hello"),
+            Poll::Ready(Err(TransportError::UnknownPeer { .. }))
+        ) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LONG, forgotten).await.unwrap();
+    process.wait().unwrap();
+    assert!(!b.connection().peers.watches_introduced(&peer));
+}

@@ -133,10 +133,12 @@ impl Driver {
     }
 
     /// Sets the proof that a peer no longer accesses the memory of an offer, and the thread `background` for it and for answers
-    /// to claims. Only the first call counts; without it nothing is proven.
+    /// to claims. Only the first call counts; without it nothing is proven. Claimants are introduced to [mailboxes](Self::mailboxes) that
+    /// were set before.
     pub fn set_proofs(&self, quiet: Arc<dyn QuietProof>, background: Arc<dyn BlockingThread>) {
         if let Some(transport) = &self.shared.transport {
-            let owner = Owner::new(Arc::clone(transport), Arc::clone(&background));
+            let mailboxes = self.shared.mailboxes.get().cloned();
+            let owner = Owner::new(Arc::clone(transport), Arc::clone(&background), mailboxes);
             let _ = self.shared.owner.set(owner);
         }
         self.shared.passive.set_proofs(quiet, background);

@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use nixl_descriptor::{SharedMemory, SharedName};
@@ -282,4 +282,20 @@ fn the_page_of_an_agent_that_has_ended_is_forgotten() {
     assert_eq!(mailboxes.page_of("agent"), Some(memory.name()));
     mailboxes.forget("agent");
     assert_eq!(mailboxes.page_of("agent"), None);
+}
+
+#[test]
+fn an_agent_that_introduces_itself_comes_with_the_process_of_its_page() {
+    let mailboxes = Mailboxes::new(Arc::<RemoteSlots>::default(), Arc::<OfferPage>::default());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&seen);
+    mailboxes.set_on_introduced(move |agent, pid| noted.lock().unwrap().push((agent.clone(), pid)));
+    let (memory, agent) = (page(), PeerId::new("agent"));
+    mailboxes.introduced(&agent);
+    mailboxes.note("agent", memory.name());
+    mailboxes.introduced(&agent);
+    // Its page is gone: the number may be another process's.
+    drop(memory);
+    mailboxes.introduced(&agent);
+    assert_eq!(*seen.lock().unwrap(), [(agent, std::process::id())]);
 }
