@@ -145,10 +145,10 @@ async fn what_is_kept_for_a_peer_goes_when_the_engine_finds_its_connection_dead(
     let mut world = World::new().await;
     let peer = world.read().await;
     assert_eq!(world.paths.peer_stats().imports(), 1);
-    let nobody = Connector::builder()
-        .transport(Fabric::new(Arc::new(SystemClock::new())).transport("nobody"))
+    let another = Connector::builder()
+        .transport(Fabric::new(Arc::new(SystemClock::new())).transport("another"))
         .build();
-    drop(std::mem::replace(&mut world.target, nobody.await.unwrap()));
+    drop(std::mem::replace(&mut world.target, another.await.unwrap()));
     // Its threads end first.
     while world.transport.notify(&peer, b"are you there?").map(|told| told.is_ok())
         != Poll::Ready(false)

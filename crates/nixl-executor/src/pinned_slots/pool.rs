@@ -576,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_memory_that_is_being_pinned() {
+    fn no_other_thread_waits_for_memory_that_is_being_pinned() {
         let pools = SlotPools::new(StagingConfig::default());
         let pinning = pools.incoming.memory();
         let (asked, answers) = std::sync::mpsc::channel();

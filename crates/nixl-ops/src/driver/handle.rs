@@ -74,7 +74,7 @@ impl Driver {
         Self::assemble(Some(transport), clock, config)
     }
 
-    fn assemble(
+    pub(super) fn assemble(
         transport: Option<Arc<dyn Transport>>,
         clock: Arc<dyn Clock>,
         config: DriverConfig,

@@ -183,3 +183,60 @@ impl Reactor {
         Some(self.taken.saturating_add(self.poll_interval()?))
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::task::{Context, Poll};
+
+    use nixl_metadata::Doorbell;
+
+    use super::*;
+    use crate::mailbox::Lane;
+    use crate::parking::DoorbellListener;
+    use crate::posts::PostedBy;
+    use crate::slots::OfferPage;
+    use crate::{
+        Driver, DriverConfig, Execution, ManualClock, OperationOptions, PathKind, PathReport,
+        TransportError,
+    };
+
+    fn mail(page: &OfferPage) -> u64 {
+        let mail = page.memory().and_then(|memory| memory.word(Doorbell::MAIL));
+        mail.map_or(0, |mail| mail.load(Ordering::Relaxed))
+    }
+
+    /// Notes the lanes with mail at its poll.
+    struct Looks(Arc<OfferPage>, Arc<AtomicU64>);
+
+    impl Execution for Looks {
+        fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+            self.1.store(mail(&self.0), Ordering::Relaxed);
+            Poll::Pending
+        }
+
+        fn abandon(&mut self) -> bool {
+            true
+        }
+
+        fn report(&self) -> PathReport {
+            PathReport::new(PathKind::Direct, "looks", 0, 0)
+        }
+    }
+
+    #[test]
+    fn after_a_ring_messages_come_before_transfers() {
+        let config = DriverConfig::default().with_inline_spin(Duration::ZERO);
+        let (driver, mut reactor) = Driver::assemble(None, Arc::new(ManualClock::new()), config);
+        let page = Arc::clone(&driver.shared().passive.page);
+        let (lane, seen) = (Lane::default(), Arc::new(AtomicU64::new(u64::MAX)));
+        assert!(lane.claim(page.or_make().unwrap(), None));
+        let looks = Box::new(Looks(Arc::clone(&page), Arc::clone(&seen)));
+        driver.begin(looks, 0, PostedBy::Driver, OperationOptions::new()).unwrap();
+        assert!(lane.post(page.memory().unwrap(), "agent", b"payload").is_some());
+        assert_ne!(mail(&page), 0);
+        reactor.listener = DoorbellListener::rung();
+        reactor.turn();
+        assert_eq!(seen.load(Ordering::Relaxed), 0);
+    }
+}
