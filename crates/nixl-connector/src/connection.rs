@@ -1,7 +1,7 @@
 //! A connection: one engine, its driver and its caches.
 
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nixl_descriptor::{
@@ -27,6 +27,7 @@ use crate::exports::Exports;
 use crate::named_file::{notes_owner, page_of_file};
 use crate::peers::PeerTable;
 use crate::quiet::Proofs;
+use crate::work_thread::WorkThread;
 use crate::{ConnectionStats, ConnectorError};
 
 /// State shared by all operations of a connector.
@@ -36,8 +37,8 @@ pub(crate) struct Connection {
     executor: Arc<dyn ConnectionExecutor>,
     driver: Arc<Driver>,
     control: ControlThread,
-    /// The worker thread for long lists and large checksums, started by the first.
-    work: OnceLock<ControlThread>,
+    /// For long lists, large checksums, and what is kept for peers that have ended.
+    work: WorkThread,
     registrations: Arc<RegistrationCache>,
     peers: Arc<PeerTable>,
     exports: Arc<Exports>,
@@ -70,6 +71,7 @@ impl Connection {
     ) -> Result<Self, ConnectorError> {
         let driver = Driver::spawn(Arc::clone(&transport), Arc::clone(&clock), config)
             .map_err(|e| ConnectorError::Thread { error: e.into() })?;
+        let (driver, work) = (Arc::new(driver), WorkThread::beside(&control));
         let registrations =
             Arc::new(RegistrationCache::new(transport.registrar(), CacheLimits::default()));
         let slots = Arc::default();
@@ -82,6 +84,7 @@ impl Connection {
             driver.waker(),
             driver.mailboxes(&slots),
         )
+        .with_work(Arc::new(work.clone()))
         .with_proofs(Arc::clone(&proofs));
         let executor = executor.connect(link);
         driver.set_executor(Arc::clone(&executor));
@@ -91,16 +94,21 @@ impl Connection {
             None => info,
         };
         let peers = Arc::new(PeerTable::new(Self::PEERS));
-        let knowledge = PeerKnowledge::new((&transport, &executor), &peers, &slots, &control);
-        let leavers = Leavers::new(knowledge);
-        driver.set_on_leaving(leavers);
+        let of = (&transport, &executor, &driver);
+        let knowledge = PeerKnowledge::new(of, &peers, &slots, (&control, &work));
+        let (lost, introduced) = (knowledge.clone(), knowledge.clone());
+        driver.mailboxes(&slots).set_on_introduced(move |peer, pid| {
+            introduced.let_go_at_exit(peer, pid);
+        });
+        transport.set_on_lost(Box::new(move |peer| lost.lose_soon(peer)));
+        driver.set_on_leaving(Leavers::new(knowledge));
         control.measure_from_here();
         Ok(Self {
             transport,
             executor,
-            driver: Arc::new(driver),
+            driver,
             control,
-            work: OnceLock::new(),
+            work,
             registrations,
             peers,
             exports: Arc::default(),
@@ -144,10 +152,12 @@ impl Connection {
         lock(&self.spent_words).push(words);
     }
 
-    /// Words of an export that is closed, with so many slots.
+    /// The words of an export that is closed with the least room for so many slots. Since new ones have a power of two, there are
+    /// few for each size, however many sizes of exports follow one another.
     pub(crate) fn take_words(&self, slots: u32) -> Option<SpentWords> {
         let mut spent = lock(&self.spent_words);
-        let at = spent.iter().position(|words| words.slots() == slots)?;
+        let enough = spent.iter().enumerate().filter(|(_, words)| words.slots() >= slots);
+        let (at, _) = enough.min_by_key(|(_, words)| words.slots())?;
         Some(spent.swap_remove(at))
     }
 
@@ -222,11 +232,6 @@ impl Connection {
         Ok(mailboxes.get(page))
     }
 
-    /// As [`mailbox`](Self::mailbox), if its page is open.
-    pub(crate) fn opened_mailbox(&self, page: &SharedName) -> Option<Mailbox> {
-        self.driver.mailboxes(&self.slots).get(page)
-    }
-
     pub(crate) fn info(&self) -> &PeerInfo {
         &self.info
     }
@@ -250,12 +255,7 @@ impl Connection {
     ///
     /// [`ConnectorError::Thread`] if the operating system refuses it.
     pub(crate) fn work(&self) -> Result<&ControlThread, ConnectorError> {
-        if let Some(work) = self.work.get() {
-            return Ok(work);
-        }
-        let started = ControlThread::for_work()?;
-        // If two callers start it at the same time, one thread ends at once.
-        Ok(self.work.get_or_init(|| started))
+        self.work.get()
     }
 
     /// Waits for the executor's preparation, if any.
@@ -396,8 +396,8 @@ impl Connection {
     }
 
     fn knowledge(&self) -> PeerKnowledge {
-        let engine = (&self.transport, &self.executor);
-        PeerKnowledge::new(engine, &self.peers, &self.slots, &self.control)
+        let of = (&self.transport, &self.executor, &self.driver);
+        PeerKnowledge::new(of, &self.peers, &self.slots, (&self.control, &self.work))
     }
 
     /// Has a peer's process watched that could not be watched before.

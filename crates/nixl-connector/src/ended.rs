@@ -1,38 +1,47 @@
-//! Clean-up after the end of a peer's process, and after a peer's announced end.
+//! Clean-up after the end of a peer's process or of its connection, and after a peer's announced end.
 
 use std::sync::{Arc, Weak};
 
 use nixl_device::{ProcessError, ProcessExits};
 use nixl_ops::{
-    BlockingThread as _, ConnectionExecutor, OnLeaving, PeerId, RemoteSlots, Transport,
+    BlockingThread as _, ConnectionExecutor, Driver, OnLeaving, PeerId, RemoteSlots, Transport,
 };
 
 use crate::control::ControlThread;
 use crate::peers::PeerTable;
+use crate::work_thread::WorkThread;
 
 /// The parts of a connection with state of peers, held weakly.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerKnowledge {
     transport: Weak<dyn Transport>,
     executor: Weak<dyn ConnectionExecutor>,
+    driver: Weak<Driver>,
     peers: Weak<PeerTable>,
     slots: Weak<RemoteSlots>,
     control: ControlThread,
+    work: WorkThread,
 }
 
 impl PeerKnowledge {
     pub(crate) fn new(
-        (transport, executor): (&Arc<dyn Transport>, &Arc<dyn ConnectionExecutor>),
+        (transport, executor, driver): (
+            &Arc<dyn Transport>,
+            &Arc<dyn ConnectionExecutor>,
+            &Arc<Driver>,
+        ),
         peers: &Arc<PeerTable>,
         slots: &Arc<RemoteSlots>,
-        control: &ControlThread,
+        (control, work): (&ControlThread, &WorkThread),
     ) -> Self {
         Self {
             transport: Arc::downgrade(transport),
             executor: Arc::downgrade(executor),
+            driver: Arc::downgrade(driver),
             peers: Arc::downgrade(peers),
             slots: Arc::downgrade(slots),
             control: control.clone(),
+            work: work.clone(),
         }
     }
 
@@ -42,8 +51,8 @@ impl PeerKnowledge {
         let forget = {
             let of = peer.clone();
             move || {
-                let control = self.control.clone();
-                control.post(move || self.forget(&of, pid));
+                let work = self.work.clone();
+                work.run(Box::new(move || self.forget(&of, pid)));
             }
         };
         match ProcessExits::global().watch(pid, None, forget.clone()) {
@@ -60,23 +69,68 @@ impl PeerKnowledge {
         }
     }
 
-    /// *Blocking.* Drops the state of a peer whose process, `pid` on this host, has ended.
+    /// Lets a peer go at the end of its process, which has introduced itself by a message that named the process. The message may be
+    /// forged, so nothing breaks with a peer that is there. Does not block.
+    pub(crate) fn let_go_at_exit(&self, peer: &PeerId, pid: u32) {
+        let Some(peers) = self.peers.upgrade() else { return };
+        if peers.watches_introduced(peer) {
+            return;
+        }
+        let (me, of) = (self.clone(), peer.clone());
+        let let_go = move || {
+            let control = me.control.clone();
+            control.post(move || {
+                me.let_go(&of);
+                me.peers.upgrade().into_iter().for_each(|peers| peers.unwatch_introduced(&of));
+            });
+        };
+        match ProcessExits::global().watch(pid, None, let_go) {
+            Ok(watch) => peers.watch_introduced(peer, watch),
+            Err(error) => tracing::debug!(%peer, %error, "the process of a peer is not watched"),
+        }
+    }
+
+    /// *Blocking.* Drops the state of a peer whose process, `pid` on this host, has ended. What is the engine's waits for the
+    /// connection's thread, which may be in a connect.
     fn forget(&self, peer: &PeerId, pid: u32) {
-        if let Some(peers) = self.peers.upgrade()
-            && peers.remove(peer)
-        {
-            tracing::info!(%peer, "peer lost");
+        if let Some(peers) = self.peers.upgrade() {
+            if peers.remove(peer) {
+                tracing::info!(%peer, "peer lost");
+            }
+            peers.unwatch_lost(pid);
         }
         if let Some(slots) = self.slots.upgrade() {
             slots.close_of(pid);
         }
+        if let Some(driver) = self.driver.upgrade() {
+            driver.peer_ended(peer, pid);
+        }
+        self.tell_executor(peer);
+        let (transport, peer) = (Weak::clone(&self.transport), peer.clone());
+        self.control.post(move || {
+            if let Some(transport) = transport.upgrade() {
+                transport.peer_ended(&peer);
+            }
+        });
+    }
+
+    /// The engine has found a peer's connection dead, and has forgotten it: what else is kept for the peer goes soon. Its process may
+    /// live, and has its page of slots open then. Does not block.
+    pub(crate) fn lose_soon(&self, peer: &PeerId) {
+        let (me, peer) = (self.clone(), peer.clone());
+        self.work.run(Box::new(move || {
+            if me.peers.upgrade().is_some_and(|peers| peers.remove_lost(&peer)) {
+                tracing::info!(%peer, "the connection to a peer is lost");
+            }
+            me.tell_executor(&peer);
+        }));
+    }
+
+    fn tell_executor(&self, peer: &PeerId) {
         if let Some(executor) = self.executor.upgrade()
             && let Some(service) = executor.peers()
         {
             service.peer_ended(peer);
-        }
-        if let Some(transport) = self.transport.upgrade() {
-            transport.peer_ended(peer);
         }
     }
 }

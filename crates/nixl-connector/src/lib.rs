@@ -84,6 +84,7 @@ mod peers;
 mod quiet;
 pub mod simulated;
 mod tensors;
+mod work_thread;
 
 pub use admission::{TransferClass, TransferLimits};
 pub use builder::ConnectorBuilder;

@@ -101,7 +101,11 @@ struct Woken {
 
 impl Woken {
     fn set_task(&self, waker: &Waker) {
-        lock(&self.task).clone_from(waker);
+        // Dropped without the lock: that is an executor's code, which may come back here.
+        let _replaced = {
+            let mut task = lock(&self.task);
+            (!task.will_wake(waker)).then(|| std::mem::replace(&mut *task, waker.clone()))
+        };
     }
 }
 
@@ -122,6 +126,30 @@ mod tests {
     use std::thread;
 
     use super::*;
+
+    /// A waker whose drop wakes the future.
+    struct Wakes(Arc<Woken>);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    impl Drop for Wakes {
+        fn drop(&mut self) {
+            // A second lock of a thread would wait for ever.
+            assert!(self.0.task.try_lock().is_ok());
+            self.0.wake_by_ref();
+        }
+    }
+
+    #[test]
+    fn a_replaced_waker_is_dropped_without_the_lock() {
+        let task = Mutex::new(Waker::noop().clone());
+        let woken = Arc::new(Woken { is_due: AtomicBool::new(false), task });
+        woken.set_task(&Waker::from(Arc::new(Wakes(Arc::clone(&woken)))));
+        woken.set_task(Waker::noop());
+        assert!(woken.is_due.load(Ordering::Acquire), "it was dropped");
+    }
 
     #[tokio::test]
     async fn each_poll_is_on_the_thread_and_waits_do_not_keep_it() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nixl_device::ExitWatch;
 use nixl_device::locks::lock;
 use nixl_metadata::{AgentMetadata, SerializedDescriptor};
-use nixl_ops::{Connected, GaugeShare, PeerId};
+use nixl_ops::{Connected, GaugeShare, PeerId, RecentMap};
 
 use crate::loaded_part::LoadedPart;
 
@@ -22,6 +22,8 @@ pub(crate) struct PeerTable {
     capacity: usize,
     /// Whether a peer may wait for another attempt to watch it.
     has_unwatched: AtomicBool,
+    /// The watches over peers that have introduced themselves, which the engine alone may know.
+    introduced: Mutex<RecentMap<PeerId, ExitWatch>>,
 }
 
 #[derive(Debug, Default)]
@@ -30,6 +32,8 @@ struct State {
     /// The entries of known peers among them.
     known: usize,
     by_metadata: HashMap<AgentMetadata, Loaded>,
+    /// Of processes with which a connection was lost before they ended: one for each.
+    lost: HashMap<u32, ExitWatch>,
     tick: u64,
 }
 
@@ -92,7 +96,9 @@ impl PeerTable {
 
     /// Makes a cache of so many peers, and of those above that [cannot make room](Self::make_room).
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { state: Mutex::default(), capacity, has_unwatched: AtomicBool::new(false) }
+        let introduced = Mutex::new(RecentMap::new(capacity));
+        let has_unwatched = AtomicBool::new(false);
+        Self { state: Mutex::default(), capacity, has_unwatched, introduced }
     }
 
     /// The peer of this metadata, if all of it was loaded, or the part with the needed memory. Memory that the engine knows at
@@ -195,6 +201,42 @@ impl PeerTable {
         let removed = state.remove(peer);
         drop(state);
         removed.is_some()
+    }
+
+    /// As [`remove`](Self::remove), of a peer with a dead connection: the watch over its process stays, for what is kept by process.
+    pub(crate) fn remove_lost(&self, peer: &PeerId) -> bool {
+        let mut state = self.lock();
+        let Some(mut removed) = state.remove(peer) else { return false };
+        let exit = removed.exit.take();
+        let before = exit.and_then(|exit| state.lost.insert(exit.process().pid(), exit));
+        drop(state);
+        // The watch is dropped outside the lock.
+        drop((removed, before));
+        true
+    }
+
+    /// A process has ended.
+    pub(crate) fn unwatch_lost(&self, pid: u32) {
+        let watch = self.lock().lost.remove(&pid);
+        drop(watch);
+    }
+
+    /// Whether a peer that has introduced itself is watched.
+    pub(crate) fn watches_introduced(&self, peer: &PeerId) -> bool {
+        lock(&self.introduced).contains(peer)
+    }
+
+    /// Keeps the watch over a peer that has introduced itself; of those the latest are kept.
+    pub(crate) fn watch_introduced(&self, peer: &PeerId, watch: ExitWatch) {
+        let before = lock(&self.introduced).insert(peer.clone(), watch);
+        // Closed outside the lock.
+        drop(before);
+    }
+
+    /// A peer that has introduced itself has ended.
+    pub(crate) fn unwatch_introduced(&self, peer: &PeerId) {
+        let watch = lock(&self.introduced).remove(peer);
+        drop(watch);
     }
 
     /// A peer announces its end. Returns whether it is known, and this is the first time.
@@ -368,6 +410,21 @@ mod tests {
         );
         assert_eq!(disconnected(&table, &[]), ["c"], "a was used since");
         assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn the_process_of_a_lost_peer_is_watched_on() {
+        let table = PeerTable::new(4);
+        let (peers, pid) = (["a", "b"].map(PeerId::new), std::process::id());
+        for peer in &peers {
+            table.insert(metadata(peer.as_str()), &to(peer.as_str()));
+            table.watch(peer, ProcessExits::global().watch(pid, None, || ()).unwrap());
+        }
+        assert!(peers.iter().all(|peer| table.remove_lost(peer)));
+        assert!(!table.remove_lost(&peers[0]) && table.len() == 0);
+        assert_eq!(table.lock().lost.len(), 1, "once for all of its agents");
+        table.unwatch_lost(pid);
+        assert!(table.lock().lost.is_empty());
     }
 
     #[test]

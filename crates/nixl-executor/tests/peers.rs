@@ -6,6 +6,7 @@ mod apart;
 
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use apart::Apart;
@@ -13,11 +14,11 @@ use nixl_connector::Connector;
 use nixl_connector::simulated::Fabric;
 use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
-    GpuBackend, GpuCapabilities, MemoryKind, PathExecutor, PathKind, SimulatedGpus,
+    GpuBackend, GpuCapabilities, MemoryKind, PathExecutor, PathKind, PeerStats, SimulatedGpus,
 };
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::{
-    ConnectionContext, ConnectionExecutor, Executor, PeerId, SystemClock, TransportError,
+    ConnectionContext, ConnectionExecutor, Executor, PeerId, SystemClock, Transport, TransportError,
 };
 
 const GPU: MemoryKind = MemoryKind::Gpu(0);
@@ -50,6 +51,7 @@ struct World {
     paths: Arc<PathExecutor>,
     target: Connector,
     initiator: Connector,
+    transport: Arc<dyn Transport>,
     connected: Arc<OnceLock<Arc<dyn ConnectionExecutor>>>,
 }
 
@@ -66,19 +68,22 @@ impl World {
         let (theirs, ours) = (paths(), paths());
         let fabric = Fabric::new(Arc::new(SystemClock::new()));
         let connected = Arc::<OnceLock<_>>::default();
-        let build = |name: &str, paths: &Arc<PathExecutor>, poses| {
+        let [theirs_by, transport] = ["target", "initiator"].map(|name| fabric.transport(name));
+        let build = |transport: &Arc<dyn Transport>, paths: &Arc<PathExecutor>, poses| {
             let executor = Apart { executor: Arc::clone(paths) as Arc<dyn Executor>, poses };
             let connected = match poses {
                 Some(_) => Arc::default(),
                 None => Arc::clone(&connected),
             };
             let executor = Keeping { executor, connected };
-            let transport = fabric.transport(name);
-            Connector::builder().transport(transport).executor(Arc::new(executor)).build()
+            Connector::builder()
+                .transport(Arc::clone(transport))
+                .executor(Arc::new(executor))
+                .build()
         };
-        let target = build("target", &theirs, Some(process.id())).await.unwrap();
-        let initiator = build("initiator", &ours, None).await.unwrap();
-        Self { process, gpus, paths: ours, target, initiator, connected }
+        let target = build(&theirs_by, &theirs, Some(process.id())).await.unwrap();
+        let initiator = build(&transport, &ours, None).await.unwrap();
+        Self { process, gpus, paths: ours, target, initiator, transport, connected }
     }
 
     /// Reads from the target's GPU.
@@ -93,8 +98,12 @@ impl World {
     }
 
     fn until_nothing_is_kept(&self) {
+        self.until(|stats| *stats == PeerStats::default());
+    }
+
+    fn until(&self, is_there: impl Fn(&PeerStats) -> bool) {
         let began = Instant::now();
-        while self.paths.peer_stats() != Default::default() {
+        while !is_there(&self.paths.peer_stats()) {
             assert!(began.elapsed() < LIMIT, "{:?}", self.paths.peer_stats());
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -129,6 +138,39 @@ async fn what_is_kept_for_a_peer_goes_when_its_connection_is_dead() {
     // It comes back if it is there after all.
     world.read().await;
     assert_eq!(world.paths.peer_stats().imports(), 1);
+}
+
+#[tokio::test]
+async fn what_is_kept_for_a_peer_goes_when_the_engine_finds_its_connection_dead() {
+    let mut world = World::new().await;
+    let peer = world.read().await;
+    assert_eq!(world.paths.peer_stats().imports(), 1);
+    let another = Connector::builder()
+        .transport(Fabric::new(Arc::new(SystemClock::new())).transport("another"))
+        .build();
+    drop(std::mem::replace(&mut world.target, another.await.unwrap()));
+    // Its threads end first.
+    while world.transport.notify(&peer, b"are you there?").map(|told| told.is_ok())
+        != Poll::Ready(false)
+    {
+        tokio::task::yield_now().await;
+    }
+    world.until_nothing_is_kept();
+    assert_eq!(world.initiator.stats().peers(), 0);
+}
+
+#[tokio::test]
+async fn a_peer_whose_process_had_ended_at_the_first_begin_is_forgotten() {
+    let mut world = World::new().await;
+    world.process.kill().unwrap();
+    world.process.wait().unwrap();
+    let region = || world.gpus.region(GPU, 10_000).unwrap();
+    let offer = world.target.create_readable(region()).await.unwrap();
+    let remote = RdmaMetadata::decode(&offer.metadata().to_native_bytes().unwrap()).unwrap();
+    if let Ok(mut read) = world.initiator.begin_read(&remote, region()).await {
+        let _ended = read.wait_for_completion().await;
+    }
+    world.until(|stats| stats.peers() == 0);
 }
 
 #[tokio::test]

@@ -212,13 +212,17 @@ impl<T: Clone> CompletionCell<T> {
     }
 
     fn poll_with<R>(&self, waker: &Waker, read: impl FnOnce(&State<T>) -> Option<R>) -> Poll<R> {
-        let mut state = lock(&self.state);
-        if let Some(ready) = read(&state) {
-            return Poll::Ready(ready);
-        }
-        if !state.waker.as_ref().is_some_and(|w| w.will_wake(waker)) {
-            state.waker = Some(waker.clone());
-        }
+        // Dropped without the lock: that is an executor's code, which may come back here.
+        let _replaced = {
+            let mut state = lock(&self.state);
+            if let Some(ready) = read(&state) {
+                return Poll::Ready(ready);
+            }
+            match &state.waker {
+                Some(kept) if kept.will_wake(waker) => None,
+                _ => state.waker.replace(waker.clone()),
+            }
+        };
         Poll::Pending
     }
 }
@@ -251,6 +255,31 @@ mod tests {
         assert!(cell.advance(OperationStatus::Initialized));
         assert!(cell.advance(OperationStatus::InProgress));
         cell
+    }
+
+    /// A waker whose drop looks at the operation.
+    struct Looks(Arc<CompletionCell<u32>>, Arc<AtomicUsize>);
+
+    impl Wake for Looks {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    impl Drop for Looks {
+        fn drop(&mut self) {
+            // A second lock of a thread would wait for ever.
+            assert!(self.0.state.try_lock().is_ok());
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_replaced_waker_is_dropped_without_the_lock() {
+        let (cell, drops) = (Arc::new(started()), Arc::new(AtomicUsize::new(0)));
+        let looks = || Waker::from(Arc::new(Looks(Arc::clone(&cell), Arc::clone(&drops))));
+        assert!(cell.poll_outcome(&looks()).is_pending());
+        assert!(cell.poll_memory(&looks()).is_pending());
+        assert!(cell.poll_quiet(Waker::noop()).is_pending());
+        assert_eq!(drops.load(Ordering::Relaxed), 2);
     }
 
     #[test]

@@ -149,6 +149,7 @@ pub struct ConnectionContext {
     pub(crate) transport: Arc<dyn Transport>,
     registrations: Arc<RegistrationCache>,
     pub(crate) background: Arc<dyn BlockingThread>,
+    work: Arc<dyn BlockingThread>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) waker: Waker,
     pub(crate) mailboxes: Arc<Mailboxes>,
@@ -165,13 +166,21 @@ impl ConnectionContext {
         waker: Waker,
         mailboxes: Arc<Mailboxes>,
     ) -> Self {
-        Self { transport, registrations, background, clock, waker, mailboxes, proofs: None }
+        let work = Arc::clone(&background);
+        Self { transport, registrations, background, work, clock, waker, mailboxes, proofs: None }
     }
 
     /// Sets the proof of quiet peers: that a peer no longer touches memory of this process. Without it nothing is proven.
     #[must_use]
     pub fn with_proofs(mut self, proofs: Arc<dyn QuietProof>) -> Self {
         self.proofs = Some(proofs);
+        self
+    }
+
+    /// With a thread for work that makes no call of the engine's. Without it that is done on the thread for blocking calls.
+    #[must_use]
+    pub fn with_work(mut self, work: Arc<dyn BlockingThread>) -> Self {
+        self.work = work;
         self
     }
 
@@ -191,6 +200,12 @@ impl ConnectionContext {
     #[must_use]
     pub fn background(&self) -> &Arc<dyn BlockingThread> {
         &self.background
+    }
+
+    /// The thread for work that makes no call of the engine's, and so waits behind none, such as closing a peer's memory.
+    #[must_use]
+    pub fn work(&self) -> &Arc<dyn BlockingThread> {
+        &self.work
     }
 
     /// The connection's clock.

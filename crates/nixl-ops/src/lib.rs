@@ -142,6 +142,6 @@ pub use spent::{KeyRecord, KeyUse, SpentKeys, SpentStats};
 pub use status::{OperationStatus, StatusError};
 pub use telemetry::{ByLabels, GaugeShare, PerRecorder, transport_label};
 pub use transfer::{CompletionMode, Transfer, TransferSpec};
-pub use transport::Transport;
+pub use transport::{OnLost, Transport};
 pub use usage::OfferUse;
 pub use wait_for::WaitFor;

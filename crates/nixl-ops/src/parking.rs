@@ -54,6 +54,17 @@ impl DoorbellListener {
         self.seen = parking.page.doorbell().map(|doorbell| doorbell.rings());
     }
 
+    /// After a sleep that a ring has ended.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn rung() -> Self {
+        Self { rang: true, ..Self::new() }
+    }
+
+    /// Whether a ring ended the last sleep, and no scan was since.
+    pub(crate) fn rang(&self) -> bool {
+        self.rang
+    }
+
     /// Called after a scan of the slots, with or without a completion.
     pub(crate) fn looked(&mut self, found: bool) {
         let rang = std::mem::take(&mut self.rang);

@@ -15,6 +15,9 @@ use crate::{
     TransferSpec, TransportError,
 };
 
+/// What is called with a peer whose [connection is dead](Transport::set_on_lost).
+pub type OnLost = Box<dyn Fn(&PeerId) + Send + Sync>;
+
 /// An engine that moves bytes between memories of two agents and notifies the other side.
 ///
 /// # Contract
@@ -153,6 +156,13 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
         if let Err(error) = self.disconnect(peer) {
             tracing::debug!(%peer, %error, "a peer that has ended stays known to the engine");
         }
+    }
+
+    /// Sets what is called with a peer once its connection is known to be dead, by a failed transfer or message, and the engine has
+    /// forgotten it. It must not block, and no lock of the engine's is held. Only the first call counts. By default it is dropped: the
+    /// engine does not tell.
+    fn set_on_lost(&self, on_lost: OnLost) {
+        let _ = on_lost;
     }
 
     /// *Blocking.* Prepares lists of ranges, of which transfers [name](TransferSpec::listed) some from then on. `None`, as by default,

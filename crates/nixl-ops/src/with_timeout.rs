@@ -9,8 +9,8 @@ use crate::fair;
 use crate::posts::PostedBy;
 use crate::task::{TIMER, TaskSlot};
 use crate::{
-    Driver, Execution, OperationError, OperationOptions, OperationStatus, PathKind, PathReport,
-    TransportError,
+    CompletionMode, Driver, Execution, OperationError, OperationOptions, OperationStatus, PathKind,
+    PathReport, TransportError,
 };
 
 impl Driver {
@@ -69,7 +69,7 @@ impl Driver {
     }
 }
 
-/// A timer task of the driver.
+/// A timer task of the driver, which the driver polls at its deadline.
 struct Timer<'a> {
     slot: Arc<TaskSlot>,
     driver: &'a Driver,
@@ -90,6 +90,11 @@ struct Never;
 impl Execution for Never {
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         Poll::Pending
+    }
+
+    /// It has nothing to look at but its deadline.
+    fn completion_mode(&self) -> CompletionMode {
+        CompletionMode::Wakes
     }
 
     fn abandon(&mut self) -> bool {

@@ -1,13 +1,15 @@
 //! Waits for the connection's thread, and what is closed after a peer has left.
 
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use std::task::Poll;
 use std::time::Duration;
 
 use nixl_descriptor::Region;
 use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeometry};
 use nixl_metadata::RdmaMetadata;
-use nixl_ops::{OperationError, OperationOptions, PeerId, SystemClock};
+use nixl_ops::{OperationError, OperationOptions, PeerId, SystemClock, TransportError};
 
 use crate::simulated::Fabric;
 use crate::{
@@ -78,15 +80,15 @@ async fn no_call_waits_for_the_connections_thread_beyond_its_deadline() {
     late(b.decline(&remote).await);
     late(b.export([("full", layout())]).await.map(drop));
     late(b.import_unless(export.metadata(), None, ImportOptions::new()).await.map(drop));
-    late(import.renew(ticket).await);
-    late(import.notify(b"hello").await);
     let bulk = BlockTransferOptions::new().class(TransferClass::Bulk);
     let bulk = bulk.operation(OperationOptions::new().timeout(SHORT));
     let read = import.read_blocks_with(ticket, &layout(), &[0], bulk).await;
     late(read.map(drop).map_err(|error| error.cause().clone()));
     late(b.begin_read(&remote, region()).await.map(drop));
-    // Reads by the ticket are refused after this.
-    late(import.done(ticket).await);
+    // The messages of an import need no thread of the connection's. Reads by the ticket are refused after the last.
+    import.renew(ticket).await.unwrap();
+    import.notify(b"hello").await.unwrap();
+    import.done(ticket).await.unwrap();
     drop(release);
 }
 
@@ -107,4 +109,73 @@ async fn memory_of_a_peer_that_has_left_is_closed() {
     };
     tokio::time::timeout(LONG, closed).await.unwrap();
     assert_eq!(b.stats().peers(), 0);
+}
+
+async fn until_forgotten(connector: &Connector) {
+    let forgotten = async {
+        while connector.stats().peers() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LONG, forgotten).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_is_forgotten_once_the_engine_finds_its_connection_dead() {
+    let [a, b] = pair(LONG).await;
+    read(&b, &a).await;
+    let peer = PeerId::new(a.name());
+    assert_eq!(b.stats().peers(), 1);
+    drop(a);
+    let transport = Arc::clone(b.connection().transport());
+    let is_gone = || match transport.notify(&peer, b"are you there?") {
+        Poll::Ready(Err(error)) => matches!(error, TransportError::PeerGone { .. }),
+        _ => false,
+    };
+    // Its threads end first.
+    while !is_gone() {
+        tokio::task::yield_now().await;
+    }
+    until_forgotten(&b).await;
+}
+
+/// A connect may take seconds.
+#[tokio::test]
+async fn the_end_of_a_process_is_dealt_with_beside_a_connect() {
+    let [a, b] = pair(LONG).await;
+    read(&b, &a).await;
+    let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    b.connection().knowledge().forget_at_exit(&PeerId::new(a.name()), process.id());
+    let release = blocked(&b);
+    process.kill().unwrap();
+    until_forgotten(&b).await;
+    drop(release);
+    process.wait().unwrap();
+}
+
+/// It has sent a message, and this side has never used its memory.
+#[tokio::test]
+async fn a_peer_that_introduced_itself_is_let_go_at_the_end_of_its_process() {
+    let [a, b] = pair(LONG).await;
+    let metadata = a.connection().local_metadata().await.unwrap();
+    let blob = metadata.inflate(&nixl_metadata::Limits::default()).unwrap();
+    let (peer, transport) = (PeerId::new(a.name()), Arc::clone(b.connection().transport()));
+    transport.connect(&blob).unwrap();
+    let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    for _ in 0..2 {
+        b.connection().knowledge().let_go_at_exit(&peer, process.id());
+    }
+    process.kill().unwrap();
+    let forgotten = async {
+        // The engine knows it until then.
+        while !matches!(
+            transport.notify(&peer, b"hello"),
+            Poll::Ready(Err(TransportError::UnknownPeer { .. }))
+        ) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LONG, forgotten).await.unwrap();
+    process.wait().unwrap();
+    assert!(!b.connection().peers.watches_introduced(&peer));
 }

@@ -27,10 +27,10 @@ impl ExportTable {
         GrantTable::check_layouts(layouts.len())?;
         let connection = connector.connection();
         let clock = Arc::clone(connection.clock());
-        let slots = options.room();
-        let table = match connection.take_words(slots.get()) {
-            Some(words) => GrantTable::with_words(layouts, words, clock),
-            None => GrantTable::new(layouts, GrantTableOptions::default().with_slots(slots), clock),
+        let options = GrantTableOptions::default().with_slots(options.room());
+        let table = match connection.take_words(options.slots().get()) {
+            Some(words) => GrantTable::with_words(layouts, words, options, clock),
+            None => GrantTable::new(layouts, options, clock),
         };
         Ok(Self { connector: connector.clone(), table: Arc::new(table?) })
     }

@@ -2,15 +2,16 @@
 //!
 //! All changes run on the connection's control thread, so no two of them overlap.
 
+use std::fmt;
 use std::future::{Future, ready};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use nixl_descriptor::Span;
 use nixl_device::SharedError;
 use nixl_device::locks::lock;
-use nixl_ops::{ConnectSpec, Connected, Idle, PeerId, TransportError};
+use nixl_ops::{ConnectSpec, Connected, Idle, OnLost, PeerId, TransportError};
 use nixl_sys::NixlError;
 
 use super::agent::{Agent, Inside};
@@ -32,6 +33,17 @@ pub(super) struct Directory {
     machine: Option<u64>,
     /// Never locked across a call of NIXL's.
     entries: Mutex<Entries<Arc<Loaded>>>,
+    on_lost: LostHook,
+}
+
+/// What is called with a peer that was retired since its connection is dead.
+#[derive(Default)]
+struct LostHook(OnceLock<OnLost>);
+
+impl fmt::Debug for LostHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LostHook")
+    }
 }
 
 fn bad(reason: String) -> TransportError {
@@ -47,7 +59,8 @@ impl Directory {
     const INTRODUCED: usize = 4096;
 
     pub(super) fn new(agent: Arc<Agent>) -> Self {
-        Self { machine: agent.machine(), agent, entries: Mutex::default() }
+        let machine = agent.machine();
+        Self { machine, agent, entries: Mutex::default(), on_lost: LostHook::default() }
     }
 
     pub(super) fn agent(&self) -> &Agent {
@@ -262,6 +275,10 @@ impl Directory {
         }
     }
 
+    pub(super) fn set_on_lost(&self, on_lost: OnLost) {
+        let _ = self.on_lost.0.set(on_lost);
+    }
+
     /// Waits until no transfer with the peer is in flight. The wait and the returned guard block further posts.
     pub(super) fn until_idle(&self, peer: &PeerId) -> Pin<Box<dyn Future<Output = Idle> + Send>> {
         match self.peer(peer) {
@@ -280,8 +297,13 @@ impl Directory {
         let agent = Arc::clone(&self.agent);
         agent.control().post(move || {
             let current = directory.peer(&peer.id).is_some_and(|p| Arc::ptr_eq(&p, &peer));
-            if current && let Err(error) = directory.retire(&peer) {
-                tracing::debug!(%error, "NIXL cannot forget an ended peer");
+            if !current {
+                return;
+            }
+            match (directory.retire(&peer), directory.on_lost.0.get()) {
+                (Ok(()), Some(on_lost)) => on_lost(&peer.id),
+                (Ok(()), None) => {}
+                (Err(error), _) => tracing::debug!(%error, "NIXL cannot forget an ended peer"),
             }
         });
     }

@@ -14,7 +14,7 @@ use nixl_descriptor::{Registrar, Registration, Span, coalesce_pairs};
 use nixl_device::SharedError;
 use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{
-    ConnectSpec, Connected, EngineLists, EngineSetting, Idle, ListsSpec, PeerId, Transfer,
+    ConnectSpec, Connected, EngineLists, EngineSetting, Idle, ListsSpec, OnLost, PeerId, Transfer,
     TransferSpec, Transport, TransportError,
 };
 
@@ -169,6 +169,10 @@ unsafe impl Transport for NixlTransport {
 
     fn peer_ended(&self, peer: &PeerId) {
         self.directory.peer_ended(peer);
+    }
+
+    fn set_on_lost(&self, on_lost: OnLost) {
+        self.directory.set_on_lost(on_lost);
     }
 
     fn prepare_lists(

@@ -6,7 +6,7 @@ use std::fmt;
 use std::future::{Future, ready};
 use std::num::NonZeroU64;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use nixl_descriptor::{Registrar, Span, coalesce_pairs};
 use nixl_device::SharedError;
 use nixl_metadata::SerializedDescriptor;
 use nixl_ops::{
-    CompletionMode, ConnectSpec, Connected, EngineLists, Idle, ListsSpec, PeerId, Transfer,
+    CompletionMode, ConnectSpec, Connected, EngineLists, Idle, ListsSpec, OnLost, PeerId, Transfer,
     TransferSpec, Transport, TransportError,
 };
 
@@ -35,6 +35,7 @@ pub(super) struct SimulatedTransport {
     incarnation: u64,
     mode: CompletionMode,
     registrar: Arc<SimulatedRegistrar>,
+    on_lost: OnceLock<OnLost>,
 }
 
 impl SimulatedTransport {
@@ -78,7 +79,8 @@ impl SimulatedTransport {
         mode: CompletionMode,
     ) -> Self {
         let registrar = SimulatedRegistrar::new(Arc::clone(&network), Arc::clone(&agent));
-        Self { network, agent, incarnation, mode, registrar: Arc::new(registrar) }
+        let (registrar, on_lost) = (Arc::new(registrar), OnceLock::new());
+        Self { network, agent, incarnation, mode, registrar, on_lost }
     }
 }
 
@@ -151,6 +153,11 @@ unsafe impl Transport for SimulatedTransport {
                 Ok(())
             }
         }
+    }
+
+    /// Called for a message to a peer that has ended.
+    fn set_on_lost(&self, on_lost: OnLost) {
+        let _ = self.on_lost.set(on_lost);
     }
 
     fn prepare_lists(
@@ -252,6 +259,15 @@ unsafe impl Transport for SimulatedTransport {
             return Poll::Ready(Err(TransportError::UnknownPeer { name: name() }));
         }
         if state.living(peer.as_str()).is_none() {
+            if let Some(me) = state.living(&self.agent)
+                && me.peers.get(peer.as_str()).is_some_and(|known| !known.transfers.is_busy())
+            {
+                me.peers.remove(peer.as_str());
+            }
+            drop(state);
+            if let Some(on_lost) = self.on_lost.get() {
+                on_lost(peer);
+            }
             return Poll::Ready(Err(TransportError::PeerGone { name: name() }));
         }
         let (copies, at) = match state.message_fault(&self.agent) {

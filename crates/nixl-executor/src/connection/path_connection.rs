@@ -65,11 +65,8 @@ impl PathConnection {
             waker: link.waker().clone(),
         };
         let facts = facts_of(&shared.facts, &link.transport().settings());
-        let imports = ImportCache::with(
-            shared.settings.imports,
-            Arc::clone(gpus),
-            Arc::clone(link.background()),
-        );
+        let imports =
+            ImportCache::with(shared.settings.imports, Arc::clone(gpus), Arc::clone(link.work()));
         let remote_copies = RemoteCopyContext {
             imports: Arc::clone(&imports),
             context: context.clone(),

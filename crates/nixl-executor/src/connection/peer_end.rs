@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 
 use nixl_device::{ExitWatch, ProcessError, ProcessExits};
 use nixl_metadata::PeerInfo;
+use nixl_ops::BlockingThread;
 
 use super::path_connection::PathConnection;
 use crate::peers::Peer;
@@ -26,26 +27,22 @@ impl PathConnection {
         if pid == std::process::id() {
             return Ok(None);
         }
-        let (me, background) = (Weak::clone(&self.me), Arc::clone(self.link.background()));
-        let name = name.to_owned();
-        let ended = move || {
-            background.run(Box::new(move || {
-                me.upgrade().into_iter().for_each(|me| me.forget(&name));
-            }));
-        };
+        let (me, work, of) = (Weak::clone(&self.me), Arc::clone(self.link.work()), name.to_owned());
+        let ended = move || forget_on(&*work, me, of);
         let watch = ProcessExits::global().watch(pid, None, ended);
-        // It has ended already, which the operation finds out, or there are no descriptors left.
-        watch
-            .map(|watch| Some((pid, watch)))
-            .inspect_err(|error| tracing::debug!(%error, "a peer's process is not watched"))
+        let watch = watch.inspect_err(|error| {
+            // It has ended already, which the operation finds out, or there are no descriptors left.
+            tracing::debug!(%error, "a peer's process is not watched");
+            if matches!(error, ProcessError::NotThere { .. }) {
+                self.forget_soon(name);
+            }
+        });
+        watch.map(|watch| Some((pid, watch)))
     }
 
     /// The peer's process has ended, or its connection is dead: a job forgets it.
     pub(super) fn forget_soon(&self, peer: &str) {
-        let (me, name) = (Weak::clone(&self.me), peer.to_owned());
-        self.link.background().run(Box::new(move || {
-            me.upgrade().into_iter().for_each(|me| me.forget(&name));
-        }));
+        forget_on(&**self.link.work(), Weak::clone(&self.me), peer.to_owned());
     }
 
     /// The peer announces its end. What is kept for it is of no use if that is true and is made again if not, but for sessions:
@@ -69,4 +66,10 @@ impl PathConnection {
         let host = self.facts.host.as_ref()?;
         host.same_pid_namespace(info.host()).then(|| info.host().pid())
     }
+}
+
+fn forget_on(work: &dyn BlockingThread, connection: Weak<PathConnection>, peer: String) {
+    work.run(Box::new(move || {
+        connection.upgrade().into_iter().for_each(|connection| connection.forget(&peer));
+    }));
 }

@@ -62,6 +62,7 @@ fn ask(link: &ConnectionContext, peer: &PeerId, metadata: &AgentMetadata) -> Arc
     let answer = Arc::new(Answer::default());
     let (transport, metadata) = (Arc::clone(link.transport()), metadata.clone());
     let sender = peer.clone();
+    let mailboxes = Arc::clone(link.mailboxes());
     let (reply, waker) = (Arc::clone(&answer), link.waker().clone());
     let is_queued = link.background().run_for_peer(Box::new(move || {
         let connected =
@@ -71,6 +72,9 @@ fn ask(link: &ConnectionContext, peer: &PeerId, metadata: &AgentMetadata) -> Arc
                     .map(drop),
                 Err(error) => Err(TransportError::BadMetadata { reason: error.into() }),
             };
+        if connected.is_ok() {
+            mailboxes.introduced(&sender);
+        }
         *lock(&reply) = Some(connected);
         waker.wake();
     }));

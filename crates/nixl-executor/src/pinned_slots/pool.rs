@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::mem;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -24,7 +24,10 @@ pub(crate) struct SlotPool {
     slots: u16,
     slot_bytes: usize,
     budget: Arc<StagingBudget>,
+    /// Locked while it is allocated, for seconds where the driver pins it.
     memory: Mutex<Option<Counted>>,
+    /// The bytes of `memory`, read without its lock.
+    allocated: AtomicUsize,
     admission: Mutex<Admission>,
     used: AtomicBool,
 }
@@ -127,6 +130,7 @@ impl SlotPool {
             slot_bytes,
             budget,
             memory: Mutex::default(),
+            allocated: AtomicUsize::new(0),
             admission: Mutex::new(Admission::new(slots)),
             used: AtomicBool::new(false),
         })
@@ -148,6 +152,7 @@ impl SlotPool {
         let region = region.map_err(|e| e.to_string())?;
         let counted = GaugeShare::new(gauge, region.len() as u64);
         let allocated = Counted { region, _counted: Arc::new((counted, reserved)) };
+        self.allocated.store(allocated.region.len(), Relaxed);
         *memory = Some(allocated.clone());
         Ok(allocated)
     }
@@ -155,12 +160,16 @@ impl SlotPool {
     /// *Blocking.* Gives the memory back, unless it is in use.
     pub(super) fn release(&self) {
         let is_unused = self.lock().is_unused();
-        let released = if is_unused { self.memory().take() } else { None };
+        let released = is_unused.then(|| {
+            let mut memory = self.memory();
+            self.allocated.store(0, Relaxed);
+            memory.take()
+        });
         drop(released);
     }
 
     pub(crate) fn stats(&self) -> SlotStats {
-        let bytes = self.memory().as_ref().map_or(0, |memory| memory.region.len());
+        let bytes = self.allocated.load(Relaxed);
         let (pinned_bytes, gpu_bytes) = match self.made_of {
             SlotMemory::Pinned => (bytes, 0),
             SlotMemory::Gpu => (0, bytes),
@@ -175,7 +184,7 @@ impl SlotPool {
     }
 
     pub(super) fn is_allocated(&self) -> bool {
-        self.memory().is_some()
+        self.allocated.load(Relaxed) > 0
     }
 
     /// Whether it was used since the last call.
@@ -564,6 +573,21 @@ mod tests {
         assert!(!pools.are_allocated() && !one.slots.is_ready());
         one.make_ready(&gpus);
         assert!(one.slots.join().take().unwrap().is_some());
+    }
+
+    #[test]
+    fn no_other_thread_waits_for_memory_that_is_being_pinned() {
+        let pools = SlotPools::new(StagingConfig::default());
+        let pinning = pools.incoming.memory();
+        let (asked, answers) = std::sync::mpsc::channel();
+        let others = pools.clone();
+        let asking = std::thread::spawn(move || {
+            let bytes = others.incoming.stats().pinned_bytes;
+            asked.send((others.are_allocated(), bytes)).unwrap();
+        });
+        assert_eq!(answers.recv_timeout(Duration::from_secs(10)), Ok((false, 0)));
+        drop(pinning);
+        asking.join().unwrap();
     }
 
     #[test]

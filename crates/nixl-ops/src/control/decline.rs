@@ -70,7 +70,9 @@ impl Message {
 
     fn post(&self) -> Poll<Result<(), TransportError>> {
         match &self.mailbox {
-            Some(mailbox) => mailbox.post(&self.peer, self.transport.agent_name(), &self.payload),
+            Some(mailbox) => {
+                mailbox.post_fitting(&self.peer, self.transport.agent_name(), &self.payload)
+            }
             None => self.transport.notify(&self.peer, &self.payload),
         }
     }

@@ -71,6 +71,11 @@ impl Claims {
         !self.lock().by_key.is_empty()
     }
 
+    /// An owner has ended.
+    pub(crate) fn forget(&self, owner: &PeerId) {
+        self.lock().owners.forget(owner.as_str());
+    }
+
     /// A message of an owner. Only owners that this side has sent a claim to have a reason to send any.
     pub(crate) fn receive(
         &self,

@@ -9,7 +9,7 @@ use nixl_metadata::{AgentMetadata, Limits};
 use super::budget::Budget;
 use super::message::{ControlMessage, ControlVerb};
 use crate::passive::PassiveTable;
-use crate::{BlockingThread, ConnectSpec, EndedOffer, PeerId, Transport};
+use crate::{BlockingThread, ConnectSpec, EndedOffer, Mailboxes, PeerId, Transport};
 
 /// Answers claims of one connection's offers. Answers are sent on the connection's blocking thread, since the initiator may have
 /// to be met first.
@@ -17,13 +17,19 @@ use crate::{BlockingThread, ConnectSpec, EndedOffer, PeerId, Transport};
 pub(crate) struct Owner {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) background: Arc<dyn BlockingThread>,
+    /// Of claimants on this host.
+    mailboxes: Option<Arc<Mailboxes>>,
     /// Of answers that wait for the blocking thread.
     budget: Arc<Budget>,
 }
 
 impl Owner {
-    pub(crate) fn new(transport: Arc<dyn Transport>, background: Arc<dyn BlockingThread>) -> Self {
-        Self { transport, background, budget: Arc::default() }
+    pub(crate) fn new(
+        transport: Arc<dyn Transport>,
+        background: Arc<dyn BlockingThread>,
+        mailboxes: Option<Arc<Mailboxes>>,
+    ) -> Self {
+        Self { transport, background, mailboxes, budget: Arc::default() }
     }
 
     /// Returns whether the message is about an offer here, and is taken.
@@ -110,6 +116,7 @@ impl Owner {
             return false;
         };
         let (transport, peer) = (Arc::clone(&self.transport), PeerId::new(to));
+        let mailboxes = self.mailboxes.clone();
         let metadata = Bytes::copy_from_slice(metadata);
         let is_queued = self.background.run_for_peer(Box::new(move || {
             let _permit = permit;
@@ -126,6 +133,7 @@ impl Owner {
             if let Err(error) = met {
                 return tracing::debug!(error, "a claimant cannot be reached");
             }
+            mailboxes.into_iter().for_each(|mailboxes| mailboxes.introduced(&peer));
             let answer = answer();
             for _ in 0..Self::TRIES {
                 match transport.notify(&peer, &answer) {

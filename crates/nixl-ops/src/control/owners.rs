@@ -41,6 +41,13 @@ impl Owners {
         self.order.push_back(agent.into());
     }
 
+    /// The owner has ended.
+    pub(super) fn forget(&mut self, agent: &str) {
+        if self.by_agent.remove(agent).is_some() {
+            self.order.retain(|owner| **owner != *agent);
+        }
+    }
+
     /// The owner has granted a claim that was first sent at `asked`.
     pub(super) fn note_granted(&mut self, agent: &str, known_since: u64, asked: Duration) {
         let Some(owner) = self.by_agent.get_mut(agent) else { return };
@@ -94,6 +101,18 @@ mod tests {
         // An answer that comes late.
         owners.note_granted("a", 50, NOW);
         assert!(!owners.know("a", 80, NOW) && owners.know("a", 91, NOW));
+    }
+
+    #[test]
+    fn an_owner_that_has_ended_is_forgotten() {
+        let mut owners = Owners::default();
+        for agent in ["a", "b"] {
+            owners.note_asked(agent);
+        }
+        owners.forget("a");
+        owners.forget("c");
+        assert!(!owners.were_asked("a") && owners.were_asked("b"));
+        assert_eq!((owners.by_agent.len(), owners.order.len()), (1, 1));
     }
 
     #[test]

@@ -14,8 +14,8 @@ use crate::control::Owner;
 use crate::passive::QuietProof;
 use crate::sync::thread;
 use crate::{
-    BlockingThread, Clock, ConnectionExecutor, DriverConfig, DriverStats, Mailboxes, RemoteSlots,
-    Transport, TransportError,
+    BlockingThread, Clock, ConnectionExecutor, DriverConfig, DriverStats, Mailboxes, PeerId,
+    RemoteSlots, Transport, TransportError,
 };
 
 /// Handle to the driver of one connection. When the last clone of its owner drops it, the driver completes the operations in
@@ -74,7 +74,7 @@ impl Driver {
         Self::assemble(Some(transport), clock, config)
     }
 
-    fn assemble(
+    pub(super) fn assemble(
         transport: Option<Arc<dyn Transport>>,
         clock: Arc<dyn Clock>,
         config: DriverConfig,
@@ -83,6 +83,8 @@ impl Driver {
         let reactor = Reactor::new(Arc::clone(&shared));
         (Self { shared: LeakInChild::new(shared) }, reactor)
     }
+
+    /// Checks that this process is the one that made the driver, and no forked child of it.
     ///
     /// # Errors
     ///
@@ -131,17 +133,27 @@ impl Driver {
     }
 
     /// Sets the proof that a peer no longer accesses the memory of an offer, and the thread `background` for it and for answers
-    /// to claims. Only the first call counts; without it nothing is proven.
+    /// to claims. Only the first call counts; without it nothing is proven. Claimants are introduced to [mailboxes](Self::mailboxes) that
+    /// were set before.
     pub fn set_proofs(&self, quiet: Arc<dyn QuietProof>, background: Arc<dyn BlockingThread>) {
         if let Some(transport) = &self.shared.transport {
-            let owner = Owner::new(Arc::clone(transport), Arc::clone(&background));
+            let mailboxes = self.shared.mailboxes.get().cloned();
+            let owner = Owner::new(Arc::clone(transport), Arc::clone(&background), mailboxes);
             let _ = self.shared.owner.set(owner);
         }
         self.shared.passive.set_proofs(quiet, background);
     }
 
-    /// The same execution, once the offer's owner has granted the claim that its terms demand, or at once if none is
-    /// `demanded` and the owner knows this side since before it made the offer: then it is asked before it takes the offer for
+    /// Forgets an agent whose process, `pid` in this PID namespace, has ended: the page for its answers, that it was sent claims, and
+    /// its lanes of this side's mailbox. What it was promised about offers stays.
+    pub fn peer_ended(&self, peer: &PeerId, pid: u32) {
+        if let Some(mailboxes) = self.shared.mailboxes.get() {
+            mailboxes.forget(peer.as_str());
+        }
+        self.shared.claims.forget(peer);
+        self.shared.passive.page.free_lanes_of(pid);
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }

@@ -1,11 +1,14 @@
 //! Messages to a driver: notifications, completions in slots, mailbox messages and claims.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
 use super::reactor::Reactor;
 use crate::control::{ControlMessage, ControlOutcome, ControlVerb};
 use crate::passive::SlotsFound;
+use crate::task::TaskSlot;
 use crate::{PeerId, PeerService, Received};
 
 impl Shared {
@@ -74,6 +77,21 @@ impl Shared {
         })
     }
 
+    /// Receives a message; what it asks for joins the active tasks. Returns whether it was taken.
+    fn receive_into(
+        &self,
+        active: &mut VecDeque<Arc<TaskSlot>>,
+        from: &str,
+        payload: &[u8],
+    ) -> bool {
+        match self.receive(from, payload) {
+            Received::Serve(execution) => active.push_back(self.serve(execution)),
+            Received::Taken => {}
+            Received::Ignored => return false,
+        }
+        true
+    }
+
     /// The interval of receipt for ended offers.
     fn poll_interval(&self) -> Option<Duration> {
         let executor = self.peer_service().and_then(|service| service.poll_interval());
@@ -81,53 +99,47 @@ impl Shared {
     }
 }
 
+/// What was taken from a page.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PageTaken {
+    /// A word or a message.
+    found: bool,
+    /// It was for a running operation, or a message.
+    delivered: bool,
+    /// Of messages.
+    bytes: u64,
+}
+
 impl Reactor {
-    /// Receives messages of peers, if awaited or due. Returns whether any was for a running operation.
-    pub(super) fn take_messages(&mut self) -> bool {
-        let shared = &self.shared;
+    /// Receives messages of peers, if awaited or due, after those that were `taken` from the page in this turn. Returns whether any was
+    /// for a running operation.
+    pub(super) fn take_messages(&mut self, taken: Option<PageTaken>) -> bool {
+        let shared = Arc::clone(&self.shared);
         let Some(transport) = &shared.transport else { return false };
         let now = shared.clock.now();
         let is_due = self.messages_due().is_some_and(|due| now >= due);
-        if !is_due && !shared.awaits_message() && self.closed.is_none() {
+        if taken.is_none() && !is_due && !shared.awaits_message() && self.closed.is_none() {
             return false;
         }
         self.taken = now;
-        let service = shared.peer_service();
-        let found = shared.passive.poll_slots(&mut |key| {
-            if let Some(service) = service {
-                service.completed_by_slot(key);
-            }
-        });
-        let mut delivered = found == SlotsFound::End;
-        let active = &mut self.active;
-        let mut bytes = 0;
-        let mut receive = |from: &str, payload: &[u8]| {
-            bytes += payload.len() as u64;
-            match shared.receive(from, payload) {
-                Received::Serve(execution) => {
-                    active.push_back(shared.serve(execution));
-                    delivered = true;
-                }
-                Received::Taken => delivered = true,
-                Received::Ignored => {}
-            }
-        };
-        let received = shared.take_messages(&mut receive);
-        let found = received || found != SlotsFound::Nothing;
+        let taken = taken.unwrap_or_else(|| self.take_page());
+        let PageTaken { found, mut delivered, mut bytes } = taken;
         // What was found on the page has woken a thread, which may wait for this processor: the engine's calls are for the next turn,
         // unless an offer's deadline has come, which its message must precede.
         let has_expired = shared.passive.next_expiry().is_some_and(|at| now >= at);
         self.is_engine_deferred =
             found && !self.is_engine_deferred && !has_expired && self.closed.is_none();
+        let active = &mut self.active;
         let result = match self.is_engine_deferred {
             true => Ok(()),
-            false => transport.take_notifications(&mut receive),
+            false => transport.take_notifications(&mut |from: &str, payload: &[u8]| {
+                bytes += payload.len() as u64;
+                delivered |= shared.receive_into(active, from, payload);
+            }),
         };
-        delivered |= received;
-        self.listener.looked(found);
+        self.idle_looks.took(bytes);
         let unreadable = shared.passive.page.unreadable_messages();
         shared.unexpected.note_unreadable(transport.unreadable_notifications() + unreadable);
-        self.idle_looks.took(bytes);
         if let Err(error) = &result
             && !self.notifications_failed
         {
@@ -135,6 +147,26 @@ impl Reactor {
         }
         self.notifications_failed = result.is_err();
         delivered
+    }
+
+    /// Receives the words and messages of the page, on which peers of this host ring.
+    pub(super) fn take_page(&mut self) -> PageTaken {
+        let shared = &self.shared;
+        let service = shared.peer_service();
+        let found = shared.passive.poll_slots(&mut |key| {
+            if let Some(service) = service {
+                service.completed_by_slot(key);
+            }
+        });
+        let delivered = found == SlotsFound::End;
+        let (active, mut bytes) = (&mut self.active, 0);
+        let messages = shared.take_messages(&mut |from: &str, payload: &[u8]| {
+            bytes += payload.len() as u64;
+            shared.receive_into(active, from, payload);
+        });
+        let found = messages || found != SlotsFound::Nothing;
+        self.listener.looked(found);
+        PageTaken { found, delivered: delivered || messages, bytes }
     }
 
     /// The interval of receipt of unexpected messages.
@@ -149,5 +181,62 @@ impl Reactor {
             return Some(self.taken);
         }
         Some(self.taken.saturating_add(self.poll_interval()?))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::task::{Context, Poll};
+
+    use nixl_metadata::SlotAddress;
+
+    use super::*;
+    use crate::mailbox::Lane;
+    use crate::parking::DoorbellListener;
+    use crate::posts::PostedBy;
+    use crate::slots::OfferPage;
+    use crate::{
+        Driver, DriverConfig, Execution, ManualClock, OperationOptions, PathKind, PathReport,
+        TransportError,
+    };
+
+    fn mail(page: &OfferPage) -> u64 {
+        let mail = page.memory().and_then(|memory| memory.word(SlotAddress::MAILBOX));
+        mail.map_or(0, |mail| mail.load(Ordering::Relaxed))
+    }
+
+    /// Notes the lanes with mail at its poll.
+    struct Looks(Arc<OfferPage>, Arc<AtomicU64>);
+
+    impl Execution for Looks {
+        fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+            self.1.store(mail(&self.0), Ordering::Relaxed);
+            Poll::Pending
+        }
+
+        fn abandon(&mut self) -> bool {
+            true
+        }
+
+        fn report(&self) -> PathReport {
+            PathReport::new(PathKind::Direct, "looks", 0, 0)
+        }
+    }
+
+    #[test]
+    fn after_a_ring_messages_come_before_transfers() {
+        let config = DriverConfig::default().with_inline_spin(Duration::ZERO);
+        let (driver, mut reactor) = Driver::assemble(None, Arc::new(ManualClock::new()), config);
+        let page = Arc::clone(&driver.shared().passive.page);
+        let (lane, seen) = (Lane::default(), Arc::new(AtomicU64::new(u64::MAX)));
+        assert!(lane.claim(page.or_make().unwrap(), None));
+        let looks = Box::new(Looks(Arc::clone(&page), Arc::clone(&seen)));
+        driver.begin(looks, 0, PostedBy::Driver, OperationOptions::new()).unwrap();
+        assert!(lane.post(page.memory().unwrap(), "agent", b"payload").is_some());
+        assert_ne!(mail(&page), 0);
+        reactor.listener = DoorbellListener::rung();
+        reactor.turn();
+        assert_eq!(seen.load(Ordering::Relaxed), 0);
     }
 }

@@ -63,6 +63,8 @@ impl Reactor {
         let started = self.shared.clock.now();
         self.listener.listen(&self.shared.parking);
         let idle = self.active.is_empty();
+        // A peer's word, whose waiter is woken before anything else is looked at.
+        let rung = self.listener.rang().then(|| self.take_page());
         let new_waiter = self.shared.new_waiter.swap(false, Ordering::SeqCst);
         let mut progress = self.shared.admit(&mut self.active) | new_waiter;
         if self.shared.closing.load(Ordering::SeqCst) {
@@ -79,7 +81,7 @@ impl Reactor {
         } else {
             self.callers_spin_until = None;
         }
-        progress |= self.take_messages();
+        progress |= self.take_messages(rung);
         self.idle_looks.missed(self.shared.unexpected.unreadable());
         let now = self.shared.clock.now();
         let shared = &self.shared;

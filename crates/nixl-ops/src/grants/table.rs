@@ -38,6 +38,8 @@ use crate::wakes;
 pub struct GrantTable {
     clock: Arc<dyn Clock>,
     words: Arc<GrantWords>,
+    /// The most grants at one time; the words may have room for more.
+    slots: u32,
     layouts: Vec<BlockGrants>,
     state: Mutex<State>,
     notifications: Arc<NotificationInbox>,
@@ -59,12 +61,15 @@ impl GrantTable {
         options: GrantTableOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, GrantError> {
-        let words = Arc::new(GrantWords::new(options.slots.get())?);
+        let slots = options.slots.get();
+        // Few sizes, so that the words of one table serve others.
+        let rounded = slots.checked_next_power_of_two().unwrap_or(slots);
+        let words = Arc::new(GrantWords::new(rounded)?);
         let value = base(&mut Tokens::default())?;
-        Self::with_words(layouts, SpentWords { words, value }, clock)
+        Self::with_words(layouts, SpentWords { words, value }, options, clock)
     }
 
-    /// As [`new`](Self::new), with the words of a table that is closed, and room for as many grants.
+    /// As [`new`](Self::new), with the words of a table that is closed. It has no more grants than they have room for.
     ///
     /// # Errors
     ///
@@ -72,9 +77,11 @@ impl GrantTable {
     pub fn with_words(
         layouts: &[Layout],
         SpentWords { words, value }: SpentWords,
+        options: GrantTableOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, GrantError> {
         Self::check_layouts(layouts.len())?;
+        let slots = options.slots.get().min(words.slots());
         let state = State {
             slots: Vec::new(),
             free: Vec::new(),
@@ -89,7 +96,7 @@ impl GrantTable {
         let notifications = NotificationInbox::new();
         let tickets = Arc::new(OutstandingTickets::new());
         let (state, metrics) = (Mutex::new(state), GrantMetrics::default());
-        Ok(Self { clock, words, layouts, state, notifications, tickets, metrics })
+        Ok(Self { clock, words, slots, layouts, state, notifications, tickets, metrics })
     }
 
     /// Refuses more layouts than a table has.
@@ -151,7 +158,7 @@ impl GrantTable {
     }
 
     fn check_slot(&self, slot: u32) -> Result<(), GrantError> {
-        let slots = self.words.slots();
+        let slots = self.slots;
         if slot < slots { Ok(()) } else { Err(GrantError::NoSlot { slot, slots }) }
     }
 

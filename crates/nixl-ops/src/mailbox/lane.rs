@@ -95,6 +95,18 @@ fn claim(memory: &SharedMemory, reply: Option<SharedName>) -> Option<Claimed> {
     free.chain(abandoned).find_map(|(index, from)| take(index, *from))
 }
 
+/// Frees the lanes of senders of a process that has ended, for senders that cannot tell its end. Written messages are whole, and stay.
+pub(crate) fn free_lanes_of(memory: &SharedMemory, pid: u32) {
+    for index in 0..Doorbell::LANES {
+        let Some(word) = memory.word(Ring::of_page(index).word(0)) else { return };
+        let claim = word.load(Ordering::Relaxed);
+        // The number is no other process's so soon. Against another claim meanwhile.
+        if claim != 0 && claim & pid_mask() == u64::from(pid) {
+            let _ = word.compare_exchange(claim, 0, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+}
+
 const fn pid_mask() -> u64 {
     (1 << Lane::PID_BITS) - 1
 }

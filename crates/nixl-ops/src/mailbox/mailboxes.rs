@@ -1,15 +1,17 @@
 //! The open mailboxes of a connection.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use nixl_descriptor::SharedName;
 use nixl_device::locks::lock;
 use nixl_metadata::{RdmaMetadata, SlotAddress};
 
 use super::open::Mailbox;
-use crate::RecentMap;
 use crate::slots::{OfferPage, RemoteSlots, page_of};
+use crate::{PeerId, RecentMap};
+
+type OnIntroduced = Box<dyn Fn(&PeerId, u32) + Send + Sync>;
 
 /// The mailboxes of peers on this host, and this connection's own, for their answers.
 pub struct Mailboxes {
@@ -17,6 +19,7 @@ pub struct Mailboxes {
     page: Arc<OfferPage>,
     /// The pages of agents' messages.
     by_agent: Mutex<RecentMap<Box<str>, SharedName>>,
+    on_introduced: OnceLock<OnIntroduced>,
 }
 
 impl Mailboxes {
@@ -24,7 +27,8 @@ impl Mailboxes {
     const AGENTS: usize = 1024;
 
     pub(crate) fn new(slots: Arc<RemoteSlots>, page: Arc<OfferPage>) -> Self {
-        Self { slots, page, by_agent: Mutex::new(RecentMap::new(Self::AGENTS)) }
+        let by_agent = Mutex::new(RecentMap::new(Self::AGENTS));
+        Self { slots, page, by_agent, on_introduced: OnceLock::new() }
     }
 
     /// The mailbox of an offer's owner, once the offer's slot was [looked up](RemoteSlots::open).
@@ -35,6 +39,22 @@ impl Mailboxes {
     /// The last page that an agent's messages named.
     pub fn page_of(&self, agent: &str) -> Option<SharedName> {
         self.lock().get(agent).copied()
+    }
+
+    /// Sets what is called with an agent that its own message has [introduced](Self::introduced), and with its process. Only the first
+    /// call counts.
+    pub fn set_on_introduced(&self, on_introduced: impl Fn(&PeerId, u32) + Send + Sync + 'static) {
+        let _ = self.on_introduced.set(Box::new(on_introduced));
+    }
+
+    /// An agent was connected by its own message. If its messages named a page that is there, of this PID namespace, that is its
+    /// process's. Makes some calls of the system's.
+    pub fn introduced(&self, agent: &PeerId) {
+        let page = self.page_of(agent.as_str());
+        let page = page.filter(|page| !page.is_by_rendezvous() && page.is_there());
+        if let (Some(page), Some(on_introduced)) = (page, self.on_introduced.get()) {
+            on_introduced(agent, page.pid);
+        }
     }
 
     /// *Blocking.* Maps a page, unless tried before.
@@ -54,6 +74,11 @@ impl Mailboxes {
         }
         let reached = self.slots.reached(page)?;
         Mailbox::new(reached, self.page.or_make().map(|memory| memory.name()))
+    }
+
+    /// Forgets the page of an agent that has ended.
+    pub(crate) fn forget(&self, agent: &str) {
+        self.lock().remove(agent);
     }
 
     /// Records the page for answers to an agent. The first page of an agent is kept while it exists, so a forged message does

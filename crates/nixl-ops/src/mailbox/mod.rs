@@ -19,7 +19,7 @@ mod ring;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-pub(crate) use lane::{Inbox, Lane, MailboxMessage};
+pub(crate) use lane::{Inbox, Lane, MailboxMessage, free_lanes_of};
 pub use mailboxes::Mailboxes;
 pub use open::Mailbox;
 pub(crate) use open::Reached;

@@ -58,6 +58,16 @@ impl Mailbox {
                 reason: SharedError::text(reason),
             }));
         }
+        self.post_fitting(peer, from, payload)
+    }
+
+    /// As [`post`](Self::post), of a message that [fits](Self::fits).
+    pub(crate) fn post_fitting(
+        &self,
+        peer: &PeerId,
+        from: &str,
+        payload: &[u8],
+    ) -> Poll<Result<(), TransportError>> {
         let posted = self.with(|lane, memory| lane.post(memory, from, payload));
         // Checked last: the owner wakes meanwhile.
         let is_gone = match &self.0 {

@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use nixl_descriptor::{SharedMemory, SharedName};
@@ -12,7 +12,7 @@ use nixl_metadata::SlotAddress;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::lane::{Inbox, Lane};
+use super::lane::{Inbox, Lane, free_lanes_of};
 use super::ring::Ring;
 use super::{Mailbox, Mailboxes};
 use crate::slots::{OfferPage, RemoteSlots};
@@ -259,4 +259,44 @@ fn a_page_without_a_mailbox_has_none() {
     let name: SharedName = old.name();
     mailboxes.open(&name);
     assert!(mailboxes.get(&name).is_none());
+}
+
+#[test]
+fn the_lanes_of_a_process_that_has_ended_are_free() {
+    let (memory, pid) = (page(), std::process::id());
+    let lanes: Vec<_> = (0..Doorbell::LANES).map(|_| claimed(&memory)).collect();
+    assert!(lanes[0].post(&memory, "agent", b"last").is_some());
+    assert!(!Lane::default().claim(&memory, None));
+    free_lanes_of(&memory, pid ^ 1);
+    assert!(!Lane::default().claim(&memory, None));
+    free_lanes_of(&memory, pid);
+    assert!(Lane::default().claim(&memory, None));
+    let letter = ("agent".to_owned(), b"last".to_vec());
+    assert_eq!(taken(&mut Inbox::default(), &memory), [letter], "what was written arrives");
+}
+
+#[test]
+fn the_page_of_an_agent_that_has_ended_is_forgotten() {
+    let (page, memory) = (Arc::<OfferPage>::default(), page());
+    let mailboxes = Mailboxes::new(Arc::<RemoteSlots>::default(), page);
+    mailboxes.note("agent", memory.name());
+    assert_eq!(mailboxes.page_of("agent"), Some(memory.name()));
+    mailboxes.forget("agent");
+    assert_eq!(mailboxes.page_of("agent"), None);
+}
+
+#[test]
+fn an_agent_that_introduces_itself_comes_with_the_process_of_its_page() {
+    let mailboxes = Mailboxes::new(Arc::<RemoteSlots>::default(), Arc::<OfferPage>::default());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&seen);
+    mailboxes.set_on_introduced(move |agent, pid| noted.lock().unwrap().push((agent.clone(), pid)));
+    let (memory, agent) = (page(), PeerId::new("agent"));
+    mailboxes.introduced(&agent);
+    mailboxes.note("agent", memory.name());
+    mailboxes.introduced(&agent);
+    // Its page is gone: the number may be another process's.
+    drop(memory);
+    mailboxes.introduced(&agent);
+    assert_eq!(*seen.lock().unwrap(), [(agent, std::process::id())]);
 }

@@ -12,7 +12,7 @@ use nixl_metadata::{NotificationKey, OperationKind, SharedFile, SlotAddress};
 use super::doorbell::PageDoorbell;
 use super::word::{SlotState, SlotWord};
 use crate::EndedOffer;
-use crate::mailbox::{Inbox, MailboxMessage};
+use crate::mailbox::{Inbox, MailboxMessage, free_lanes_of};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, SharedMemory, lock};
 
@@ -123,6 +123,13 @@ impl OfferPage {
         let any = inbox.take(memory, receive);
         self.unreadable_messages.store(inbox.garbage(), Ordering::Relaxed);
         any
+    }
+
+    /// Frees the mailbox's lanes of a process that has ended.
+    pub(crate) fn free_lanes_of(&self, pid: u32) {
+        if let Some(memory) = self.memory() {
+            free_lanes_of(memory, pid);
+        }
     }
 
     /// Counter of invalid messages in the mailbox's lanes.

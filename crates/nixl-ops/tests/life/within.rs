@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use nixl_ops::{OperationError, OperationOptions};
+use nixl_ops::{Next, OperationError, OperationOptions};
 
 use crate::world::{Engine, Memory, World};
 
@@ -40,6 +40,29 @@ fn it_ends_with_the_deadline() {
     let timed_out = OperationError::TimedOut { after: SECOND };
     assert_eq!(poll(within), Poll::Ready(Err(timed_out)));
     assert_eq!(world.driver.stats().active(), 0);
+}
+
+/// A driver with nothing but waits in hand sleeps until the first deadline, however many they are.
+#[test]
+fn waits_are_looked_at_by_their_deadlines_alone() {
+    let mut world = World::new();
+    let driver = Arc::clone(&world.driver);
+    let mut waits: Vec<_> = (1..=1000)
+        .map(|number| {
+            let options = OperationOptions::new().timeout(SECOND / 4 + SECOND / 4 * number / 1000);
+            Box::pin(driver.with_timeout(options, pending::<()>()))
+        })
+        .collect();
+    assert!(waits.iter_mut().all(|wait| poll(wait.as_mut()).is_pending()));
+    world.reactor.turn();
+    world.clock.advance(SECOND / 8);
+    world.reactor.turn();
+    let Next::Park(Some(until)) = world.reactor.turn() else { panic!("it polls waits") };
+    assert_eq!(until, SECOND / 8 + SECOND / 4 / 1000);
+    world.clock.advance(until);
+    world.reactor.turn();
+    let ended = waits.iter_mut().map(|wait| poll(wait.as_mut())).filter(Poll::is_ready);
+    assert_eq!(ended.count(), 1);
 }
 
 #[test]

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use nixl_descriptor::SharedName;
 use nixl_descriptor::layout::RemoteLayout;
 use nixl_metadata::{ExportMetadata, NotificationKey};
-use nixl_ops::{PathKind, RemoteSlots, foreign_process};
-use tokio::sync::Mutex;
+use nixl_ops::{Mailbox, PathKind, RemoteSlots, foreign_process};
 
 use super::check::Words;
 use super::connected::LastConnection;
+use super::notifications::NotificationNumbers;
 use super::prefault::Prefaulting;
 use super::ready::ReadyLayers;
 use super::waits::WatchedGrants;
@@ -127,8 +126,8 @@ impl Connector {
             prefaulted: 0,
             peer: None,
             reader: uuid::Uuid::new_v4().into_bytes(),
-            notified: Mutex::default(),
-            page: None,
+            notified: NotificationNumbers::default(),
+            mailbox: None,
             prepared: Arc::default(),
             ready: ReadyLayers::default(),
             watched: WatchedGrants::default(),
@@ -141,7 +140,7 @@ impl Connector {
             return Ok((imported, Vec::new()));
         }
         if let Words::Mapped(_) = &imported.words {
-            imported.page = self.page_of(metadata).await?;
+            imported.mailbox = self.mailbox_of(metadata).await?;
         }
         let mut mapped = Vec::new();
         for layout in 0..imported.layouts.len() {
@@ -156,11 +155,11 @@ impl Connector {
         Ok((imported, mapped))
     }
 
-    /// The page of the owner, which is on this host, if its mailbox takes messages.
-    async fn page_of(
+    /// The mailbox of the owner, which is on this host, if it takes messages.
+    async fn mailbox_of(
         &self,
         metadata: &ExportMetadata,
-    ) -> Result<Option<SharedName>, ConnectorError> {
+    ) -> Result<Option<Mailbox>, ConnectorError> {
         // Later protocols of the page may have another mailbox.
         let is_known = metadata.peer().versions().doorbell() <= RemoteSlots::VERSION;
         let Some(file) = metadata.claims().filter(|_| is_known) else { return Ok(None) };
@@ -170,7 +169,7 @@ impl Connector {
         if !notes_owner(&page, foreign) {
             return Ok(None);
         }
-        Ok(self.connection().mailbox(&page).await?.map(|_| page))
+        self.connection().mailbox(&page).await
     }
 
     /// Has pages of a layout mapped.

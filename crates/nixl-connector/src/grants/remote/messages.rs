@@ -1,7 +1,7 @@
 //! Messages about grants: the reader is done, or requests more time.
 
 use nixl_metadata::{Rights, Ticket};
-use nixl_ops::{GrantMessage, GrantMessageKind, Mailbox};
+use nixl_ops::{GrantMessage, GrantMessageKind};
 
 use super::check::Words;
 use super::{Imported, RemoteExport};
@@ -9,19 +9,6 @@ use crate::ConnectorError;
 use crate::connector::token_of_ticket;
 use crate::grants::error::TicketError;
 use crate::grants::write::key_of;
-
-impl Imported {
-    /// Where this import's messages go, if not through the engine.
-    pub(super) async fn mailbox(&self) -> Result<Option<Mailbox>, ConnectorError> {
-        let Some(page) = &self.page else { return Ok(None) };
-        let connector = &self.connector;
-        // All messages but the first: nothing is waited for, and no timer is needed.
-        if let Some(mailbox) = connector.connection().opened_mailbox(page) {
-            return Ok(Some(mailbox));
-        }
-        connector.within_timeout(connector.connection().mailbox(page)).await
-    }
-}
 
 impl RemoteExport {
     /// Tells the owner that this import is done with a ticket: its grant ends once all its readers have said so, and its memory may
@@ -85,7 +72,7 @@ impl RemoteExport {
             (_, Some(peer)) => {
                 let key = key_of(ticket.token())?;
                 let token = token_of_ticket(&key).get();
-                let to = (peer, self.0.mailbox().await?);
+                let to = (peer, self.0.mailbox.clone());
                 let options = connector.default_options();
                 let driver = connector.connection().driver();
                 Ok(driver.ask_to_renew_offer((&key, token), to, options).await?)
@@ -110,7 +97,7 @@ impl RemoteExport {
             },
             (_, None) => Ok(()),
             (_, Some(peer)) => {
-                let to = (peer, self.0.mailbox().await?);
+                let to = (peer, self.0.mailbox.clone());
                 let driver = connector.connection().driver();
                 let options = connector.default_options();
                 Ok(driver.send_grant_message(&message, to, options).await?)

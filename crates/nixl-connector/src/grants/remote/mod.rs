@@ -23,17 +23,17 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use nixl_descriptor::DescriptorList;
 use nixl_descriptor::layout::RemoteLayout;
 use nixl_descriptor::tensor::TensorLayout;
-use nixl_descriptor::{DescriptorList, SharedName};
 use nixl_device::LeakInChild;
 use nixl_metadata::{ExportMetadata, NotificationKey};
-use nixl_ops::{OperationOptions, PathReport, PeerId};
-use tokio::sync::Mutex;
+use nixl_ops::{Mailbox, OperationOptions, PathReport, PeerId};
 
 use self::check::Words;
 use self::connected::LastConnection;
 pub use self::import::ImportOptions;
+use self::notifications::NotificationNumbers;
 pub use self::options::BlockTransferOptions;
 use self::prepared::PreparedBlocks;
 use self::ready::ReadyLayers;
@@ -78,10 +78,9 @@ struct Imported {
     peer: Option<PeerId>,
     /// Identifies this import to the owner.
     reader: [u8; 16],
-    /// The number of the last notification.
-    notified: Mutex<u64>,
-    /// The owner's page, if its mailbox takes this import's messages.
-    page: Option<SharedName>,
+    notified: NotificationNumbers,
+    /// The owner's mailbox, if this import's messages do not go through the engine.
+    mailbox: Option<Mailbox>,
     prepared: Arc<PreparedBlocks>,
     ready: ReadyLayers,
     /// The grants whose layers are waited for.

@@ -1,12 +1,58 @@
 //! The sending of notifications to an export's owner.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+
 use nixl_metadata::MessageVersions;
-use nixl_ops::{Completion, Driver, ExportNotification, NotificationSender};
+use nixl_ops::{
+    Completion, Driver, ExportNotification, NotificationSender, OperationError, OperationOptions,
+};
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::RemoteExport;
 use super::check::Words;
 use crate::ConnectorError;
 use crate::grants::error::BlockReadError;
+
+/// The numbers of an import's notifications, and the turns of their senders.
+#[derive(Default)]
+pub(super) struct NotificationNumbers {
+    /// The last one.
+    last: Mutex<u64>,
+    /// Notifications that were given up before they had one.
+    given_up: AtomicU64,
+}
+
+impl NotificationNumbers {
+    /// The turn of a notification, which keeps later ones back, with its number in it; and the options with the remaining time.
+    /// Its place is that of the first poll. One that is given up counts as lost.
+    async fn next(
+        &self,
+        driver: &Driver,
+        options: OperationOptions,
+    ) -> Result<(MutexGuard<'_, u64>, OperationOptions), OperationError> {
+        let waiting = GivenUp(&self.given_up);
+        let mut turn = pin!(self.last.lock());
+        let (mut last, options) = match poll_fn(|cx| Poll::Ready(turn.as_mut().poll(cx))).await {
+            Poll::Ready(last) => (last, options),
+            Poll::Pending => driver.with_timeout(options, turn).await?,
+        };
+        std::mem::forget(waiting);
+        *last += 1 + self.given_up.swap(0, Ordering::Relaxed);
+        Ok((last, options))
+    }
+}
+
+/// Counts a notification that is given up.
+struct GivenUp<'a>(&'a AtomicU64);
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 impl RemoteExport {
     /// The longest payload of a notification, in bytes.
@@ -23,14 +69,15 @@ impl RemoteExport {
     ///
     /// [`ConnectorError::NotificationTooLarge`] beyond 4 KiB, and [`ConnectorError::NoNotifications`] if the owner runs a release
     /// without them: nothing is sent. Or the owner cannot be reached, or takes no message from a mailbox of this host that is full
-    /// for the [default time](crate::ConnectorBuilder::timeout): the message counts as lost.
+    /// for the [default time](crate::ConnectorBuilder::timeout), which includes the wait for earlier ones: the message counts as lost.
     pub async fn notify(&self, payload: &[u8]) -> Result<(), ConnectorError> {
         self.refuse_notification(payload)?;
         let import = &*self.0;
         let (export, peer) = (import.metadata.export().value(), &import.peer);
-        // Until it is sent: a later one must not overtake it.
-        let mut last = import.notified.lock().await;
-        *last += 1;
+        let driver = import.connector.connection().driver();
+        let options = import.connector.default_options();
+        // Held until it is sent: a later one must not overtake it.
+        let (last, options) = import.notified.next(driver, options).await?;
         match (&import.words, peer) {
             (Words::Own(own), _) => {
                 let sender = NotificationSender::new(import.connector.name(), import.reader);
@@ -39,10 +86,7 @@ impl RemoteExport {
             }
             (_, None) => Ok(()),
             (_, Some(peer)) => {
-                let (connector, message) = (&import.connector, (*last, payload));
-                let to = (peer, import.mailbox().await?);
-                let driver = connector.connection().driver();
-                let options = connector.default_options();
+                let (message, to) = ((*last, payload), (peer, import.mailbox.clone()));
                 Ok(driver.notify_export(export, import.reader, message, to, options).await?)
             }
         }
@@ -95,4 +139,34 @@ impl RemoteExport {
 
 fn knows_notifications(versions: MessageVersions) -> bool {
     versions.claims() >= Driver::NOTIFICATIONS_SINCE
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use nixl_ops::{DriverConfig, SystemClock};
+
+    use super::*;
+
+    /// As behind an owner that takes nothing, while the first one waits for it.
+    #[tokio::test]
+    async fn each_notification_waits_for_those_before_it_until_its_own_deadline() {
+        const AFTER: Duration = Duration::from_millis(2);
+        let clock = Arc::new(SystemClock::new());
+        let driver = Driver::spawn_local(clock, DriverConfig::default()).unwrap();
+        let numbers = NotificationNumbers::default();
+        let (first, _) = numbers.next(&driver, OperationOptions::new()).await.unwrap();
+        assert_eq!(*first, 1);
+        let options = OperationOptions::new().timeout(AFTER);
+        for _ in 0..8 {
+            let waiting = tokio::time::timeout(AFTER * 5000, numbers.next(&driver, options));
+            let waited = waiting.await.expect("it ends").map(drop);
+            assert_eq!(waited, Err(OperationError::TimedOut { after: AFTER }));
+        }
+        drop(first);
+        let (next, _) = numbers.next(&driver, options).await.unwrap();
+        assert_eq!(*next, 10, "the receiver finds that eight are lost");
+    }
 }

@@ -183,7 +183,7 @@ impl RemoteExport {
         if metadata.peer().versions().claims() < Driver::LAYER_WAITS_SINCE {
             return Ok(());
         }
-        let (connection, mailbox) = (connector.connection(), self.0.mailbox().await?);
+        let (connection, mailbox) = (connector.connection(), self.0.mailbox.clone());
         let agent = match &mailbox {
             Some(_) => None,
             None => Some(connection.local_metadata().await?),

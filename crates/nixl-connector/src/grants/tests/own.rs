@@ -1,6 +1,10 @@
 //! Readers in the owner's process, and exports that follow one another.
 
+use std::collections::HashSet;
+use std::num::NonZeroU32;
+
 use super::*;
+use crate::ExportOptions;
 use crate::grants::described::describe;
 
 /// A ticket that keeps what names its grant, of other blocks.
@@ -85,4 +89,28 @@ async fn exports_that_follow_one_another_use_the_same_words() {
         let old = std::mem::replace(&mut world.export, beside);
         old.close(Duration::ZERO).await;
     }
+}
+
+/// Each set of words is a file and two mappings.
+#[tokio::test]
+async fn exports_of_many_sizes_use_few_words() {
+    let world = World::new().await;
+    let mut files = HashSet::new();
+    for slots in 1..=200u32 {
+        let options = ExportOptions::new().slots(NonZeroU32::new(slots).unwrap());
+        let (layout, _) = per_layer();
+        let export = world.owner.export_with([("full", layout)], options).await.unwrap();
+        files.insert(export.metadata().words().address);
+        // It has as many grants as it says, however much room the words have.
+        let grant = |block| export.grant(0, &[block], GrantOptions::new());
+        let granted: Vec<_> = (0..BLOCKS.min(slots as usize)).map(|at| grant(at as u32)).collect();
+        assert!(granted.iter().all(Result::is_ok));
+        if (slots as usize) < BLOCKS {
+            let error = grant(slots).unwrap_err();
+            assert!(error.to_string().contains(&format!("{slots} ")), "{error}");
+        }
+        drop(granted);
+        export.close(Duration::ZERO).await;
+    }
+    assert!(files.len() <= 9, "{}", files.len());
 }

@@ -154,17 +154,20 @@ impl Queue {
 
     /// Notes the waker, if there is one.
     pub(super) fn poll_next(&self, entry: &Arc<Entry>, to_wake: Option<&Waker>) -> Poll<Next> {
+        // Dropped after the locks: wakers are an executor's code, which may come back here.
+        let mut foreign: (Option<Waker>, Vec<Arc<Entry>>) = Default::default();
         let mut state = self.lock();
         match &mut *entry.lock() {
             Stage::Answered(answer) => return Poll::Ready(Next::Answered(answer.clone())),
             // Woken when it is answered, or when a request has ended.
             Stage::Waiting(waker) if state.in_flight => {
-                *waker = to_wake.cloned();
+                foreign.0 = mem::replace(waker, to_wake.cloned());
                 return Poll::Pending;
             }
             Stage::Waiting(_) => {}
         }
         let Some(room) = state.free.pop() else { return Poll::Ready(Next::NoRoom) };
+        foreign.1 = state.take_dropped();
         let batch = state.batch();
         state.in_flight = true;
         #[cfg(test)]
@@ -191,10 +194,13 @@ impl Queue {
 }
 
 impl State {
+    /// Takes the reads that were dropped meanwhile, which are known here alone.
+    fn take_dropped(&mut self) -> Vec<Arc<Entry>> {
+        self.wanted.extract_if(.., |entry| Arc::strong_count(entry) == 1).collect()
+    }
+
     /// Takes those that one request serves.
     fn batch(&mut self) -> Batch {
-        // Those that were dropped meanwhile are known here alone.
-        self.wanted.retain(|entry| Arc::strong_count(entry) > 1);
         let window = self.wanted.first().map(|entry| entry.slot / WINDOW);
         if let Some(window) = window
             && self.wanted.iter().all(|entry| entry.slot / WINDOW == window)
@@ -232,5 +238,52 @@ impl State {
             *place = runs.add(slot);
         }
         (places, runs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use nixl_ops::SystemClock;
+
+    use super::*;
+    use crate::Connector;
+    use crate::simulated::Fabric;
+
+    /// A waker whose drop looks at the queue.
+    struct Looks(Arc<Queue>, Arc<AtomicUsize>);
+
+    impl Wake for Looks {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    impl Drop for Looks {
+        fn drop(&mut self) {
+            // A second lock of a thread would wait for ever.
+            assert!(self.0.state.try_lock().is_ok());
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn wakers_are_dropped_without_the_lock() {
+        let fabric = Fabric::new(Arc::new(SystemClock::new()));
+        let connector = Connector::builder().transport(fabric.transport("a")).build().await;
+        let room = Room::new(&connector.unwrap()).await.unwrap();
+        let (queue, drops) = (Arc::new(Queue::default()), Arc::new(AtomicUsize::new(0)));
+        let looks = || Waker::from(Arc::new(Looks(Arc::clone(&queue), Arc::clone(&drops))));
+        queue.lock().in_flight = true;
+        let (first, second) = (queue.join(1), queue.join(2));
+        for entry in [&first, &first, &second] {
+            assert!(queue.poll_next(entry, Some(&looks())).is_pending());
+        }
+        assert_eq!(drops.load(Ordering::Relaxed), 1, "of the waker that was replaced");
+        drop(second);
+        queue.lock().free.push(room);
+        queue.ended(None, Vec::new());
+        assert!(matches!(queue.poll_next(&first, None), Poll::Ready(Next::Post(..))));
+        assert_eq!(drops.load(Ordering::Relaxed), 3, "of a read that was dropped, too");
     }
 }

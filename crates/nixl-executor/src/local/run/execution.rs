@@ -79,7 +79,7 @@ impl InlineCopy {
 /// Worker threads of an executor.
 #[derive(Clone)]
 pub(crate) struct CopyWorkers {
-    pool: Arc<CopyPool>,
+    pub(super) pool: Arc<CopyPool>,
     rings: Arc<RingDriver>,
 }
 
@@ -119,10 +119,9 @@ enum State {
 }
 
 impl PlanExecution {
-    /// Host copies up to this many bytes are done in the first poll, which takes 13 us if they are in a cache and 55 us if
-    /// not. Two threads were no faster up to this (16 and 36 to 69 us), and slower if they had to be woken (51 to 94 us); from
-    /// 1 MiB on they are.
-    const INLINE: u64 = 512 * 1024;
+    /// Host copies up to this many bytes are done in the first poll: 50 us at 5 GB/s, which one core reaches also for memory that
+    /// is in no cache. Longer ones leave an async thread to its other tasks.
+    pub(super) const INLINE: u64 = 256 * 1024;
     /// Work with an estimate within this time has no wake-up callback, whose thread contends with the polling thread and costs
     /// it 15 to 20 us: waiters wake shortly before the estimated end and poll closely, and the driver detects a late end within
     /// a sixteenth of the time waited. Longer estimates may be off by more than that, so a callback reports the end at once.

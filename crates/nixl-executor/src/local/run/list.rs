@@ -9,6 +9,7 @@ use nixl_descriptor::Dependency;
 use nixl_ops::{Execution, PathReport, TransportError};
 
 use super::execution::{CopyWorkers, InlineCopy, PlanExecution};
+use super::host_list::HostList;
 use crate::local::gpu::gpu_backend::GpuBackend;
 use crate::local::plan::block_copy::{BlockCopy, CopyOp};
 use crate::local::plan::boundaries::AllocationBoundaries;
@@ -25,8 +26,8 @@ pub(crate) struct CopyContext {
     pub(crate) waker: Waker,
 }
 
-/// Copies of any lengths between two kinds of memory, grouped by length. Made for memory that meets the contract of
-/// [`PlanExecution`].
+/// Copies of any lengths between two kinds of memory: of the host as one list, otherwise grouped by length. Made for memory that meets the
+/// contract of [`PlanExecution`].
 pub(crate) struct ListCopy {
     left: Left,
     report: PathReport,
@@ -37,6 +38,7 @@ pub(crate) struct ListCopy {
 /// The copies that have not ended.
 enum Left {
     Inline(Option<InlineCopy>),
+    Host(HostList),
     Planned(VecDeque<PlanExecution>),
 }
 
@@ -76,7 +78,15 @@ impl ListCopy {
             PlanExecution::report,
         );
         let report = report.of_copies(ops.iter().map(|op| op.len).sum(), ops.len());
-        Ok(Self { left: Left::Planned(left), report, expected: Some(expected), steps: 0 })
+        let is_host = kinds.0.is_host() && kinds.1.is_host();
+        let left = match is_host {
+            true => {
+                let (threads, waker) = (context.threads.clone(), context.waker.clone());
+                Left::Host(HostList::new(ops, threads, waker, pending))
+            }
+            false => Left::Planned(left),
+        };
+        Ok(Self { left, report, expected: Some(expected), steps: 0 })
     }
 }
 
@@ -89,6 +99,11 @@ impl Execution for ListCopy {
                     self.steps = 1;
                 }
                 return Poll::Ready(Ok(()));
+            }
+            Left::Host(copies) => {
+                let copied = copies.poll();
+                self.steps = copied.is_ready().into();
+                return copied;
             }
             Left::Planned(left) => left,
         };
@@ -111,6 +126,7 @@ impl Execution for ListCopy {
     fn abandon(&mut self) -> bool {
         match &mut self.left {
             Left::Inline(_) => true,
+            Left::Host(copies) => copies.abandon(),
             Left::Planned(left) => {
                 // Only the first has begun.
                 left.truncate(1);
@@ -149,6 +165,16 @@ mod tests {
     use super::*;
     use crate::local::{GpuCapabilities, SimulatedGpus};
 
+    fn context() -> CopyContext {
+        let clock: Arc<dyn nixl_ops::Clock> = Arc::new(SystemClock::new());
+        CopyContext {
+            gpus: Arc::new(SimulatedGpus::new(GpuCapabilities::new(1)).unwrap()),
+            threads: CopyWorkers::new(&clock).unwrap(),
+            costs: Costs::default(),
+            waker: Waker::noop().clone(),
+        }
+    }
+
     fn run(copy: &mut impl Execution) {
         let mut cx = Context::from_waker(Waker::noop());
         while copy.poll(&mut cx).map(Result::unwrap).is_pending() {
@@ -158,16 +184,10 @@ mod tests {
 
     #[test]
     fn a_copy_without_a_plan_is_reported_as_one_with_a_plan() {
-        let clock: Arc<dyn nixl_ops::Clock> = Arc::new(SystemClock::new());
-        let context = CopyContext {
-            gpus: Arc::new(SimulatedGpus::new(GpuCapabilities::new(1)).unwrap()),
-            threads: CopyWorkers::new(&clock).unwrap(),
-            costs: Costs::default(),
-            waker: Waker::noop().clone(),
-        };
+        let context = context();
         let kinds = (MemoryKind::Pageable, MemoryKind::Pinned);
         for (len, is_inline) in
-            [(1, true), (4096, true), (512 << 10, true), ((512 << 10) + 1, false)]
+            [(1, true), (4096, true), (256 << 10, true), ((256 << 10) + 1, false)]
         {
             let src: Vec<u8> = (0..len).map(|at| (at >> 3) as u8).collect();
             let mut dst = vec![0; len];
@@ -180,7 +200,7 @@ mod tests {
             let mut copy = list(&StrategyPolicy::Auto);
             let mut planned = list(&StrategyPolicy::Forbid(Vec::new()));
             assert_eq!(matches!(copy.left, Left::Inline(_)), is_inline, "{len}");
-            assert!(matches!(planned.left, Left::Planned(_)));
+            assert!(matches!(planned.left, Left::Host(_)));
             // Strategies that need a GPU are rejected by the plan alone; an operation's report names paths instead.
             let report = |copy: &ListCopy| copy.report().rejecting([]);
             assert_eq!(report(&copy), report(&planned));
@@ -191,6 +211,33 @@ mod tests {
             assert_eq!((copy.steps(), copy.abandon()), (planned.steps(), planned.abandon()));
             assert_eq!(report(&copy), report(&planned));
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "takes an interpreter many minutes")]
+    fn a_list_of_many_lengths_is_not_copied_by_its_poller() {
+        let context = context();
+        let src: Vec<Vec<u8>> = (0..64).map(|at| vec![at; (100 << 10) + usize::from(at)]).collect();
+        let mut dst: Vec<Vec<u8>> = src.iter().map(|src| vec![0; src.len()]).collect();
+        let ops: Vec<CopyOp> = src
+            .iter()
+            .zip(&mut dst)
+            .map(|(src, dst)| CopyOp {
+                src: src.as_ptr() as u64,
+                dst: dst.as_mut_ptr() as u64,
+                len: src.len() as u64,
+            })
+            .collect();
+        let (boundaries, kinds) =
+            (AllocationBoundaries::default(), (MemoryKind::Pageable, MemoryKind::Pageable));
+        let policy = StrategyPolicy::Auto;
+        let mut copy =
+            ListCopy::new((&ops, &boundaries), kinds, &policy, None, &[], &context).unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(copy.poll(&mut cx).is_pending() && !copy.abandon());
+        run(&mut copy);
+        assert!(src == dst);
+        assert!(copy.abandon());
     }
 
     #[test]

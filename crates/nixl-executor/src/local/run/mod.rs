@@ -3,6 +3,7 @@
 pub(crate) mod block_plan;
 pub(crate) mod execution;
 pub(crate) mod groups;
+mod host_list;
 mod list;
 mod packed;
 mod ring;

@@ -71,7 +71,9 @@ impl ImportCache {
                 Arc::new(Mapped { buffer, _allowance: allowance })
             }
         };
-        if process.as_ref().is_some_and(|process| process.process().has_ended()) {
+        let watched = process.clone();
+        let ended = || watched.as_ref().is_some_and(|process| process.process().has_ended());
+        if ended() {
             return Err(ImportError::Absent);
         }
         let owner = Arc::new(Owner {
@@ -84,6 +86,11 @@ impl ImportCache {
         let closed = self.lock().insert(owner, Arc::clone(&memory), self.limits.pieces);
         // Closing is a call of the driver or the system: not under the lock.
         drop(closed);
+        // Its end may have been dealt with before the memory was here.
+        if ended() {
+            self.close_of_ended();
+            return Err(ImportError::Absent);
+        }
         self.refused.forget(memory_key);
         Ok(memory)
     }

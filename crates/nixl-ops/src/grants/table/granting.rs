@@ -160,7 +160,7 @@ impl GrantTable {
         if state.closed {
             return Err(GrantError::Closed);
         }
-        let slots = self.words.slots();
+        let slots = self.slots;
         if state.free.is_empty() && state.slots.len() >= slots as usize {
             return Err(GrantError::Full { slots });
         }

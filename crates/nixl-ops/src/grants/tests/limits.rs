@@ -8,7 +8,9 @@ use nixl_descriptor::{AccessError, LeaseMode, PublishedWords};
 use super::{contiguous, key, per_layer, slots, table};
 use crate::ManualClock;
 use crate::grants::words::{EXPORT, LAYERS, place};
-use crate::grants::{GrantError, GrantTable, GrantTerms, GrantWords, StaleRead, WordCheck};
+use crate::grants::{
+    GrantError, GrantTable, GrantTableOptions, GrantTerms, GrantWords, StaleRead, WordCheck,
+};
 
 /// A number for each `n` that looks like chance.
 fn scattered(n: u64, below: u32) -> u32 {
@@ -150,7 +152,8 @@ fn words_are_used_again_and_their_values_are_not() {
     let spent = first.close().unwrap();
     assert!(first.close().is_none());
     assert_eq!((spent.slots(), words.load(EXPORT)), (4, Some(0)));
-    let second = GrantTable::with_words(&[layout], spent, clock).unwrap();
+    let options = GrantTableOptions::default();
+    let second = GrantTable::with_words(&[layout], spent, options, clock).unwrap();
     second.open(8);
     for block in 0..4 {
         let again = second.grant(&GrantTerms::new(0), &[block]).unwrap();
