@@ -17,6 +17,8 @@ mod loom_model;
 mod page;
 mod recent;
 mod remote;
+mod remote_page;
+mod remote_slot;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod word;
@@ -28,5 +30,7 @@ pub use page::OfferSlot;
 pub(crate) use page::ring;
 pub(crate) use page::{OfferPage, Revocation, SlotEvent, take_bits};
 pub use recent::RecentCheck;
-pub use remote::{FoundSlot, RemoteSlot, RemoteSlots};
-pub(crate) use remote::{MappedPage, OwnPage, page_of};
+pub(crate) use remote::page_of;
+pub use remote::{FoundSlot, RemoteSlots};
+pub(crate) use remote_page::{MappedPage, OwnPage};
+pub use remote_slot::RemoteSlot;

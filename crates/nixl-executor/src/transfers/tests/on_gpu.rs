@@ -217,7 +217,7 @@ fn export(scene: &mut Scene) -> (SessionId, Vec<ReadyChunk>) {
 }
 
 #[test]
-fn a_slot_that_is_exported_comes_back_by_the_peers_word_alone() {
+fn a_slot_that_is_exported_comes_back_by_the_peers_message_alone() {
     let mut scene = Scene::new(OperationKind::Write, Messages::ByEngine);
     let (id, exported) = export(&mut scene);
     scene.active.cancel();
