@@ -97,7 +97,7 @@ fn claim(memory: &SharedMemory, reply: Option<SharedName>) -> Option<Claimed> {
 
 /// Frees the lanes of senders of a process that has ended, for senders that cannot tell its end. Written messages are whole, and stay.
 pub(crate) fn free_lanes_of(memory: &SharedMemory, pid: u32) {
-    for index in 0..Doorbell::LANES {
+    for index in 0..SlotAddress::LANES {
         let Some(word) = memory.word(Ring::of_page(index).word(0)) else { return };
         let claim = word.load(Ordering::Relaxed);
         // The number is no other process's so soon. Against another claim meanwhile.

@@ -264,7 +264,7 @@ fn a_page_without_a_mailbox_has_none() {
 #[test]
 fn the_lanes_of_a_process_that_has_ended_are_free() {
     let (memory, pid) = (page(), std::process::id());
-    let lanes: Vec<_> = (0..Doorbell::LANES).map(|_| claimed(&memory)).collect();
+    let lanes: Vec<_> = (0..SlotAddress::LANES).map(|_| claimed(&memory)).collect();
     assert!(lanes[0].post(&memory, "agent", b"last").is_some());
     assert!(!Lane::default().claim(&memory, None));
     free_lanes_of(&memory, pid ^ 1);
