@@ -342,9 +342,13 @@ async fn gpu_memory_without_a_handle_on_both_sides_bounces_on_a_gpu() {
             assert!(shown.contains("kind: Pool") && shown.contains("ipc: false"), "{shown}");
         }
     }
+    // The other side's last session may end after the operation.
+    while world.paths.staging_stats().sessions() > 0 {
+        tokio::task::yield_now().await;
+    }
     let stats = world.paths.staging_stats();
     assert_eq!((stats.on_gpus().gpu_bytes(), stats.on_gpus().free()), (2 * 4096, 2));
-    assert_eq!((stats.sessions(), world.paths.peer_stats().imports()), (0, 2));
+    assert_eq!(world.paths.peer_stats().imports(), 2);
 }
 
 /// Blocks of a cache are many and short: a kernel gathers a chunk of them and another scatters it.
