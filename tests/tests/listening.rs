@@ -9,6 +9,7 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use nixl_connector::nixl::NixlOptions;
@@ -69,6 +70,26 @@ fn a_stranger_that_sends_to_ucxs_unix_sockets_ends_nothing() {
             }
             within(LIMIT, read(By::Engine, &connectors));
         }
+    });
+}
+
+/// UCX opens its sockets so that programs get them.
+#[test]
+fn programs_that_this_process_starts_get_none_of_ucxs_sockets() {
+    alone("programs_that_this_process_starts_get_none_of_ucxs_sockets", &[], || {
+        let (tcp, unix) = (listening(), unix_sockets());
+        let connectors = within(LIMIT, pair(By::Engine.builder(), By::Engine.builder()));
+        let opened = listening().difference(&tcp).map(u64::to_string).collect::<Vec<_>>();
+        let unix: Vec<_> = unix_sockets().difference(&unix).cloned().collect();
+        assert!(!opened.is_empty() && !unix.is_empty());
+        let child = Command::new("ls").args(["-l", "/proc/self/fd"]).output().unwrap();
+        let files = String::from_utf8(child.stdout).unwrap();
+        for inode in
+            opened.iter().map(String::as_str).chain(unix.iter().map(|socket| socket.field(6)))
+        {
+            assert!(!files.contains(&format!("socket:[{inode}]")), "{files}");
+        }
+        drop(connectors);
     });
 }
 

@@ -15,8 +15,8 @@ use std::time::Duration;
 use nixl_connector::nixl::NixlLibrary;
 use nixl_descriptor::Region;
 use nixl_tests::{
-    By, Peer, PeerError, alone, crc32, handlers_of_signals, install_handlers, pattern, skip,
-    within, without_standard_streams,
+    By, Peer, PeerError, Refused, alone, crc32, handlers_of_signals, install_handlers, pattern,
+    refuse, refusing, skip, within, without_standard_streams,
 };
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
@@ -280,21 +280,152 @@ fn no_proc_at_all() {
     }
 }
 
+/// Whether the kernel has filters of system calls for this process.
+fn has_filters(name: &str) -> bool {
+    let has = refusing(&mut Command::new("true"), &[], libc::EPERM).status().is_ok();
+    if !has {
+        skip("filters of system calls", name);
+    }
+    has
+}
+
+const REFUSALS: [i32; 2] = [libc::EPERM, libc::ENOSYS];
+
+/// Processes to which these calls are refused get on with each other, and with one that has them.
+fn get_on_without(name: &str, calls: &[Refused]) {
+    if !has_filters(name) {
+        return;
+    }
+    let mut free = start(&mut Command::new(PEER)).unwrap();
+    for errno in REFUSALS {
+        let refused = || start(refusing(&mut Command::new(PEER), calls, errno)).unwrap();
+        let (mut one, mut other) = (refused(), refused());
+        get_on(&mut one, &mut other);
+        get_on(&mut one, &mut free);
+        get_on(&mut free, &mut one);
+    }
+}
+
 #[test]
 fn a_kernel_that_refuses_cma() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/without_cma.py");
-    let script = script.to_str().unwrap();
-    let refused = ["python3", script];
-    if !works(&["python3", script, "/bin/env"]) {
-        return skip("Python and seccomp", "a_kernel_that_refuses_cma");
+    const NAME: &str = "a_kernel_that_refuses_cma";
+    let read = Refused(libc::SYS_process_vm_readv, None);
+    let write = Refused(libc::SYS_process_vm_writev, None);
+    for calls in [&[read][..], &[write], &[read, write]] {
+        get_on_without(NAME, calls);
     }
-    let mut one = start(&mut by(&refused)).unwrap();
-    let mut other = start(&mut by(&refused)).unwrap();
+}
+
+#[test]
+fn a_kernel_that_refuses_system_vs_memory() {
+    for call in [libc::SYS_shmget, libc::SYS_shmat] {
+        get_on_without("a_kernel_that_refuses_system_vs_memory", &[Refused(call, None)]);
+    }
+}
+
+#[test]
+fn a_kernel_that_tells_no_limits() {
+    get_on_without("a_kernel_that_tells_no_limits", &[Refused(libc::SYS_prlimit64, None)]);
+}
+
+#[test]
+fn a_kernel_that_refuses_random_numbers() {
+    get_on_without("a_kernel_that_refuses_random_numbers", &[Refused(libc::SYS_getrandom, None)]);
+}
+
+#[test]
+fn a_kernel_that_refuses_netlink() {
+    if !has_filters("a_kernel_that_refuses_netlink") {
+        return;
+    }
+    let netlink = Refused(libc::SYS_socket, Some(libc::AF_NETLINK.unsigned_abs()));
+    for errno in REFUSALS {
+        let said = start(refusing(&mut Command::new(PEER), &[netlink], errno)).unwrap_err();
+        assert!(said.contains("refuses to list network interfaces"), "{said}");
+    }
+}
+
+/// The peer's own runtime needs these calls, so the connector is this process's.
+#[test]
+fn a_kernel_that_refuses_to_add_to_an_epoll_set() {
+    refuses_to_start(
+        "a_kernel_that_refuses_to_add_to_an_epoll_set",
+        libc::SYS_epoll_ctl,
+        "epoll_ctl",
+    );
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_kernel_that_refuses_to_wait_for_an_epoll_set() {
+    refuses_to_start(
+        "a_kernel_that_refuses_to_wait_for_an_epoll_set",
+        libc::SYS_epoll_wait,
+        "epoll_wait",
+    );
+}
+
+fn refuses_to_start(name: &str, call: i64, told: &str) {
+    if !has_filters(name) {
+        return;
+    }
+    alone(name, &[], || {
+        refuse(&[Refused(call, None)], libc::EPERM).unwrap();
+        let built = within(Duration::from_secs(60), By::Engine.builder().build());
+        let said = built.unwrap_err().to_string();
+        assert!(said.contains(told), "{said}");
+    });
+}
+
+#[test]
+fn shared_memory_that_cannot_be_written() {
+    for options in ["ro", "nr_inodes=1"] {
+        let setup = format!("mount -t tmpfs -o {options} tmpfs /dev/shm");
+        let Some(machine) = Machine::new(&["--mount"], &setup) else {
+            return skip("permission to mount", "shared_memory_that_cannot_be_written");
+        };
+        let mut one = start(&mut machine.enter(&["--mount"])).unwrap();
+        let mut other = start(&mut machine.enter(&["--mount"])).unwrap();
+        get_on(&mut one, &mut other);
+        let settings = one.ask("settings").unwrap();
+        assert!(settings.contains("UCX_TLS=^posix (chosen here)"), "{settings}");
+    }
+}
+
+#[test]
+fn a_proc_of_processes_alone() {
+    let Some(machine) = Machine::new(&["--mount"], "mount -t proc -o subset=pid proc /proc") else {
+        return skip("permission to mount", "a_proc_of_processes_alone");
+    };
+    let said = start(&mut machine.enter(&["--mount"])).unwrap_err();
+    assert!(said.contains("somaxconn") && said.contains("subset=pid"), "{said}");
+}
+
+/// The size of a page is in what the kernel gave the program at its start.
+#[test]
+fn a_kernel_that_tells_the_auxiliary_vector_nowhere() {
+    const NAME: &str = "a_kernel_that_tells_the_auxiliary_vector_nowhere";
+    const PR_GET_AUXV: u32 = 0x4155_5856;
+    let Some(machine) =
+        Machine::new(&["--mount"], "umount --lazy /proc").filter(|_| has_filters(NAME))
+    else {
+        return skip("permission to mount", NAME);
+    };
+    let calls = [Refused(libc::SYS_prctl, Some(PR_GET_AUXV))];
+    let said = start(refusing(&mut machine.enter(&["--mount"]), &calls, libc::EINVAL)).unwrap_err();
+    assert!(said.contains("/proc, which is not mounted"), "{said}");
+}
+
+#[test]
+fn a_host_whose_name_is_no_name_of_a_connector() {
+    const NAME: &str = "a_host_whose_name_is_no_name_of_a_connector";
+    let setup = "echo -n 'mein büro 1' > /proc/sys/kernel/hostname";
+    let Some(machine) = Machine::new(&["--uts"], setup) else {
+        return skip("permission to name a host", NAME);
+    };
+    let mut one = start(&mut machine.enter(&["--uts"])).unwrap();
+    let mut other = start(&mut Command::new(PEER)).unwrap();
     get_on(&mut one, &mut other);
-    // One of the two may be refused, too.
-    let mut free = start(&mut Command::new(PEER)).unwrap();
-    get_on(&mut one, &mut free);
-    get_on(&mut free, &mut one);
 }
 
 /// UCX's module for EFA would load these beside NIXL's own netlink libraries, and the process crash at its exit.
@@ -349,6 +480,10 @@ fn settings_of_ucx_that_would_end_the_process() {
         ("UCX_LOG_FILE_SIZE", "100"),
         ("UCX_LOG_FILE_ROTATE", "3000000000"),
         ("UCX_NET_DEVICES", "eth[0-99]"),
+        ("UCX_TOPO_PRIO", "none"),
+        ("UCX_NUM_PPN", "0"),
+        ("UCX_POSIX_FIFO_ELEM_SIZE", "-1"),
+        ("UCX_MEM_BISTRO_GRACE_DURATION", "inf"),
     ] {
         let said = start(Command::new(PEER).env(name, value)).unwrap_err();
         assert!(said.contains("Nixl(Setting {") && said.contains(name), "{said}");
@@ -426,6 +561,8 @@ fn link_files(from: &Path, to: &Path) {
 fn variables_of_nixl_that_it_cannot_read() {
     let said = start(Command::new(PEER).env("NIXL_TELEMETRY_ENABLE", "nonsense")).unwrap_err();
     assert!(said.contains("NIXL_TELEMETRY_ENABLE=nonsense"), "{said}");
+    let said = start(Command::new(PEER).env("NIXL_UCX_SGL_ENABLE", "zzz")).unwrap_err();
+    assert!(said.contains("Nixl(Engine {") && said.contains("NIXL_UCX_SGL_ENABLE=zzz"), "{said}");
 }
 
 #[test]

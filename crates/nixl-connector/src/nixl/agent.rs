@@ -27,6 +27,7 @@ use uuid::Uuid;
 use super::blob::{self, Blob};
 use super::configuration;
 use super::endpoints::Endpoints;
+use super::epoll;
 use super::exit::{self, Busy};
 use super::files;
 use super::forked;
@@ -128,6 +129,7 @@ fn load_plugins(
             agent.get_plugin_params(backend.name()).map_err(|_| NixlUnavailable::NoPlugin {
                 backend: backend.name(),
                 folder: env::var_os("NIXL_PLUGIN_DIR").map(PathBuf::from),
+                variables: set_variables(),
             })?;
         Ok((backend.clone(), params))
     };
@@ -146,7 +148,7 @@ fn create_backends(
             let files = files::explanation();
             NixlUnavailable::Engine {
                 what: "backend",
-                reason: format!("{}: {e}{files}", backend.name()),
+                reason: format!("{}: {e}{files}{}", backend.name(), set_variables()),
                 error: e.into(),
             }
         };
@@ -171,7 +173,7 @@ fn create_backends(
     } else {
         (create_all("")?, Vec::new())
     };
-    wake_ups.drop_empty();
+    wake_ups.keep_apart();
     for (backend, name, value) in options.parameters() {
         let name = format!("{}.{name}", backend.name());
         settings.push(EngineSetting::new(name, value, SettingSource::Option));
@@ -265,6 +267,7 @@ impl Agent {
         let plan = Plan::new(&options, &devices)?;
         files::check(plan.devices(&devices), plan.shares_memory())?;
         threads::check()?;
+        epoll::check()?;
         let failed = |what| {
             move |e: NixlError| {
                 let files = files::explanation();
@@ -295,6 +298,7 @@ impl Agent {
         let (backends, settings) = create_backends(&agent, plugins, &options, &plan)?;
         let details: Bytes = agent.get_local_md().map_err(failed("metadata"))?.into();
         let listener = Listener::found(&listening, &Listener::open_now(), &details);
+        listener.keep_apart();
         let addresses = addresses(&details);
         let inside = Inside {
             requests: Slab::new(),

@@ -4,8 +4,11 @@
 //! on peers without a connection cannot reach this agent, and NIXL does not report it.
 
 use std::collections::HashSet;
+use std::fs;
 
 use nixl_device::{TcpSocket, TcpState};
+
+use super::ucx::close_on_exec;
 
 /// The listening sockets of one agent.
 #[derive(Debug)]
@@ -30,6 +33,21 @@ impl Listener {
         };
         let is_new = |socket: &&(u64, u16)| !before.contains(socket) && names(socket.1);
         Self { inodes: after.iter().filter(is_new).map(|(inode, _)| *inode).collect() }
+    }
+
+    /// Has the kernel close them in programs that this process starts: UCX does not, and a program that outlives this process would
+    /// keep the port open.
+    pub(super) fn keep_apart(&self) {
+        let numbers =
+            fs::read_dir("/proc/self/fd").into_iter().flatten().flatten().filter_map(|entry| {
+                let link = fs::read_link(entry.path()).ok()?;
+                self.is_one(link.to_str()?).then(|| entry.file_name().to_str()?.parse().ok())?
+            });
+        for number in numbers {
+            if let Err(error) = close_on_exec(number) {
+                tracing::warn!(%error, "programs that this process starts inherit a listening socket of UCX");
+            }
+        }
     }
 
     /// Whether a link of `/proc/self/fd` leads to one of them.

@@ -32,6 +32,7 @@
 //! | UCX replaces the application's handlers of signals as it loads | `signals` restores them |
 //! | its files take the numbers of closed standard streams | `streams` opens `/dev/null` there before |
 //! | a refused thread ends the process, and so does a file beyond the limit or a log that cannot be opened | `threads`, `files` and `ucx/files` check first |
+//! | so does a refused call of epoll | `epoll` tries each |
 //! | so does a refused mapping | `memory` checks the limits first |
 //! | after a refused registration of GPU memory, no peer accepts the agent's metadata | `registrar` tries it with another agent first |
 //! | deregistering under a running request dangles | registrations are held by the transfer |
@@ -52,6 +53,7 @@ mod cover;
 mod directory;
 mod endpoints;
 mod entries;
+mod epoll;
 mod exit;
 mod export;
 mod files;

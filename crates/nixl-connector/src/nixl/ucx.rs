@@ -19,7 +19,7 @@ pub(super) use choice::{UcxDevices, may_use_rdma};
 pub(super) use files::check as check_files;
 pub(super) use library::Ucx;
 pub(super) use settings::Plan;
-pub(super) use wakeups::WakeUps;
+pub(super) use wakeups::{WakeUps, close_on_exec};
 
 /// UCX's identity of this machine, or `None` if UCX does not report it. Called after UCX is loaded.
 pub(super) fn machine() -> Option<u64> {

@@ -35,6 +35,13 @@ impl Plan {
         });
         let plan = Self::with(options, &machine, environment)?;
         let is_chosen = matches!(plan.0.get("NET_DEVICES"), Some((_, SettingSource::Chosen)));
+        let used = machine.refused.iter().filter(|name| plan.takes(&[name, "sm", "shm"]));
+        for name in used {
+            tracing::warn!(
+                transport = name,
+                "the system refuses what this transport of UCX needs, and an option or UCX_TLS names it: transfers will fail"
+            );
+        }
         if let Some(chosen) = machine.chosen.filter(|_| is_chosen) {
             tracing::warn!(
                 interfaces = devices.interfaces(),
@@ -166,7 +173,7 @@ impl Plan {
             // NIXL reports only a failed backend.
             Err(NixlUnavailable::Engine { what, mut reason, error: cause }) => {
                 if !error.is_empty() {
-                    reason = format!("{reason}, after an error of UCX: {error}");
+                    reason = format!("{reason}, after UCX said: {error}");
                 }
                 reason.push_str(&restrictions(&settings));
                 Err(NixlUnavailable::Engine { what, reason, error: cause })
@@ -298,8 +305,13 @@ mod tests {
     use super::*;
     use SettingSource::{Chosen, Environment, Option};
 
-    const PLAIN: Machine =
-        Machine { has_cuda: false, has_rdma: false, has_efa: false, chosen: None };
+    const PLAIN: Machine = Machine {
+        has_cuda: false,
+        has_rdma: false,
+        has_efa: false,
+        chosen: None,
+        refused: Vec::new(),
+    };
 
     fn plan(
         options: &NixlOptions,
@@ -348,6 +360,15 @@ mod tests {
         assert!(plan(&options, &PLAIN, &[]).unwrap().contains(&left_out));
         let with_efa = Machine { has_efa: true, ..PLAIN };
         assert!(!plan(&options, &with_efa, &[]).unwrap().contains(&left_out));
+    }
+
+    #[test]
+    fn transports_that_the_system_refuses_are_left_out() {
+        let machine = Machine { refused: vec!["cma", "posix"], ..PLAIN };
+        let left_out = entry("TLS", "^cma,posix", Chosen);
+        assert!(plan(&NixlOptions::new(), &machine, &[]).unwrap().contains(&left_out));
+        let by_hand = plan(&NixlOptions::new().transports(["tcp"]), &machine, &[]).unwrap();
+        assert!(by_hand.contains(&entry("TLS", "tcp", Option)));
     }
 
     #[test]

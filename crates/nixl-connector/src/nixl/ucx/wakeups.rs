@@ -3,6 +3,8 @@
 //! UCX's transports of shared memory wake a process by a datagram of one byte, to a socket with an abstract name: any process of the
 //! network namespace, of whichever user, can send to it. UCX takes an empty datagram for the end of a connection, and ends the
 //! process ("failed to arm iface"). So the kernel drops empty ones.
+//!
+//! UCX opens its sockets without `FD_CLOEXEC`. Programs that this process starts do not get these.
 #![allow(unsafe_code, reason = "sets a filter of the kernel's on sockets of UCX")]
 
 use std::collections::BTreeSet;
@@ -10,6 +12,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt::socket_type;
 use rustix::net::{RecvFlags, SocketAddrUnix, SocketType, getsockname, recv};
 
@@ -24,11 +27,14 @@ impl WakeUps {
         Self { before: sockets().unwrap_or_default() }
     }
 
-    /// Has the kernel drop empty datagrams to the sockets that were opened since.
-    pub(in crate::nixl) fn drop_empty(&self) {
+    /// Has the kernel drop empty datagrams to the sockets that were opened since, and close these in programs that are started.
+    pub(in crate::nixl) fn keep_apart(&self) {
         let result = sockets().and_then(|sockets| {
             let new = sockets.difference(&self.before).map(|(number, _)| *number);
-            new.filter(|number| is_named_by_the_kernel(*number)).try_for_each(drop_empty)
+            new.filter(|number| is_named_by_the_kernel(*number)).try_for_each(|number| {
+                close_on_exec(number)?;
+                drop_empty(number)
+            })
         });
         if let Err(error) = result {
             tracing::warn!(
@@ -37,6 +43,13 @@ impl WakeUps {
             );
         }
     }
+}
+
+/// Has the kernel close a descriptor of UCX in programs that this process starts.
+pub(in crate::nixl) fn close_on_exec(number: RawFd) -> io::Result<()> {
+    // SAFETY: a descriptor that was closed meanwhile is an error of this call.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+    Ok(fcntl_setfd(descriptor, FdFlags::CLOEXEC)?)
 }
 
 fn sockets() -> io::Result<BTreeSet<(RawFd, String)>> {
@@ -106,6 +119,8 @@ mod tests {
     use std::os::linux::net::SocketAddrExt as _;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
 
+    use rustix::io::fcntl_getfd;
+
     use super::*;
 
     #[test]
@@ -120,7 +135,8 @@ mod tests {
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let other = UnixDatagram::unbound().unwrap();
         other.send_to_addr(b"", &address).unwrap();
-        before.drop_empty();
+        before.keep_apart();
+        assert!(fcntl_getfd(&socket).unwrap().contains(FdFlags::CLOEXEC));
         socket.set_nonblocking(true).unwrap();
         let mut byte = [0];
         let nothing =
