@@ -6,6 +6,7 @@
 
 use std::env;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -174,11 +175,52 @@ fn create_backends(
         (create_all("")?, Vec::new())
     };
     wake_ups.keep_apart();
+    if let Some(networks) = options.admitted_networks() {
+        let networks: Vec<_> = networks.iter().map(|(of, bits)| format!("{of}/{bits}")).collect();
+        settings.push(EngineSetting::new(
+            "admit_networks",
+            networks.join(","),
+            SettingSource::Option,
+        ));
+    }
     for (backend, name, value) in options.parameters() {
         let name = format!("{}.{name}", backend.name());
         settings.push(EngineSetting::new(name, value, SettingSource::Option));
     }
     Ok((backends, settings))
+}
+
+/// The listening sockets of the agent, kept from started programs and from networks that are not admitted.
+fn guarded(
+    before: &[(u64, u16)],
+    details: &[u8],
+    options: &NixlOptions,
+    devices: usize,
+) -> Result<Listener, NixlUnavailable> {
+    let listener = Listener::found(before, &Listener::open_now(), details);
+    listener.keep_apart();
+    let Some(networks) = options.admitted_networks() else { return Ok(listener) };
+    let failed = |reason| NixlUnavailable::Start { what: "filter of networks", reason };
+    let admitted = listener.admit(networks);
+    let count = admitted.map_err(|error| failed(format!("the kernel refuses it: {error}")))?;
+    if count == 0 && devices > 0 {
+        return Err(failed("UCX's listening sockets are not found in /proc".to_owned()));
+    }
+    Ok(listener)
+}
+
+/// Refuses networks that are none.
+fn check_networks(options: &NixlOptions) -> Result<(), NixlUnavailable> {
+    let bits_of = |address: &IpAddr| if address.is_ipv4() { 32 } else { 128 };
+    let networks = options.admitted_networks().into_iter().flatten();
+    match networks.into_iter().find(|(address, bits)| *bits > bits_of(address)) {
+        None => Ok(()),
+        Some((address, bits)) => Err(NixlUnavailable::Setting {
+            name: "NixlOptions::admit_networks".to_owned(),
+            value: format!("{address}/{bits}"),
+            reason: format!("such an address has {} bits", bits_of(address)),
+        }),
+    }
 }
 
 fn addresses(details: &[u8]) -> Option<WorkerAddresses> {
@@ -204,10 +246,14 @@ pub(super) fn register_apart(
     let _busy = exit::enter().ok_or_else(exiting)?;
     let _building = building()?;
     exit::watch_forks()?;
+    let listening = Listener::open_now();
     let agent = nixl_sys::Agent::new(&format!("try-{}", Uuid::new_v4())).map_err(failed)?;
     let plugins = load_plugins(&agent, options)?;
-    let plan = Plan::new(options, &UcxDevices::of_this_machine())?;
+    let devices = UcxDevices::of_this_machine();
+    let plan = Plan::new(options, &devices)?;
     let (backends, _) = create_backends(&agent, plugins, options, &plan)?;
+    let details = agent.get_local_md().map_err(failed)?;
+    guarded(&listening, &details, options, plan.devices(&devices))?;
     let mut with = OptArgs::new().map_err(failed)?;
     for backend in &backends {
         with.add_backend(backend).map_err(failed)?;
@@ -258,6 +304,7 @@ impl Agent {
         control: ControlThread,
         options: NixlOptions,
     ) -> Result<Self, NixlUnavailable> {
+        check_networks(&options)?;
         streams::open_closed();
         memory::check(Ucx::loaded().is_some())?;
         NixlLibrary::open_below(options.chosen_prefix())?;
@@ -297,8 +344,7 @@ impl Agent {
         let _relaxed = relax_capture();
         let (backends, settings) = create_backends(&agent, plugins, &options, &plan)?;
         let details: Bytes = agent.get_local_md().map_err(failed("metadata"))?.into();
-        let listener = Listener::found(&listening, &Listener::open_now(), &details);
-        listener.keep_apart();
+        let listener = guarded(&listening, &details, &options, plan.devices(&devices))?;
         let addresses = addresses(&details);
         let inside = Inside {
             requests: Slab::new(),

@@ -7,6 +7,7 @@ mod choice;
 mod configured;
 mod fatal;
 mod files;
+mod filter;
 mod folders;
 mod library;
 mod lists;
@@ -17,6 +18,7 @@ mod wakeups;
 
 pub(super) use choice::{UcxDevices, may_use_rdma};
 pub(super) use files::check as check_files;
+pub(super) use filter::Filter;
 pub(super) use library::Ucx;
 pub(super) use settings::Plan;
 pub(super) use wakeups::{WakeUps, close_on_exec};

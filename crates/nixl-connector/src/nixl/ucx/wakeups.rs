@@ -5,7 +5,7 @@
 //! process ("failed to arm iface"). So the kernel drops empty ones.
 //!
 //! UCX opens its sockets without `FD_CLOEXEC`. Programs that this process starts do not get these.
-#![allow(unsafe_code, reason = "sets a filter of the kernel's on sockets of UCX")]
+#![allow(unsafe_code, reason = "asks sockets of UCX, which this library does not own")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,6 +15,8 @@ use std::os::fd::{BorrowedFd, RawFd};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt::socket_type;
 use rustix::net::{RecvFlags, SocketAddrUnix, SocketType, getsockname, recv};
+
+use super::filter::Filter;
 
 /// The sockets that were open before UCX made its own, by their links in `/proc`.
 #[derive(Debug)]
@@ -76,36 +78,11 @@ fn is_named_by_the_kernel(number: RawFd) -> bool {
 }
 
 fn drop_empty(number: RawFd) -> io::Result<()> {
-    const LOAD_LENGTH: u16 = 0x80;
-    const JUMP_IF_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    const ALL: u32 = u32::MAX;
     /// More than the kernel queues for a socket of datagrams (`net.unix.max_dgram_qlen`); what comes later passed the filter.
     const QUEUED: usize = 1 << 14;
-    let step = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
-    let mut program = [
-        step(LOAD_LENGTH, 0, 0),
-        step(JUMP_IF_EQUAL, 1, 0),
-        step(RETURN, 0, 0),
-        step(RETURN, 0, ALL),
-    ];
-    let len = u16::try_from(program.len()).unwrap_or_default();
-    let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
-    // SAFETY: the filter and its program outlive the call, which copies them.
-    let set = unsafe {
-        libc::setsockopt(
-            number,
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const filter).cast(),
-            size_of_val(&filter) as libc::socklen_t,
-        )
-    };
-    if set != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    Filter::not_empty().attach(number)?;
     // What came before the filter: no peer knows the socket yet.
-    // SAFETY: as above.
+    // SAFETY: a descriptor that was closed meanwhile is an error of the calls.
     let socket = unsafe { BorrowedFd::borrow_raw(number) };
     let mut queued = (0..QUEUED).map(|_| recv(socket, &mut [0; 1], RecvFlags::DONTWAIT));
     queued.find(Result::is_err);
