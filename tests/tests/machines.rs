@@ -143,6 +143,76 @@ fn more_interfaces_than_ucx_takes() {
     get_on(&mut one, &mut other);
 }
 
+/// A process of which UCX's port can be reached by two networks, and that admits one or both.
+#[test]
+fn networks_that_are_not_admitted() {
+    const NAME: &str = "networks_that_are_not_admitted";
+    const SPACES: [&str; 2] = ["--net", "--mount"];
+    // sysfs shows the interfaces of the namespace that it was mounted in.
+    let machine = || Machine::new(&SPACES, "mount -t sysfs sysfs /sys; ip link set lo up");
+    let (Some(here), Some(there)) = (machine(), machine()) else {
+        return skip("permission to make a network", NAME);
+    };
+    let script = format!(
+        "set -e
+        in_one() {{ nsenter --target {one} --net ip \"$@\"; }}
+        in_other() {{ nsenter --target {other} --net ip \"$@\"; }}
+        for net in 77 78; do
+            in_one link add here$net type veth peer name there$net netns {other}
+            in_one address add 10.$net.0.1/24 dev here$net
+            in_other address add 10.$net.0.2/24 dev there$net
+            in_one link set here$net up
+            in_other link set there$net up
+        done",
+        one = here.0.id(),
+        other = there.0.id()
+    );
+    let made = Command::new("bash").args(["-c", &script]).status();
+    if !made.is_ok_and(|status| status.success()) {
+        return skip("permission to make network interfaces", NAME);
+    }
+    let connects = |peer: &Peer, address: [u8; 4]| {
+        let pid = peer.pid().unwrap().as_raw_nonzero();
+        let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
+        let local = format!(" {:08X}:", u32::from_le_bytes(address));
+        let line =
+            table.lines().find(|line| line.contains(&local) && line.contains(" 0A ")).unwrap();
+        let port = line.split_once(&local).unwrap().1.split(' ').next().unwrap();
+        let port = u16::from_str_radix(port, 16).unwrap();
+        let [a, b, c, d] = address;
+        let connect = format!("exec 3<>/dev/tcp/{a}.{b}.{c}.{d}/{port}");
+        let mut command = Command::new("nsenter");
+        command.args([
+            "--target",
+            &there.0.id().to_string(),
+            "--net",
+            "timeout",
+            "2",
+            "bash",
+            "-c",
+            &connect,
+        ]);
+        command.stderr(Stdio::null()).status().unwrap().success()
+    };
+    let by_tcp = |machine: &Machine, admitted: Option<&str>| {
+        let mut command = machine.enter(&SPACES);
+        command
+            .env("UCX_TLS", "tcp,self")
+            .envs(admitted.map(|network| ("NIXL_TEST_ADMIT", network)));
+        start(&mut command).unwrap()
+    };
+    let open = by_tcp(&here, None);
+    assert!(connects(&open, [10, 77, 0, 1]) && connects(&open, [10, 78, 0, 1]));
+    drop(open);
+    let mut one = by_tcp(&here, Some("10.77.0.0/24"));
+    assert!(connects(&one, [10, 77, 0, 1]) && !connects(&one, [10, 78, 0, 1]));
+    assert!(one.ask("settings").unwrap().contains("admit_networks=10.77.0.0/24 (option)"));
+    drop(one);
+    let (mut one, mut other) =
+        (by_tcp(&here, Some("10.76.0.0/14")), by_tcp(&there, Some("10.76.0.0/14")));
+    get_on(&mut one, &mut other);
+}
+
 #[test]
 fn a_home_that_may_not_be_entered() {
     const NAME: &str = "a_home_that_may_not_be_entered";
@@ -309,8 +379,8 @@ fn get_on_without(name: &str, calls: &[Refused]) {
 #[test]
 fn a_kernel_that_refuses_cma() {
     const NAME: &str = "a_kernel_that_refuses_cma";
-    let read = Refused(libc::SYS_process_vm_readv, None);
-    let write = Refused(libc::SYS_process_vm_writev, None);
+    let read = Refused::call(libc::SYS_process_vm_readv);
+    let write = Refused::call(libc::SYS_process_vm_writev);
     for calls in [&[read][..], &[write], &[read, write]] {
         get_on_without(NAME, calls);
     }
@@ -319,18 +389,30 @@ fn a_kernel_that_refuses_cma() {
 #[test]
 fn a_kernel_that_refuses_system_vs_memory() {
     for call in [libc::SYS_shmget, libc::SYS_shmat] {
-        get_on_without("a_kernel_that_refuses_system_vs_memory", &[Refused(call, None)]);
+        get_on_without("a_kernel_that_refuses_system_vs_memory", &[Refused::call(call)]);
     }
 }
 
 #[test]
 fn a_kernel_that_tells_no_limits() {
-    get_on_without("a_kernel_that_tells_no_limits", &[Refused(libc::SYS_prlimit64, None)]);
+    get_on_without("a_kernel_that_tells_no_limits", &[Refused::call(libc::SYS_prlimit64)]);
 }
 
+/// Shared memory and grants have names and tokens.
 #[test]
 fn a_kernel_that_refuses_random_numbers() {
-    get_on_without("a_kernel_that_refuses_random_numbers", &[Refused(libc::SYS_getrandom, None)]);
+    if !has_filters("a_kernel_that_refuses_random_numbers") {
+        return;
+    }
+    let mut free = start(&mut Command::new(PEER)).unwrap();
+    for errno in REFUSALS {
+        let calls = [Refused::call(libc::SYS_getrandom)];
+        let mut one = start(refusing(&mut Command::new(PEER), &calls, errno)).unwrap();
+        one.ask("memory shared").unwrap();
+        get_on(&mut one, &mut free);
+        one.ask("export 1").unwrap();
+        one.ask("grant 0").unwrap();
+    }
 }
 
 #[test]
@@ -338,7 +420,7 @@ fn a_kernel_that_refuses_netlink() {
     if !has_filters("a_kernel_that_refuses_netlink") {
         return;
     }
-    let netlink = Refused(libc::SYS_socket, Some(libc::AF_NETLINK.unsigned_abs()));
+    let netlink = Refused::with(libc::SYS_socket, libc::AF_NETLINK.unsigned_abs());
     for errno in REFUSALS {
         let said = start(refusing(&mut Command::new(PEER), &[netlink], errno)).unwrap_err();
         assert!(said.contains("refuses to list network interfaces"), "{said}");
@@ -370,7 +452,7 @@ fn refuses_to_start(name: &str, call: i64, told: &str) {
         return;
     }
     alone(name, &[], || {
-        refuse(&[Refused(call, None)], libc::EPERM).unwrap();
+        refuse(&[Refused::call(call)], libc::EPERM).unwrap();
         let built = within(Duration::from_secs(60), By::Engine.builder().build());
         let said = built.unwrap_err().to_string();
         assert!(said.contains(told), "{said}");
@@ -411,21 +493,9 @@ fn a_kernel_that_tells_the_auxiliary_vector_nowhere() {
     else {
         return skip("permission to mount", NAME);
     };
-    let calls = [Refused(libc::SYS_prctl, Some(PR_GET_AUXV))];
+    let calls = [Refused::with(libc::SYS_prctl, PR_GET_AUXV)];
     let said = start(refusing(&mut machine.enter(&["--mount"]), &calls, libc::EINVAL)).unwrap_err();
     assert!(said.contains("/proc, which is not mounted"), "{said}");
-}
-
-#[test]
-fn a_host_whose_name_is_no_name_of_a_connector() {
-    const NAME: &str = "a_host_whose_name_is_no_name_of_a_connector";
-    let setup = "echo -n 'mein büro 1' > /proc/sys/kernel/hostname";
-    let Some(machine) = Machine::new(&["--uts"], setup) else {
-        return skip("permission to name a host", NAME);
-    };
-    let mut one = start(&mut machine.enter(&["--uts"])).unwrap();
-    let mut other = start(&mut Command::new(PEER)).unwrap();
-    get_on(&mut one, &mut other);
 }
 
 /// UCX's module for EFA would load these beside NIXL's own netlink libraries, and the process crash at its exit.
@@ -499,6 +569,19 @@ fn settings_of_ucx_that_would_end_the_process() {
             assert!(said.contains("Nixl(Setting {") && said.contains("ucx.conf"), "{said}");
         }
     }
+}
+
+/// A choice for the machine does not displace what its operator has written.
+#[test]
+fn settings_of_a_file_are_told_and_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("ucx.conf"), "UCX_TLS=tcp,self\nUCX_RCACHE_ENABLE=try\n").unwrap();
+    let mut one = start(Command::new(PEER).env("UCX_CONFIG_DIR", folder.path())).unwrap();
+    let settings = one.ask("settings").unwrap();
+    for told in ["UCX_TLS=tcp,self (file)", "UCX_RCACHE_ENABLE=try (file)"] {
+        assert!(settings.contains(told), "{settings}");
+    }
+    get_on(&mut one, &mut start(&mut Command::new(PEER)).unwrap());
 }
 
 #[test]

@@ -112,7 +112,7 @@ mod tests {
     fn a_thread_that_defers_is_not_held_up() {
         let (said, dropped) = channel();
         let (go, block) = channel::<()>();
-        struct Blocks(std::sync::Mutex<std::sync::mpsc::Receiver<()>>);
+        struct Blocks(Mutex<std::sync::mpsc::Receiver<()>>);
         impl Drop for Blocks {
             fn drop(&mut self) {
                 let _ = self.0.get_mut().map(|block| block.recv());
