@@ -149,7 +149,7 @@ fn create_backends(
             let files = files::explanation();
             NixlUnavailable::Engine {
                 what: "backend",
-                reason: format!("{}: {e}{files}{}", backend.name(), set_variables()),
+                reason: format!("{}: {e}{files}", backend.name()),
                 error: e.into(),
             }
         };
@@ -170,9 +170,9 @@ fn create_backends(
     let wake_ups = WakeUps::before();
     let create_all = |handed: &str| plugins.into_iter().map(|p| create(p, handed)).collect();
     let (backends, mut settings) = if options.chosen_backends().contains(&NixlBackend::Ucx) {
-        plan.start(create_all)?
+        plan.start(create_all).map_err(with_variables)?
     } else {
-        (create_all("")?, Vec::new())
+        (create_all("").map_err(with_variables)?, Vec::new())
     };
     wake_ups.keep_apart();
     if let Some(networks) = options.admitted_networks() {
@@ -264,14 +264,28 @@ pub(super) fn register_apart(
 /// The variables of NIXL in the environment, as the end of a sentence: a value that NIXL cannot read ends the start of an agent, and
 /// NIXL does not say which. Empty without any.
 fn set_variables() -> String {
+    const OURS: [&str; 3] = ["NIXL_PREFIX", "NIXL_RUNTIME_DIR", "NIXL_TEST_"];
+    let is_nixls = |name: &String| {
+        name.starts_with("NIXL_") && !OURS.iter().any(|ours| name.starts_with(ours))
+    };
     let names = env::vars_os().filter_map(|(name, value)| {
-        let name = name.into_string().ok().filter(|name| name.starts_with("NIXL_"))?;
+        let name = name.into_string().ok().filter(is_nixls)?;
         Some(format!("{name}={}", value.to_string_lossy()))
     });
     let names: Vec<_> = names.collect();
     match names.is_empty() {
         true => String::new(),
         false => format!("; NIXL reads these variables: {}", names.join(", ")),
+    }
+}
+
+/// A failed backend, with the variables by which it may have failed.
+fn with_variables(error: NixlUnavailable) -> NixlUnavailable {
+    match error {
+        NixlUnavailable::Engine { what, reason, error } => {
+            NixlUnavailable::Engine { what, reason: reason + &set_variables(), error }
+        }
+        other => other,
     }
 }
 
