@@ -9,6 +9,7 @@ mod memory;
 mod pattern;
 mod process;
 mod program;
+mod seccomp;
 mod signals;
 mod skip;
 mod streams;
@@ -23,6 +24,7 @@ pub use process::{
     Offer, Peer, PeerError, Resources, alone, alone_within, eventually, resources, within,
 };
 pub use program::Program;
+pub use seccomp::{Refused, refuse, refusing};
 pub use signals::{handlers_of_signals, install_handlers};
 pub use skip::skip;
 pub use streams::without_standard_streams;

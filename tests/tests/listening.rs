@@ -3,9 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use nixl_connector::nixl::NixlOptions;
@@ -13,7 +17,7 @@ use nixl_connector::{Connector, ConnectorBuilder, OperationOptions};
 use nixl_descriptor::Region;
 use nixl_device::{NetworkInterface, TcpSocket, TcpState};
 use nixl_tests::{By, Offer, Peer, alone, metadata, pattern, within};
-use rustix::process::{Resource, Rlimit, prlimit};
+use rustix::process::{Resource, Rlimit, Signal, prlimit};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -67,6 +71,70 @@ fn a_stranger_that_sends_to_ucxs_unix_sockets_ends_nothing() {
             within(LIMIT, read(By::Engine, &connectors));
         }
     });
+}
+
+/// UCX opens its sockets so that programs get them.
+#[test]
+fn programs_that_this_process_starts_get_none_of_ucxs_sockets() {
+    alone("programs_that_this_process_starts_get_none_of_ucxs_sockets", &[], || {
+        let (tcp, unix) = (listening(), unix_sockets());
+        let connectors = within(LIMIT, pair(By::Engine.builder(), By::Engine.builder()));
+        let opened = listening().difference(&tcp).map(u64::to_string).collect::<Vec<_>>();
+        let unix: Vec<_> = unix_sockets().difference(&unix).cloned().collect();
+        assert!(!opened.is_empty() && !unix.is_empty());
+        let child = Command::new("ls").args(["-l", "/proc/self/fd"]).output().unwrap();
+        let files = String::from_utf8(child.stdout).unwrap();
+        for inode in
+            opened.iter().map(String::as_str).chain(unix.iter().map(|socket| socket.field(6)))
+        {
+            assert!(!files.contains(&format!("socket:[{inode}]")), "{files}");
+        }
+        drop(connectors);
+    });
+}
+
+/// UCX reads a pointer out of the bytes that anyone sends to its port.
+#[test]
+#[ignore = "shows a known limit of UCX"]
+fn a_stranger_on_ucxs_tcp_port_ends_the_process() {
+    /// UCX's mark of a connection, the number and length of an active message, and its content.
+    const MESSAGE: [&[u8]; 4] = [
+        &0xcafe_babe_1234_5678_u64.to_le_bytes(),
+        &[0x1b],
+        &16_u32.to_le_bytes(),
+        b"\x5e\x96\x19\x4f\x75\xff\x37\xbf\xea\x47\xa5\x4c\x59\xac\x10\x9f",
+    ];
+    let mut peer = Peer::start(env!("CARGO_BIN_EXE_peer"), &[]);
+    let port = port_on_loopback(&peer);
+    let mut stranger = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    stranger.write_all(&MESSAGE.concat()).unwrap();
+    // UCX closes the connection, or its process has ended.
+    let _ = stranger.read(&mut [0]);
+    let status = peer.wait().unwrap();
+    assert_eq!(
+        status.signal(),
+        Some(Signal::SEGV.as_raw()),
+        "UCX has mended it: say so in SECURITY.md"
+    );
+}
+
+/// The port on which a process listens at 127.0.0.1.
+fn port_on_loopback(peer: &Peer) -> u16 {
+    const LISTEN: &str = "0A";
+    let pid = peer.pid().unwrap().as_raw_nonzero();
+    let links: BTreeSet<_> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| Some(fs::read_link(entry.path()).ok()?.to_str()?.to_owned()))
+        .collect();
+    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
+    let listens = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let port = fields[1].strip_prefix("0100007F:")?;
+        let is_it = fields[3] == LISTEN && links.contains(&format!("socket:[{}]", fields[9]));
+        is_it.then(|| u16::from_str_radix(port, 16).unwrap())
+    };
+    table.lines().skip(1).find_map(listens).unwrap()
 }
 
 /// UCX closes its listening socket for good if it cannot accept a connection.

@@ -15,8 +15,8 @@ use std::time::Duration;
 use nixl_connector::nixl::NixlLibrary;
 use nixl_descriptor::Region;
 use nixl_tests::{
-    By, Peer, PeerError, alone, crc32, handlers_of_signals, install_handlers, pattern, skip,
-    within, without_standard_streams,
+    By, Peer, PeerError, Refused, alone, crc32, handlers_of_signals, install_handlers, pattern,
+    refuse, refusing, skip, within, without_standard_streams,
 };
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
@@ -140,6 +140,76 @@ fn more_interfaces_than_ucx_takes() {
         "{settings}"
     );
     assert!(settings.contains("(chosen here)"), "{settings}");
+    get_on(&mut one, &mut other);
+}
+
+/// A process of which UCX's port can be reached by two networks, and that admits one or both.
+#[test]
+fn networks_that_are_not_admitted() {
+    const NAME: &str = "networks_that_are_not_admitted";
+    const SPACES: [&str; 2] = ["--net", "--mount"];
+    // sysfs shows the interfaces of the namespace that it was mounted in.
+    let machine = || Machine::new(&SPACES, "mount -t sysfs sysfs /sys; ip link set lo up");
+    let (Some(here), Some(there)) = (machine(), machine()) else {
+        return skip("permission to make a network", NAME);
+    };
+    let script = format!(
+        "set -e
+        in_one() {{ nsenter --target {one} --net ip \"$@\"; }}
+        in_other() {{ nsenter --target {other} --net ip \"$@\"; }}
+        for net in 77 78; do
+            in_one link add here$net type veth peer name there$net netns {other}
+            in_one address add 10.$net.0.1/24 dev here$net
+            in_other address add 10.$net.0.2/24 dev there$net
+            in_one link set here$net up
+            in_other link set there$net up
+        done",
+        one = here.0.id(),
+        other = there.0.id()
+    );
+    let made = Command::new("bash").args(["-c", &script]).status();
+    if !made.is_ok_and(|status| status.success()) {
+        return skip("permission to make network interfaces", NAME);
+    }
+    let connects = |peer: &Peer, address: [u8; 4]| {
+        let pid = peer.pid().unwrap().as_raw_nonzero();
+        let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
+        let local = format!(" {:08X}:", u32::from_le_bytes(address));
+        let line =
+            table.lines().find(|line| line.contains(&local) && line.contains(" 0A ")).unwrap();
+        let port = line.split_once(&local).unwrap().1.split(' ').next().unwrap();
+        let port = u16::from_str_radix(port, 16).unwrap();
+        let [a, b, c, d] = address;
+        let connect = format!("exec 3<>/dev/tcp/{a}.{b}.{c}.{d}/{port}");
+        let mut command = Command::new("nsenter");
+        command.args([
+            "--target",
+            &there.0.id().to_string(),
+            "--net",
+            "timeout",
+            "2",
+            "bash",
+            "-c",
+            &connect,
+        ]);
+        command.stderr(Stdio::null()).status().unwrap().success()
+    };
+    let by_tcp = |machine: &Machine, admitted: Option<&str>| {
+        let mut command = machine.enter(&SPACES);
+        command
+            .env("UCX_TLS", "tcp,self")
+            .envs(admitted.map(|network| ("NIXL_TEST_ADMIT", network)));
+        start(&mut command).unwrap()
+    };
+    let open = by_tcp(&here, None);
+    assert!(connects(&open, [10, 77, 0, 1]) && connects(&open, [10, 78, 0, 1]));
+    drop(open);
+    let mut one = by_tcp(&here, Some("10.77.0.0/24"));
+    assert!(connects(&one, [10, 77, 0, 1]) && !connects(&one, [10, 78, 0, 1]));
+    assert!(one.ask("settings").unwrap().contains("admit_networks=10.77.0.0/24 (option)"));
+    drop(one);
+    let (mut one, mut other) =
+        (by_tcp(&here, Some("10.76.0.0/14")), by_tcp(&there, Some("10.76.0.0/14")));
     get_on(&mut one, &mut other);
 }
 
@@ -280,21 +350,152 @@ fn no_proc_at_all() {
     }
 }
 
+/// Whether the kernel has filters of system calls for this process.
+fn has_filters(name: &str) -> bool {
+    let has = refusing(&mut Command::new("true"), &[], libc::EPERM).status().is_ok();
+    if !has {
+        skip("filters of system calls", name);
+    }
+    has
+}
+
+const REFUSALS: [i32; 2] = [libc::EPERM, libc::ENOSYS];
+
+/// Processes to which these calls are refused get on with each other, and with one that has them.
+fn get_on_without(name: &str, calls: &[Refused]) {
+    if !has_filters(name) {
+        return;
+    }
+    let mut free = start(&mut Command::new(PEER)).unwrap();
+    for errno in REFUSALS {
+        let refused = || start(refusing(&mut Command::new(PEER), calls, errno)).unwrap();
+        let (mut one, mut other) = (refused(), refused());
+        get_on(&mut one, &mut other);
+        get_on(&mut one, &mut free);
+        get_on(&mut free, &mut one);
+    }
+}
+
 #[test]
 fn a_kernel_that_refuses_cma() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/without_cma.py");
-    let script = script.to_str().unwrap();
-    let refused = ["python3", script];
-    if !works(&["python3", script, "/bin/env"]) {
-        return skip("Python and seccomp", "a_kernel_that_refuses_cma");
+    const NAME: &str = "a_kernel_that_refuses_cma";
+    let read = Refused::call(libc::SYS_process_vm_readv);
+    let write = Refused::call(libc::SYS_process_vm_writev);
+    for calls in [&[read][..], &[write], &[read, write]] {
+        get_on_without(NAME, calls);
     }
-    let mut one = start(&mut by(&refused)).unwrap();
-    let mut other = start(&mut by(&refused)).unwrap();
-    get_on(&mut one, &mut other);
-    // One of the two may be refused, too.
+}
+
+#[test]
+fn a_kernel_that_refuses_system_vs_memory() {
+    for call in [libc::SYS_shmget, libc::SYS_shmat] {
+        get_on_without("a_kernel_that_refuses_system_vs_memory", &[Refused::call(call)]);
+    }
+}
+
+#[test]
+fn a_kernel_that_tells_no_limits() {
+    get_on_without("a_kernel_that_tells_no_limits", &[Refused::call(libc::SYS_prlimit64)]);
+}
+
+/// Shared memory and grants have names and tokens.
+#[test]
+fn a_kernel_that_refuses_random_numbers() {
+    if !has_filters("a_kernel_that_refuses_random_numbers") {
+        return;
+    }
     let mut free = start(&mut Command::new(PEER)).unwrap();
-    get_on(&mut one, &mut free);
-    get_on(&mut free, &mut one);
+    for errno in REFUSALS {
+        let calls = [Refused::call(libc::SYS_getrandom)];
+        let mut one = start(refusing(&mut Command::new(PEER), &calls, errno)).unwrap();
+        one.ask("memory shared").unwrap();
+        get_on(&mut one, &mut free);
+        one.ask("export 1").unwrap();
+        one.ask("grant 0").unwrap();
+    }
+}
+
+#[test]
+fn a_kernel_that_refuses_netlink() {
+    if !has_filters("a_kernel_that_refuses_netlink") {
+        return;
+    }
+    let netlink = Refused::with(libc::SYS_socket, libc::AF_NETLINK.unsigned_abs());
+    for errno in REFUSALS {
+        let said = start(refusing(&mut Command::new(PEER), &[netlink], errno)).unwrap_err();
+        assert!(said.contains("refuses to list network interfaces"), "{said}");
+    }
+}
+
+/// The peer's own runtime needs these calls, so the connector is this process's.
+#[test]
+fn a_kernel_that_refuses_to_add_to_an_epoll_set() {
+    refuses_to_start(
+        "a_kernel_that_refuses_to_add_to_an_epoll_set",
+        libc::SYS_epoll_ctl,
+        "epoll_ctl",
+    );
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_kernel_that_refuses_to_wait_for_an_epoll_set() {
+    refuses_to_start(
+        "a_kernel_that_refuses_to_wait_for_an_epoll_set",
+        libc::SYS_epoll_wait,
+        "epoll_wait",
+    );
+}
+
+fn refuses_to_start(name: &str, call: i64, told: &str) {
+    if !has_filters(name) {
+        return;
+    }
+    alone(name, &[], || {
+        refuse(&[Refused::call(call)], libc::EPERM).unwrap();
+        let built = within(Duration::from_secs(60), By::Engine.builder().build());
+        let said = built.unwrap_err().to_string();
+        assert!(said.contains(told), "{said}");
+    });
+}
+
+#[test]
+fn shared_memory_that_cannot_be_written() {
+    for options in ["ro", "nr_inodes=1"] {
+        let setup = format!("mount -t tmpfs -o {options} tmpfs /dev/shm");
+        let Some(machine) = Machine::new(&["--mount"], &setup) else {
+            return skip("permission to mount", "shared_memory_that_cannot_be_written");
+        };
+        let mut one = start(&mut machine.enter(&["--mount"])).unwrap();
+        let mut other = start(&mut machine.enter(&["--mount"])).unwrap();
+        get_on(&mut one, &mut other);
+        let settings = one.ask("settings").unwrap();
+        assert!(settings.contains("UCX_TLS=^posix (chosen here)"), "{settings}");
+    }
+}
+
+#[test]
+fn a_proc_of_processes_alone() {
+    let Some(machine) = Machine::new(&["--mount"], "mount -t proc -o subset=pid proc /proc") else {
+        return skip("permission to mount", "a_proc_of_processes_alone");
+    };
+    let said = start(&mut machine.enter(&["--mount"])).unwrap_err();
+    assert!(said.contains("somaxconn") && said.contains("subset=pid"), "{said}");
+}
+
+/// The size of a page is in what the kernel gave the program at its start.
+#[test]
+fn a_kernel_that_tells_the_auxiliary_vector_nowhere() {
+    const NAME: &str = "a_kernel_that_tells_the_auxiliary_vector_nowhere";
+    const PR_GET_AUXV: u32 = 0x4155_5856;
+    let Some(machine) =
+        Machine::new(&["--mount"], "umount --lazy /proc").filter(|_| has_filters(NAME))
+    else {
+        return skip("permission to mount", NAME);
+    };
+    let calls = [Refused::with(libc::SYS_prctl, PR_GET_AUXV)];
+    let said = start(refusing(&mut machine.enter(&["--mount"]), &calls, libc::EINVAL)).unwrap_err();
+    assert!(said.contains("/proc, which is not mounted"), "{said}");
 }
 
 /// UCX's module for EFA would load these beside NIXL's own netlink libraries, and the process crash at its exit.
@@ -349,6 +550,10 @@ fn settings_of_ucx_that_would_end_the_process() {
         ("UCX_LOG_FILE_SIZE", "100"),
         ("UCX_LOG_FILE_ROTATE", "3000000000"),
         ("UCX_NET_DEVICES", "eth[0-99]"),
+        ("UCX_TOPO_PRIO", "none"),
+        ("UCX_NUM_PPN", "0"),
+        ("UCX_POSIX_FIFO_ELEM_SIZE", "-1"),
+        ("UCX_MEM_BISTRO_GRACE_DURATION", "inf"),
     ] {
         let said = start(Command::new(PEER).env(name, value)).unwrap_err();
         assert!(said.contains("Nixl(Setting {") && said.contains(name), "{said}");
@@ -364,6 +569,19 @@ fn settings_of_ucx_that_would_end_the_process() {
             assert!(said.contains("Nixl(Setting {") && said.contains("ucx.conf"), "{said}");
         }
     }
+}
+
+/// A choice for the machine does not displace what its operator has written.
+#[test]
+fn settings_of_a_file_are_told_and_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("ucx.conf"), "UCX_TLS=tcp,self\nUCX_RCACHE_ENABLE=try\n").unwrap();
+    let mut one = start(Command::new(PEER).env("UCX_CONFIG_DIR", folder.path())).unwrap();
+    let settings = one.ask("settings").unwrap();
+    for told in ["UCX_TLS=tcp,self (file)", "UCX_RCACHE_ENABLE=try (file)"] {
+        assert!(settings.contains(told), "{settings}");
+    }
+    get_on(&mut one, &mut start(&mut Command::new(PEER)).unwrap());
 }
 
 #[test]
@@ -426,6 +644,8 @@ fn link_files(from: &Path, to: &Path) {
 fn variables_of_nixl_that_it_cannot_read() {
     let said = start(Command::new(PEER).env("NIXL_TELEMETRY_ENABLE", "nonsense")).unwrap_err();
     assert!(said.contains("NIXL_TELEMETRY_ENABLE=nonsense"), "{said}");
+    let said = start(Command::new(PEER).env("NIXL_UCX_SGL_ENABLE", "zzz")).unwrap_err();
+    assert!(said.contains("Nixl(Engine {") && said.contains("NIXL_UCX_SGL_ENABLE=zzz"), "{said}");
 }
 
 #[test]

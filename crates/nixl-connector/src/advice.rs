@@ -65,6 +65,7 @@ impl ConnectorError {
             | Self::ForkedAmidThreads
             | Self::Draining
             | Self::BadName { .. }
+            | Self::NoRandomness { .. }
             | Self::NoTransport => Advice::GiveUp,
         }
     }

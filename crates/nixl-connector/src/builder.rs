@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixl_device::MachineIdentity;
+use nixl_device::{MachineIdentity, fill_random};
 use nixl_metadata::{HostIdentity, MessageVersions, PeerInfo};
 use nixl_ops::{
     ClaimDemand, Clock, Driver, DriverConfig, Executor, RemoteSlots, SystemClock, Transport,
     TransportExecutor,
 };
-use uuid::Uuid;
 
 use crate::admission::{Admission, TransferLimits};
 use crate::connection::Connection;
@@ -174,8 +173,12 @@ impl ConnectorBuilder {
         let host = HostIdentity::new(hostname, boot_id, std::process::id())?
             .with_pid_namespace(local.pid_namespace())
             .with_ipc_namespace(local.ipc_namespace());
-        let incarnation = Uuid::new_v4().as_u128();
-        let prefix = self.name.unwrap_or_else(|| hostname.to_owned());
+        // What makes numbers later panics without this.
+        let mut incarnation = [0; 16];
+        fill_random(&mut incarnation)
+            .map_err(|error| ConnectorError::NoRandomness { error: error.into() })?;
+        let incarnation = u128::from_ne_bytes(incarnation);
+        let prefix = self.name.unwrap_or_else(|| printable(hostname));
         check_name(&prefix)?;
         let control = ControlThread::spawn()?;
         #[cfg(not(feature = "nixl"))]
@@ -204,6 +207,13 @@ impl ConnectorBuilder {
     }
 }
 
+/// The host's name as the beginning of a connector's.
+fn printable(hostname: &str) -> String {
+    let name = hostname.chars().map(|c| if c.is_ascii_graphic() { c } else { '-' });
+    let name: String = name.take(ConnectorBuilder::MAX_NAME).collect();
+    if name.is_empty() { "unknown".to_owned() } else { name }
+}
+
 fn check_name(name: &str) -> Result<(), ConnectorError> {
     let reason = if name.is_empty() {
         "it is empty"
@@ -221,6 +231,16 @@ fn check_name(name: &str) -> Result<(), ConnectorError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_name_of_a_host_begins_one_of_a_connector() {
+        for (host, expected) in
+            [("node-7.rack", "node-7.rack"), ("mein büro 1", "mein-b-ro-1"), ("", "unknown")]
+        {
+            assert_eq!(printable(host), expected);
+        }
+        assert_eq!(check_name(&printable(&"\u{1F600}\n".repeat(200))), Ok(()));
+    }
 
     #[test]
     fn names_are_checked() {

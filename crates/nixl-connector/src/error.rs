@@ -216,6 +216,15 @@ pub enum ConnectorError {
         #[source]
         error: SharedError,
     },
+    /// The system gives no random numbers.
+    #[error(
+        "no random numbers, which names and keys are made of: {error}; permit getrandom, or mount /dev"
+    )]
+    NoRandomness {
+        /// The error of the operating system.
+        #[source]
+        error: SharedError,
+    },
     /// A thread of the connection was started and does not run: another thread was starting or ending when this process was
     /// forked, and held a lock that every new thread needs.
     #[error(

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
 use std::error::Error;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use nixl_connector::nixl::{NixlBackend, NixlOptions, NixlUnavailable, UcxLogLevel};
 use nixl_connector::{Connector, ConnectorError, EngineSetting, SettingSource};
@@ -91,6 +91,7 @@ fn options_reach_ucx_and_are_told() {
         NixlOptions::new().ucx("TCP_AF_PRIO", "inet,inet6"),
         NixlOptions::new().network_devices(&many),
         NixlOptions::new().network_devices(["a long name"; 2]),
+        NixlOptions::new().admit_networks([(Ipv4Addr::LOCALHOST, 33)]),
     ];
     for options in refused {
         let error = refusal(options);
@@ -101,7 +102,7 @@ fn options_reach_ucx_and_are_told() {
     let nothing = refusal(NixlOptions::new().transports(["self"]));
     assert!(matches!(nothing, NixlUnavailable::Engine { .. }), "{nothing:?}");
     assert!(nothing.source().is_some_and(|error| error.is::<nixl_sys::NixlError>()), "{nothing:?}");
-    assert!(nothing.to_string().contains("after an error of UCX: "), "{nothing}");
+    assert!(nothing.to_string().contains("after UCX said: "), "{nothing}");
 
     // Backends.
     assert_eq!(refusal(NixlOptions::new().backends([])), NixlUnavailable::NoBackend);

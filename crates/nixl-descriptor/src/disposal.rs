@@ -2,13 +2,15 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::OnceLock;
+use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
 use nixl_device::PerProcess;
+use nixl_device::locks::lock;
 
 pub(crate) type Owner = Box<dyn Any + Send + Sync>;
 
@@ -41,17 +43,29 @@ fn contained(owner: Owner) {
     }
 }
 
-/// To the thread that frees, which is started when it is first needed. `None` if the system refuses the thread.
-fn queue() -> Option<&'static Sender<Owner>> {
+/// To the thread that frees.
+type Queue = Mutex<Option<Sender<Owner>>>;
+
+/// To this process's thread that frees, which is started when it is first needed. `None` while the system refuses the thread.
+fn queue() -> Option<Sender<Owner>> {
     // A fork's child has not the thread.
-    static QUEUE: PerProcess<OnceLock<Option<Sender<Owner>>>> = PerProcess::new(OnceLock::new);
-    let start = || {
-        let (queue, owners) = channel();
-        let free = move || owners.into_iter().for_each(contained);
-        thread::Builder::new().name("nixl-free".to_owned()).spawn(free).ok()?;
-        Some(queue)
-    };
-    QUEUE.get().get_or_init(start).as_ref()
+    static QUEUE: PerProcess<Queue> = PerProcess::new(Queue::default);
+    queue_of(QUEUE.get(), |free| {
+        thread::Builder::new().name("nixl-free".to_owned()).spawn(free).map(drop)
+    })
+}
+
+fn queue_of(
+    queue: &Queue,
+    spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<()>,
+) -> Option<Sender<Owner>> {
+    let mut queue = lock(queue);
+    if queue.is_none() {
+        let (sender, owners) = channel::<Owner>();
+        spawn(Box::new(move || owners.into_iter().for_each(contained))).ok()?;
+        *queue = Some(sender);
+    }
+    queue.clone()
 }
 
 #[cfg(test)]
@@ -80,10 +94,25 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_was_refused_is_asked_for_again() {
+        let queue = Queue::default();
+        let refused = |_: Box<dyn FnOnce() + Send>| Err(io::ErrorKind::WouldBlock.into());
+        assert!(queue_of(&queue, refused).is_none());
+        let spawn = |free: Box<dyn FnOnce() + Send>| {
+            thread::spawn(free);
+            Ok(())
+        };
+        let (said, dropped) = channel();
+        queue_of(&queue, spawn).unwrap().send(Box::new(Bomb(said))).unwrap();
+        assert_ne!(dropped.recv(), Ok(thread::current().id()));
+        assert!(queue_of(&queue, refused).is_some(), "one is enough");
+    }
+
+    #[test]
     fn a_thread_that_defers_is_not_held_up() {
         let (said, dropped) = channel();
         let (go, block) = channel::<()>();
-        struct Blocks(std::sync::Mutex<std::sync::mpsc::Receiver<()>>);
+        struct Blocks(Mutex<std::sync::mpsc::Receiver<()>>);
         impl Drop for Blocks {
             fn drop(&mut self) {
                 let _ = self.0.get_mut().map(|block| block.recv());

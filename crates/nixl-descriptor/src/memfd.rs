@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+use nixl_device::{ProcessLimit, fill_random};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, readlinkat_raw};
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
 
 use crate::region::RegionError;
 use crate::rendezvous::{self, LinkError};
@@ -24,7 +24,7 @@ pub(crate) fn create(len: usize) -> Result<(File, [u8; 16]), RegionError> {
     }
     let failed = |errno: Errno| out_of_memory(len, errno.into());
     let mut name = [0; 16];
-    rustix::rand::getrandom(&mut name, rustix::rand::GetRandomFlags::empty()).map_err(failed)?;
+    fill_random(&mut name).map_err(|error| out_of_memory(len, error))?;
     if cfg!(miri) {
         // It has neither such files nor shared mappings: memory of this process alone, which no name leads to, stands in.
         let file = File::open("/dev/null").map_err(|error| out_of_memory(len, error))?;
@@ -34,7 +34,7 @@ pub(crate) fn create(len: usize) -> Result<(File, [u8; 16]), RegionError> {
     let file = rustix::fs::memfd_create(file_name(&name), flags).map_err(failed)?;
     let file = numbered_from(AFTER_STANDARD, file).map_err(failed)?;
     // Beyond the limit the system would not refuse, but kill.
-    let limit = getrlimit(Resource::Fsize).current;
+    let limit = ProcessLimit::FileSize.soft();
     if limit.is_some_and(|limit| len as u64 > limit) {
         let message =
             "shared memory: it is longer than files may be; raise the limit (ulimit -f)".to_owned();

@@ -18,6 +18,8 @@ pub enum SettingSource {
     Option,
     /// The environment of the process, which takes precedence over options.
     Environment,
+    /// A file of the engine's settings, over which options take precedence.
+    File,
     /// The connector chose it, for this machine.
     Chosen,
     /// An earlier connector of this process, since the engine has one value for all.
@@ -54,6 +56,7 @@ impl fmt::Display for EngineSetting {
         let source = match self.source {
             SettingSource::Option => "option",
             SettingSource::Environment => "environment",
+            SettingSource::File => "file",
             SettingSource::Chosen => "chosen here",
             SettingSource::EarlierConnector => "earlier connector",
         };

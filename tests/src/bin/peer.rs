@@ -30,16 +30,19 @@
 //! | `notify TEXT`, `hear COUNT` | nothing, the owner was notified; the notifications of importers, of which 0 begin to be received |
 //!
 //! With the variable `NIXL_TEST_STAGED`, transfers of GPU memory are staged; its value is the time of silence, in
-//! milliseconds, after which a peer is given up. It ends when stdin does.
+//! milliseconds, after which a peer is given up. With `NIXL_TEST_ADMIT`, UCX takes connections of that network alone. It ends when
+//! stdin does.
 #![allow(clippy::print_stdout, reason = "stdout is its interface")]
 
 use std::collections::HashMap;
 use std::env;
 use std::error::Error;
 use std::io::{self, BufRead as _};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nixl_connector::nixl::NixlOptions;
 use nixl_connector::{
     Connector, ConnectorError, ReadOperation, ReadableOperation, WritableOperation, WriteOperation,
 };
@@ -120,6 +123,12 @@ async fn main() {
 
 async fn build(is_staged: bool, staged: &Arc<PathExecutor>) -> Result<Connector, ConnectorError> {
     let mut builder = Connector::builder().name("peer");
+    if let Ok(network) = env::var("NIXL_TEST_ADMIT")
+        && let Some((address, bits)) = network.split_once('/')
+        && let (Ok(address), Ok(bits)) = (address.parse::<IpAddr>(), bits.parse())
+    {
+        builder = builder.nixl(NixlOptions::new().admit_networks([(address, bits)]));
+    }
     if is_staged {
         builder = builder.executor(Arc::clone(staged) as Arc<dyn Executor>);
     }

@@ -2,8 +2,9 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::PathBuf;
 
 use super::report::Report;
@@ -35,9 +36,16 @@ fn check_configuration(report: &mut Report) {
 fn configuration(
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Option<PathBuf>, (PathBuf, io::Error)> {
-    let readable = |path: PathBuf| match File::open(&path) {
-        Ok(_) => Ok(Some(path)),
-        Err(error) => Err((path, error)),
+    let readable = |path: PathBuf| {
+        // A pipe would block this process until another one writes to it.
+        let opened = fs::metadata(&path).and_then(|found| match is_read_to_its_end(&found) {
+            true => File::open(&path),
+            false => Err(io::Error::other("it is no regular file")),
+        });
+        match opened {
+            Ok(_) => Ok(Some(path)),
+            Err(error) => Err((path, error)),
+        }
     };
     if let Some(named) = variable("NIXL_CONFIG_FILE") {
         return readable(named.into());
@@ -52,6 +60,12 @@ fn configuration(
         }
     }
     Ok(None)
+}
+
+/// Whether a file is one that a reader comes to the end of: a regular one, or `/dev/null`.
+fn is_read_to_its_end(file: &Metadata) -> bool {
+    let is_null = || fs::metadata("/dev/null").is_ok_and(|null| null.rdev() == file.rdev());
+    file.is_file() || (file.file_type().is_char_device() && is_null())
 }
 
 fn check_files(report: &mut Report) {
@@ -79,6 +93,8 @@ fn soft_limit_of_files(limits: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -102,6 +118,12 @@ mod tests {
         let file = folder.path().join(".nixl.cfg");
         fs::write(&file, "").unwrap();
         assert_eq!(with("HOME", folder.path().to_owned()).unwrap(), Some(file));
+        let pipe = folder.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for endless in [pipe, "/dev/zero".into()] {
+            assert_eq!(with("NIXL_CONFIG_FILE", endless.clone()).unwrap_err().0, endless);
+        }
+        assert!(with("NIXL_CONFIG_FILE", "/dev/null".into()).is_ok());
         let long = folder.path().join("x".repeat(300));
         assert_eq!(with("HOME", long.clone()).unwrap_err().0, long.join(".nixl.cfg"));
     }

@@ -62,6 +62,14 @@ pub(super) fn check(report: &mut Report, topology: &Topology, library: &Path, uc
     } else {
         report.ok_for(SECTION, "interfaces", found);
     }
+    for transport in &machine.refused {
+        report.note(
+            SECTION,
+            *transport,
+            format!("the system refuses {}", needed(transport)),
+            Some("permit it, or go without: processes of one machine are slower then".to_owned()),
+        );
+    }
     let plan = plan(&machine, environment());
     for (name, value, source) in &plan {
         match source {
@@ -110,6 +118,15 @@ pub(super) fn check(report: &mut Report, topology: &Topology, library: &Path, uc
     }
 }
 
+/// What a transport takes of the system.
+fn needed(transport: &str) -> &'static str {
+    match transport {
+        "cma" => "process_vm_readv or process_vm_writev",
+        "posix" => "a file in /dev/shm (UCX_POSIX_DIR)",
+        _ => "shmget or shmat",
+    }
+}
+
 /// UCX names the ports of a NIC.
 fn is_used(nic: &str, devices: &BTreeSet<&str>) -> bool {
     devices.iter().any(|device| device.split_once(':').is_some_and(|(name, _)| name == nic))
@@ -146,6 +163,7 @@ mod tests {
             has_rdma: false,
             has_efa: false,
             chosen: Some(vec!["eth0".to_owned(), "lo".to_owned()]),
+            refused: vec!["cma"],
         };
         let set = [("UCX_MODULES", "all"), ("UCX_TLS", "tcp"), ("HOME", "/root")];
         let set = set.map(|(name, value)| (name.to_owned(), value.to_owned()));

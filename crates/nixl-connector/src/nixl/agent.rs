@@ -6,6 +6,7 @@
 
 use std::env;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -27,6 +28,7 @@ use uuid::Uuid;
 use super::blob::{self, Blob};
 use super::configuration;
 use super::endpoints::Endpoints;
+use super::epoll;
 use super::exit::{self, Busy};
 use super::files;
 use super::forked;
@@ -128,6 +130,7 @@ fn load_plugins(
             agent.get_plugin_params(backend.name()).map_err(|_| NixlUnavailable::NoPlugin {
                 backend: backend.name(),
                 folder: env::var_os("NIXL_PLUGIN_DIR").map(PathBuf::from),
+                variables: set_variables(),
             })?;
         Ok((backend.clone(), params))
     };
@@ -167,16 +170,57 @@ fn create_backends(
     let wake_ups = WakeUps::before();
     let create_all = |handed: &str| plugins.into_iter().map(|p| create(p, handed)).collect();
     let (backends, mut settings) = if options.chosen_backends().contains(&NixlBackend::Ucx) {
-        plan.start(create_all)?
+        plan.start(create_all).map_err(with_variables)?
     } else {
-        (create_all("")?, Vec::new())
+        (create_all("").map_err(with_variables)?, Vec::new())
     };
-    wake_ups.drop_empty();
+    wake_ups.keep_apart();
+    if let Some(networks) = options.admitted_networks() {
+        let networks: Vec<_> = networks.iter().map(|(of, bits)| format!("{of}/{bits}")).collect();
+        settings.push(EngineSetting::new(
+            "admit_networks",
+            networks.join(","),
+            SettingSource::Option,
+        ));
+    }
     for (backend, name, value) in options.parameters() {
         let name = format!("{}.{name}", backend.name());
         settings.push(EngineSetting::new(name, value, SettingSource::Option));
     }
     Ok((backends, settings))
+}
+
+/// The listening sockets of the agent, kept from started programs and from networks that are not admitted.
+fn guarded(
+    before: &[(u64, u16)],
+    details: &[u8],
+    options: &NixlOptions,
+    devices: usize,
+) -> Result<Listener, NixlUnavailable> {
+    let listener = Listener::found(before, &Listener::open_now(), details);
+    listener.keep_apart();
+    let Some(networks) = options.admitted_networks() else { return Ok(listener) };
+    let failed = |reason| NixlUnavailable::Start { what: "filter of networks", reason };
+    let admitted = listener.admit(networks);
+    let count = admitted.map_err(|error| failed(format!("the kernel refuses it: {error}")))?;
+    if count == 0 && devices > 0 {
+        return Err(failed("UCX's listening sockets are not found in /proc".to_owned()));
+    }
+    Ok(listener)
+}
+
+/// Refuses networks that are none.
+fn check_networks(options: &NixlOptions) -> Result<(), NixlUnavailable> {
+    let bits_of = |address: &IpAddr| if address.is_ipv4() { 32 } else { 128 };
+    let networks = options.admitted_networks().into_iter().flatten();
+    match networks.into_iter().find(|(address, bits)| *bits > bits_of(address)) {
+        None => Ok(()),
+        Some((address, bits)) => Err(NixlUnavailable::Setting {
+            name: "NixlOptions::admit_networks".to_owned(),
+            value: format!("{address}/{bits}"),
+            reason: format!("such an address has {} bits", bits_of(address)),
+        }),
+    }
 }
 
 fn addresses(details: &[u8]) -> Option<WorkerAddresses> {
@@ -202,10 +246,14 @@ pub(super) fn register_apart(
     let _busy = exit::enter().ok_or_else(exiting)?;
     let _building = building()?;
     exit::watch_forks()?;
+    let listening = Listener::open_now();
     let agent = nixl_sys::Agent::new(&format!("try-{}", Uuid::new_v4())).map_err(failed)?;
     let plugins = load_plugins(&agent, options)?;
-    let plan = Plan::new(options, &UcxDevices::of_this_machine())?;
+    let devices = UcxDevices::of_this_machine();
+    let plan = Plan::new(options, &devices)?;
     let (backends, _) = create_backends(&agent, plugins, options, &plan)?;
+    let details = agent.get_local_md().map_err(failed)?;
+    guarded(&listening, &details, options, plan.devices(&devices))?;
     let mut with = OptArgs::new().map_err(failed)?;
     for backend in &backends {
         with.add_backend(backend).map_err(failed)?;
@@ -216,14 +264,28 @@ pub(super) fn register_apart(
 /// The variables of NIXL in the environment, as the end of a sentence: a value that NIXL cannot read ends the start of an agent, and
 /// NIXL does not say which. Empty without any.
 fn set_variables() -> String {
+    const OURS: [&str; 3] = ["NIXL_PREFIX", "NIXL_RUNTIME_DIR", "NIXL_TEST_"];
+    let is_nixls = |name: &String| {
+        name.starts_with("NIXL_") && !OURS.iter().any(|ours| name.starts_with(ours))
+    };
     let names = env::vars_os().filter_map(|(name, value)| {
-        let name = name.into_string().ok().filter(|name| name.starts_with("NIXL_"))?;
+        let name = name.into_string().ok().filter(is_nixls)?;
         Some(format!("{name}={}", value.to_string_lossy()))
     });
     let names: Vec<_> = names.collect();
     match names.is_empty() {
         true => String::new(),
         false => format!("; NIXL reads these variables: {}", names.join(", ")),
+    }
+}
+
+/// A failed backend, with the variables by which it may have failed.
+fn with_variables(error: NixlUnavailable) -> NixlUnavailable {
+    match error {
+        NixlUnavailable::Engine { what, reason, error } => {
+            NixlUnavailable::Engine { what, reason: reason + &set_variables(), error }
+        }
+        other => other,
     }
 }
 
@@ -256,6 +318,7 @@ impl Agent {
         control: ControlThread,
         options: NixlOptions,
     ) -> Result<Self, NixlUnavailable> {
+        check_networks(&options)?;
         streams::open_closed();
         memory::check(Ucx::loaded().is_some())?;
         NixlLibrary::open_below(options.chosen_prefix())?;
@@ -265,6 +328,7 @@ impl Agent {
         let plan = Plan::new(&options, &devices)?;
         files::check(plan.devices(&devices), plan.shares_memory())?;
         threads::check()?;
+        epoll::check()?;
         let failed = |what| {
             move |e: NixlError| {
                 let files = files::explanation();
@@ -294,7 +358,7 @@ impl Agent {
         let _relaxed = relax_capture();
         let (backends, settings) = create_backends(&agent, plugins, &options, &plan)?;
         let details: Bytes = agent.get_local_md().map_err(failed("metadata"))?.into();
-        let listener = Listener::found(&listening, &Listener::open_now(), &details);
+        let listener = guarded(&listening, &details, &options, plan.devices(&devices))?;
         let addresses = addresses(&details);
         let inside = Inside {
             requests: Slab::new(),

@@ -3,10 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use nixl_device::NetworkInterface;
+use nixl_device::{NetworkInterface, ProcessLimit};
 use nixl_ops::TransportError;
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
 
 use super::library::NixlUnavailable;
 
@@ -25,7 +24,7 @@ const LARGEST: u64 = 6 << 20;
 /// Refuses an agent without enough files, or with too small a limit on file size: UCX does not report the first, and aborts in
 /// places; at the second the system ends the process.
 pub(super) fn check(devices: usize, shares_memory: bool) -> Result<(), NixlUnavailable> {
-    let largest = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
+    let largest = ProcessLimit::FileSize.soft().unwrap_or(u64::MAX);
     if shares_memory && largest < LARGEST {
         return Err(NixlUnavailable::FileSize { limit: largest, needed: LARGEST });
     }
@@ -44,7 +43,7 @@ pub(super) fn exhausted() -> Option<(u64, u64)> {
 }
 
 fn open_and_limit() -> Option<(u64, u64)> {
-    let limit = getrlimit(Resource::Nofile).current?;
+    let limit = ProcessLimit::OpenFiles.soft()?;
     // Listing takes a descriptor: a failure to get one is the answer.
     match fs::read_dir("/proc/self/fd") {
         Ok(open) => Some((open.count() as u64, limit)),
@@ -55,22 +54,37 @@ fn open_and_limit() -> Option<(u64, u64)> {
     }
 }
 
+/// The longest queue of a listening socket, without which UCX opens none.
+const BACKLOG: &str = "/proc/sys/net/core/somaxconn";
+
 /// The explanation of a failure of NIXL, as the end of a sentence. Empty if unknown.
 pub(super) fn explanation() -> String {
-    match error() {
-        Some(error) => format!("; {error}"),
-        None if !Path::new("/proc/self").exists() => {
-            "; UCX needs /proc, which is not mounted".to_owned()
-        }
-        None if NetworkInterface::all().is_empty() && NetworkInterface::are_hidden() => {
-            "; UCX looks for network interfaces in /sys/class/net, which is missing or of another network namespace: mount this \
-             one's sysfs"
-                .to_owned()
-        }
-        None if NetworkInterface::all().is_empty() => {
-            "; no network interface is up, and UCX needs one: loopback will do (`ip link set lo up`)".to_owned()
-        }
-        None => String::new(),
+    if let Some(error) = error() {
+        return format!("; {error}");
+    }
+    if !Path::new("/proc/self").exists() {
+        return "; UCX needs /proc, which is not mounted".to_owned();
+    }
+    if let Some(error) = NetworkInterface::listing_error() {
+        return format!(
+            "; the system refuses to list network interfaces: {error}; permit netlink sockets"
+        );
+    }
+    if !NetworkInterface::all().is_empty() {
+        return match Path::new(BACKLOG).exists() {
+            true => String::new(),
+            false => format!(
+                "; UCX reads {BACKLOG}, which is not there: mount all of /proc, without subset=pid"
+            ),
+        };
+    }
+    if NetworkInterface::are_hidden() {
+        "; UCX looks for network interfaces in /sys/class/net, which is missing or of another network namespace: mount this \
+         one's sysfs"
+            .to_owned()
+    } else {
+        "; no network interface is up, and UCX needs one: loopback will do (`ip link set lo up`)"
+            .to_owned()
     }
 }
 

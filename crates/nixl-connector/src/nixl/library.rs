@@ -216,8 +216,8 @@ pub enum NixlUnavailable {
     NoBackend,
     /// NIXL cannot load the plugin of a backend, or has none.
     #[error(
-        "NIXL has no plugin for its backend {backend}, or cannot load it{}; `cargo xtask doctor` in this project's repository \
-         says what it lacks",
+        "NIXL has no plugin for its backend {backend}, or cannot load it{}{variables}; `cargo xtask doctor` in this project's \
+         repository says what it lacks",
         of_variable(folder.as_deref())
     )]
     NoPlugin {
@@ -225,6 +225,8 @@ pub enum NixlUnavailable {
         backend: &'static str,
         /// The folder that the variable `NIXL_PLUGIN_DIR` names.
         folder: Option<PathBuf>,
+        /// The variables of NIXL in the environment, as a part of a sentence: it may fail for the value of one. Empty without any.
+        variables: String,
     },
     /// This process cannot start NIXL.
     #[error(

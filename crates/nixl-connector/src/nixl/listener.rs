@@ -4,8 +4,14 @@
 //! on peers without a connection cannot reach this agent, and NIXL does not report it.
 
 use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::RawFd;
 
 use nixl_device::{TcpSocket, TcpState};
+
+use super::ucx::{Filter, close_on_exec};
 
 /// The listening sockets of one agent.
 #[derive(Debug)]
@@ -30,6 +36,31 @@ impl Listener {
         };
         let is_new = |socket: &&(u64, u16)| !before.contains(socket) && names(socket.1);
         Self { inodes: after.iter().filter(is_new).map(|(inode, _)| *inode).collect() }
+    }
+
+    /// Has the kernel close them in programs that this process starts: UCX does not, and a program that outlives this process would
+    /// keep the port open.
+    pub(super) fn keep_apart(&self) {
+        if let Err(error) = self.descriptors().into_iter().try_for_each(close_on_exec) {
+            tracing::warn!(%error, "programs that this process starts inherit a listening socket of UCX");
+        }
+    }
+
+    /// Has the kernel drop connections of other networks. Returns the number of the sockets.
+    pub(super) fn admit(&self, networks: &[(IpAddr, u8)]) -> io::Result<usize> {
+        let mut filter = Filter::from_networks(networks);
+        let descriptors = self.descriptors();
+        descriptors.iter().try_for_each(|number| filter.attach(*number))?;
+        Ok(descriptors.len())
+    }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        let entries = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+        let number = |entry: fs::DirEntry| {
+            let link = fs::read_link(entry.path()).ok()?;
+            self.is_one(link.to_str()?).then(|| entry.file_name().to_str()?.parse().ok())?
+        };
+        entries.filter_map(number).collect()
     }
 
     /// Whether a link of `/proc/self/fd` leads to one of them.

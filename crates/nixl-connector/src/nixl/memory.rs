@@ -2,8 +2,8 @@
 
 use std::fs;
 
+use nixl_device::ProcessLimit;
 use rustix::param::page_size;
-use rustix::process::{Resource, getrlimit};
 
 use super::library::NixlUnavailable;
 
@@ -22,15 +22,15 @@ const LATER: Needed = Needed { space: 100 << 20, data: 32 << 20 };
 /// Refuses an agent if a limit of the process leaves too little. The libraries may be loaded already.
 pub(super) fn check(are_loaded: bool) -> Result<(), NixlUnavailable> {
     let needed = if are_loaded { LATER } else { FIRST };
-    check_with(&needed, |resource| getrlimit(resource).current, used)
+    check_with(&needed, ProcessLimit::soft, used)
 }
 
 fn check_with(
     needed: &Needed,
-    limit: impl Fn(Resource) -> Option<u64>,
+    limit: impl Fn(ProcessLimit) -> Option<u64>,
     used: impl Fn() -> Option<Used>,
 ) -> Result<(), NixlUnavailable> {
-    let (space, data) = (limit(Resource::As), limit(Resource::Data));
+    let (space, data) = (limit(ProcessLimit::AddressSpace), limit(ProcessLimit::Data));
     if space.is_none() && data.is_none() {
         return Ok(());
     }
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn a_limit_that_leaves_too_little_is_named() {
         let check = |space: Option<u64>, data: Option<u64>| {
-            let limit = |resource| if resource == Resource::As { space } else { data };
+            let limit = |of| if of == ProcessLimit::AddressSpace { space } else { data };
             check_with(&FIRST, limit, || parse("100 9 9 9 9 10 0", 4096))
         };
         assert_eq!(check(None, None), Ok(()));

@@ -27,11 +27,13 @@
 //! | UCX's module for EFA loads a second libnl, whose destructors crash at exit | `ucx/settings` excludes it without such a device |
 //! | UCX ends the owner's process if a reader over TCP dies before its reply | `ucx/replies` replaces the responsible functions |
 //! | an empty datagram of any process to one of its Unix sockets ends the process | `ucx/wakeups` has the kernel drop those |
+//! | a process that connects to its TCP port can end the process and write to its memory | `listener` has the kernel drop connections of networks that an option does not name |
 //! | UCX prints on standard output | `ucx/log` passes its messages to `tracing` |
 //! | without access to `HOME`, or with too few files, no agent is made, without a reason | `configuration` and `files` check first |
 //! | UCX replaces the application's handlers of signals as it loads | `signals` restores them |
 //! | its files take the numbers of closed standard streams | `streams` opens `/dev/null` there before |
 //! | a refused thread ends the process, and so does a file beyond the limit or a log that cannot be opened | `threads`, `files` and `ucx/files` check first |
+//! | so does a refused call of epoll | `epoll` tries each |
 //! | so does a refused mapping | `memory` checks the limits first |
 //! | after a refused registration of GPU memory, no peer accepts the agent's metadata | `registrar` tries it with another agent first |
 //! | deregistering under a running request dangles | registrations are held by the transfer |
@@ -52,6 +54,7 @@ mod cover;
 mod directory;
 mod endpoints;
 mod entries;
+mod epoll;
 mod exit;
 mod export;
 mod files;

@@ -1,6 +1,7 @@
 //! Options of NIXL and UCX.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -74,6 +75,7 @@ pub struct NixlOptions {
     ucx: BTreeMap<String, String>,
     progress_delay: Option<Duration>,
     prefix: Option<PathBuf>,
+    networks: Option<Vec<(IpAddr, u8)>>,
 }
 
 impl NixlOptions {
@@ -89,6 +91,7 @@ impl NixlOptions {
             ucx: BTreeMap::new(),
             progress_delay: Some(Self::DEFAULT_PROGRESS_DELAY),
             prefix: None,
+            networks: None,
         }
     }
 
@@ -139,6 +142,29 @@ impl NixlOptions {
     #[must_use]
     pub fn transports<T: AsRef<str>>(self, transports: impl IntoIterator<Item = T>) -> Self {
         self.ucx_list("TLS", transports)
+    }
+
+    /// The networks from which UCX takes TCP connections: addresses of which so many leading bits count. By default all, and a process
+    /// that connects can end this one and write to its memory. The kernel drops the connections of others, from a moment after UCX
+    /// has opened its ports.
+    ///
+    /// Peers of this host connect over TCP from its own addresses, `127.0.0.1` included. So do all its users.
+    ///
+    /// ```
+    /// # use nixl_connector::nixl::NixlOptions;
+    /// use std::net::Ipv4Addr;
+    ///
+    /// let networks = [(Ipv4Addr::LOCALHOST, 8), (Ipv4Addr::new(10, 1, 0, 0), 16)];
+    /// let options = NixlOptions::new().admit_networks(networks);
+    /// ```
+    #[must_use]
+    pub fn admit_networks<A: Into<IpAddr>>(
+        mut self,
+        networks: impl IntoIterator<Item = (A, u8)>,
+    ) -> Self {
+        let networks = networks.into_iter().map(|(address, bits)| (address.into(), bits));
+        self.networks = Some(networks.collect());
+        self
     }
 
     /// The largest number of NICs for one transfer (`UCX_MAX_RMA_RAILS`). By default two, NIXL's choice.
@@ -207,6 +233,11 @@ impl NixlOptions {
 
     pub(super) fn chosen_prefix(&self) -> Option<&Path> {
         self.prefix.as_deref()
+    }
+
+    /// `None` for all.
+    pub(super) fn admitted_networks(&self) -> Option<&[(IpAddr, u8)]> {
+        self.networks.as_deref()
     }
 
     pub(super) fn chosen_backends(&self) -> &[NixlBackend] {

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Builder, Scope, ScopedJoinHandle};
 
-use rustix::process::{Resource, getrlimit};
+use nixl_device::ProcessLimit;
 
 use super::library::NixlUnavailable;
 
@@ -15,7 +15,7 @@ const NEEDED: usize = 4;
 pub(super) fn check() -> Result<(), NixlUnavailable> {
     /// The C library's default stack size without a limit.
     const STACK: u64 = 8 << 20;
-    let stack = getrlimit(Resource::Stack).current.unwrap_or(STACK);
+    let stack = ProcessLimit::Stack.soft().unwrap_or(STACK);
     at_once(NEEDED, stack).map_err(|(started, error)| NixlUnavailable::Threads {
         needed: NEEDED,
         started,

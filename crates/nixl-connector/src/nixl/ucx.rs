@@ -7,6 +7,7 @@ mod choice;
 mod configured;
 mod fatal;
 mod files;
+mod filter;
 mod folders;
 mod library;
 mod lists;
@@ -17,9 +18,10 @@ mod wakeups;
 
 pub(super) use choice::{UcxDevices, may_use_rdma};
 pub(super) use files::check as check_files;
+pub(super) use filter::Filter;
 pub(super) use library::Ucx;
 pub(super) use settings::Plan;
-pub(super) use wakeups::WakeUps;
+pub(super) use wakeups::{WakeUps, close_on_exec};
 
 /// UCX's identity of this machine, or `None` if UCX does not report it. Called after UCX is loaded.
 pub(super) fn machine() -> Option<u64> {

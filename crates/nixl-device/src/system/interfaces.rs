@@ -1,6 +1,7 @@
 //! Network interfaces that sockets can use.
 
 use std::fs;
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
@@ -47,6 +48,12 @@ impl NetworkInterface {
     #[must_use]
     pub fn are_hidden() -> bool {
         are_hidden(Path::new("/"), &up())
+    }
+
+    /// The error by which the system refuses to list interfaces, as a filter of system calls does.
+    #[must_use]
+    pub fn listing_error() -> Option<io::Error> {
+        getifaddrs().err().map(io::Error::from)
     }
 
     /// Its name, such as `eth0`.

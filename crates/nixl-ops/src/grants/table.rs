@@ -209,6 +209,6 @@ fn base(tokens: &mut Tokens) -> Result<u64, GrantError> {
     Ok(u128::from_ne_bytes(random) as u64 >> 1)
 }
 
-fn no_randomness(error: rustix::io::Errno) -> GrantError {
-    GrantError::NoRandomness { error: std::io::Error::from(error).into() }
+fn no_randomness(error: std::io::Error) -> GrantError {
+    GrantError::NoRandomness { error: error.into() }
 }

@@ -1,7 +1,8 @@
 //! Random numbers for tickets, taken from the system in batches.
 
-use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
+use std::io;
+
+use nixl_device::fill_random;
 
 /// Unused tokens. Each costs a sixteenth of a system call.
 #[derive(Default)]
@@ -13,23 +14,16 @@ impl Tokens {
     /// The system returns this many bytes in one call.
     const BYTES: usize = 256;
 
-    pub(super) fn next(&mut self) -> Result<[u8; 16], Errno> {
+    pub(super) fn next(&mut self) -> io::Result<[u8; 16]> {
         if let Some(token) = self.take() {
             return Ok(token);
         }
         self.bytes.resize(Self::BYTES, 0);
-        let mut filled = 0;
-        while filled < Self::BYTES {
-            match getrandom(&mut self.bytes[filled..], GetRandomFlags::empty()) {
-                Ok(some) => filled += some,
-                Err(Errno::INTR) => {}
-                Err(error) => {
-                    self.bytes.clear();
-                    return Err(error);
-                }
-            }
+        if let Err(error) = fill_random(&mut self.bytes) {
+            self.bytes.clear();
+            return Err(error);
         }
-        self.take().ok_or(Errno::IO)
+        self.take().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
     fn take(&mut self) -> Option<[u8; 16]> {

@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask doctor` compiles this file too: so it prints and tries what connectors choose.
 
+use std::env;
 use std::fs;
 use std::path::Path;
 
@@ -31,6 +32,8 @@ pub(super) struct Machine {
     pub(super) has_efa: bool,
     /// The network devices to name to UCX, if it does not take all.
     pub(super) chosen: Option<Vec<String>>,
+    /// The transports of this machine's processes that the system refuses.
+    pub(super) refused: Vec<&'static str>,
 }
 
 impl Machine {
@@ -40,6 +43,7 @@ impl Machine {
             has_rdma: may_use_rdma(),
             has_efa: has_efa(Path::new(NICS)),
             chosen: devices.chosen(),
+            refused: refused(),
         }
     }
 
@@ -64,11 +68,29 @@ impl Machine {
             // of NIXL's wheel: their destructors end the process in SIGSEGV.
             settings.push(("MODULES", "^efa".to_owned()));
         }
+        if !self.refused.is_empty() {
+            // UCX takes cma where it may write to another process, and fails each read where it may do that alone. It makes no
+            // engine where its transports of shared memory cannot make theirs.
+            settings.push(("TLS", format!("^{}", self.refused.join(","))));
+        }
         if let Some(chosen) = &self.chosen {
             settings.push(("NET_DEVICES", chosen.join(",")));
         }
         settings
     }
+}
+
+/// UCX's names for the transports that the system refuses to this process.
+fn refused() -> Vec<&'static str> {
+    let folder = env::var_os("UCX_POSIX_DIR").unwrap_or_else(|| "/dev/shm".into());
+    [
+        ("cma", nixl_device::permits_cross_memory_attach()),
+        ("posix", nixl_device::takes_shared_files(Path::new(&folder))),
+        ("sysv", nixl_device::has_system_v_memory()),
+    ]
+    .into_iter()
+    .filter_map(|(name, is_permitted)| (!is_permitted).then_some(name))
+    .collect()
 }
 
 /// Whether UCX may use a NIC of this machine that writes memory.

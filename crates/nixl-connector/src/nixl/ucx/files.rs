@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, OFlags, access};
 
-use super::configured::{self, NAME};
+use super::configured::{self, Configured, NAME};
 use super::fatal;
 use super::folders::{folder_of_library, folders};
 use crate::nixl::NixlUnavailable;
@@ -20,6 +20,12 @@ use crate::nixl::configuration::is_read_to_its_end;
 pub(in crate::nixl) fn check() -> Result<(), NixlUnavailable> {
     let variable = |name: &str| env::var_os(name);
     check_with(variable, &folders(variable, folder_of_library().as_deref()))
+}
+
+/// The settings in UCX's files.
+pub(super) fn configured() -> Configured {
+    let variable = |name: &str| env::var_os(name);
+    configured::read(&folders(variable, folder_of_library().as_deref()))
 }
 
 fn check_with(

@@ -60,8 +60,8 @@ extern "C" fn handle(
     }
     let message = CStr::from_bytes_until_nul(&message).unwrap_or(c"").to_string_lossy();
     let message = message.trim_end();
-    if level <= ERROR {
-        note_error(message);
+    if level <= WARN {
+        note(level, message);
     }
     if !is_heard() {
         return CONTINUE;
@@ -75,24 +75,24 @@ extern "C" fn handle(
 }
 
 thread_local! {
-    /// The first error that UCX writes on this thread during [`first_error`].
-    static FIRST_ERROR: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// The first of the most severe errors and warnings that UCX writes on this thread during [`first_error`].
+    static FIRST_ERROR: RefCell<Option<(c_uint, String)>> = const { RefCell::new(None) };
 }
 
-/// Runs a call, and returns the first error that UCX writes meanwhile on this thread. Empty without one.
+/// Runs a call, and returns the first error that UCX writes meanwhile on this thread, or the first warning. Empty without one.
 pub(super) fn first_error<T>(call: impl FnOnce() -> T) -> (T, String) {
-    FIRST_ERROR.set(Some(String::new()));
+    FIRST_ERROR.set(Some((c_uint::MAX, String::new())));
     let result = call();
-    (result, FIRST_ERROR.take().unwrap_or_default())
+    (result, FIRST_ERROR.take().map(|(_, message)| message).unwrap_or_default())
 }
 
-fn note_error(message: &str) {
+fn note(level: c_uint, message: &str) {
     // Not on a thread that ends.
     let _ = FIRST_ERROR.try_with(|first| {
         if let Ok(mut first) = first.try_borrow_mut()
-            && let Some(first) = first.as_mut().filter(|first| first.is_empty())
+            && let Some(first) = first.as_mut().filter(|first| level.max(ERROR) < first.0)
         {
-            first.push_str(message);
+            *first = (level.max(ERROR), message.to_owned());
         }
     });
 }
@@ -104,12 +104,13 @@ fn is_heard() -> bool {
 
 const FATAL: c_uint = 0;
 const ERROR: c_uint = 1;
+const WARN: c_uint = 2;
 
 /// UCX logs as errors conditions that its caller handles and a connector reports itself, such as an ended peer.
 fn tell(level: c_uint, file: &str, line: c_uint, message: &str) {
     match level {
         FATAL => tracing::error!(target: "ucx", file, line, "{message}"),
-        ERROR | 2 => tracing::warn!(target: "ucx", file, line, "{message}"),
+        ERROR | WARN => tracing::warn!(target: "ucx", file, line, "{message}"),
         3 | 4 => tracing::info!(target: "ucx", file, line, "{message}"),
         5 => tracing::debug!(target: "ucx", file, line, "{message}"),
         _ => tracing::trace!(target: "ucx", file, line, "{message}"),
@@ -181,7 +182,14 @@ mod tests {
         let (result, error) =
             tracing::subscriber::with_default(none, || first_error(|| [said(2), said(1), said(1)]));
         assert_eq!((result, error.as_str()), ([CONTINUE; 3], "gone"));
-        assert_eq!(first_error(|| said(2)).1, "");
+        assert_eq!(first_error(|| said(2)).1, "gone");
+        assert_eq!(first_error(|| said(3)).1, "");
+        let all = first_error(|| {
+            note(WARN, "warning");
+            note(ERROR, "error");
+            note(FATAL, "fatal");
+        });
+        assert_eq!(all.1, "error", "later errors follow from the first");
     }
 
     #[test]

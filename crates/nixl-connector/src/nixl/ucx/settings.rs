@@ -11,6 +11,7 @@ use nixl_ops::{EngineSetting, SettingSource};
 
 use super::choice::{Machine, UcxDevices};
 use super::fatal::{self, names_in};
+use super::files;
 use super::library::Ucx;
 use super::lists::Lists;
 use super::{log, replies};
@@ -23,7 +24,7 @@ const FIXED: &str = "UCX reads it once, when its library is loaded: set the vari
 pub(in crate::nixl) struct Plan(BTreeMap<String, (String, SettingSource)>);
 
 impl Plan {
-    /// Merges the environment, the options and the choices for this machine.
+    /// Merges the environment, the options, UCX's files and the choices for this machine.
     pub(in crate::nixl) fn new(
         options: &NixlOptions,
         devices: &UcxDevices,
@@ -33,8 +34,16 @@ impl Plan {
             let name = name.to_str()?.strip_prefix("UCX_")?.to_owned();
             Some((name, value.to_string_lossy().into_owned()))
         });
-        let plan = Self::with(options, &machine, environment)?;
+        let configured = files::configured().into_iter().map(|(name, (value, _))| (name, value));
+        let plan = Self::with(options, &machine, environment, configured)?;
         let is_chosen = matches!(plan.0.get("NET_DEVICES"), Some((_, SettingSource::Chosen)));
+        let used = machine.refused.iter().filter(|name| plan.takes(&[name, "sm", "shm"]));
+        for name in used {
+            tracing::warn!(
+                transport = name,
+                "the system refuses what this transport of UCX needs, and an option or UCX_TLS names it: transfers will fail"
+            );
+        }
         if let Some(chosen) = machine.chosen.filter(|_| is_chosen) {
             tracing::warn!(
                 interfaces = devices.interfaces(),
@@ -49,8 +58,9 @@ impl Plan {
         options: &NixlOptions,
         machine: &Machine,
         environment: impl Iterator<Item = (String, String)>,
+        configured: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, NixlUnavailable> {
-        use SettingSource::{Chosen, Environment, Option};
+        use SettingSource::{Chosen, Environment, File, Option};
         let mut settings: BTreeMap<_, _> =
             environment.map(|(name, value)| (name, (value, Environment))).collect();
         for (name, value) in options.ucx_settings() {
@@ -69,6 +79,9 @@ impl Plan {
                     settings.insert(name.clone(), (value.clone(), Option));
                 }
             }
+        }
+        for (name, value) in configured {
+            settings.entry(name).or_insert((value, File));
         }
         for (name, value) in machine.settings() {
             settings.entry(name.to_owned()).or_insert((value, Chosen));
@@ -132,7 +145,11 @@ impl Plan {
             self.0.iter().partition(|(name, _)| is_global(name).is_some());
         for (name, (value, source)) in globals.into_iter().chain(others) {
             let (mut value, mut source) = (value.clone(), *source);
-            if source != SettingSource::Environment {
+            if source == SettingSource::File
+                && let Some(in_force) = process.in_force().remove(name)
+            {
+                (value, source) = (in_force, SettingSource::EarlierConnector);
+            } else if !matches!(source, SettingSource::Environment | SettingSource::File) {
                 let given = match (&ucx, is_global(name)) {
                     (Some(ucx), Some(_)) => process.set(ucx, name, &value, source),
                     (ucx, _) => hand_on(ucx.as_ref(), lists.as_mut(), &mut handed, name, &value)
@@ -166,7 +183,7 @@ impl Plan {
             // NIXL reports only a failed backend.
             Err(NixlUnavailable::Engine { what, mut reason, error: cause }) => {
                 if !error.is_empty() {
-                    reason = format!("{reason}, after an error of UCX: {error}");
+                    reason = format!("{reason}, after UCX said: {error}");
                 }
                 reason.push_str(&restrictions(&settings));
                 Err(NixlUnavailable::Engine { what, reason, error: cause })
@@ -298,8 +315,13 @@ mod tests {
     use super::*;
     use SettingSource::{Chosen, Environment, Option};
 
-    const PLAIN: Machine =
-        Machine { has_cuda: false, has_rdma: false, has_efa: false, chosen: None };
+    const PLAIN: Machine = Machine {
+        has_cuda: false,
+        has_rdma: false,
+        has_efa: false,
+        chosen: None,
+        refused: Vec::new(),
+    };
 
     fn plan(
         options: &NixlOptions,
@@ -308,7 +330,7 @@ mod tests {
     ) -> Result<Vec<(String, String, SettingSource)>, NixlUnavailable> {
         let environment =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let plan = Plan::with(options, machine, environment)?;
+        let plan = Plan::with(options, machine, environment, [].into_iter())?;
         Ok(plan.0.into_iter().map(|(name, (value, source))| (name, value, source)).collect())
     }
 
@@ -342,12 +364,37 @@ mod tests {
     }
 
     #[test]
+    fn a_file_goes_before_choices_and_options_before_it() {
+        let machine = Machine { refused: vec!["cma"], ..PLAIN };
+        let options = NixlOptions::new().rails(3);
+        let file = [("TLS", "tcp"), ("MAX_RMA_RAILS", "1"), ("RCACHE_ENABLE", "y")];
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let environment = [("RCACHE_ENABLE", "try")].into_iter().map(owned);
+        let plan = Plan::with(&options, &machine, environment, file.into_iter().map(owned));
+        let plan = plan.unwrap();
+        let is = |value: &str, source| Some((value.to_owned(), source));
+        assert_eq!(plan.0.get("TLS").cloned(), is("tcp", SettingSource::File));
+        assert_eq!(plan.0.get("MAX_RMA_RAILS").cloned(), is("3", Option));
+        assert_eq!(plan.0.get("RCACHE_ENABLE").cloned(), is("try", Environment));
+        assert!(!plan.shares_memory());
+    }
+
+    #[test]
     fn the_efa_module_is_left_out_without_such_a_device() {
         let left_out = entry("MODULES", "^efa", Chosen);
         let options = NixlOptions::new();
         assert!(plan(&options, &PLAIN, &[]).unwrap().contains(&left_out));
         let with_efa = Machine { has_efa: true, ..PLAIN };
         assert!(!plan(&options, &with_efa, &[]).unwrap().contains(&left_out));
+    }
+
+    #[test]
+    fn transports_that_the_system_refuses_are_left_out() {
+        let machine = Machine { refused: vec!["cma", "posix"], ..PLAIN };
+        let left_out = entry("TLS", "^cma,posix", Chosen);
+        assert!(plan(&NixlOptions::new(), &machine, &[]).unwrap().contains(&left_out));
+        let by_hand = plan(&NixlOptions::new().transports(["tcp"]), &machine, &[]).unwrap();
+        assert!(by_hand.contains(&entry("TLS", "tcp", Option)));
     }
 
     #[test]
@@ -375,11 +422,14 @@ mod tests {
             ("^rc,tcp", 0),
         ] {
             let options = NixlOptions::new().ucx("TLS", transports);
-            let plan = Plan::with(&options, &PLAIN, [].into_iter()).unwrap();
+            let plan = Plan::with(&options, &PLAIN, [].into_iter(), [].into_iter()).unwrap();
             assert_eq!(plan.devices(&devices), expected, "{transports}");
         }
         let one = NixlOptions::new().network_devices(["lo"]);
-        assert_eq!(Plan::with(&one, &PLAIN, [].into_iter()).unwrap().devices(&devices), all.min(1));
+        assert_eq!(
+            Plan::with(&one, &PLAIN, [].into_iter(), [].into_iter()).unwrap().devices(&devices),
+            all.min(1)
+        );
     }
 
     #[test]
@@ -392,7 +442,7 @@ mod tests {
             ("^tcp", true),
         ] {
             let options = NixlOptions::new().ucx("TLS", transports);
-            let plan = Plan::with(&options, &PLAIN, [].into_iter()).unwrap();
+            let plan = Plan::with(&options, &PLAIN, [].into_iter(), [].into_iter()).unwrap();
             assert_eq!(plan.shares_memory(), expected, "{transports}");
         }
     }

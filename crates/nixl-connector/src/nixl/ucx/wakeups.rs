@@ -3,15 +3,20 @@
 //! UCX's transports of shared memory wake a process by a datagram of one byte, to a socket with an abstract name: any process of the
 //! network namespace, of whichever user, can send to it. UCX takes an empty datagram for the end of a connection, and ends the
 //! process ("failed to arm iface"). So the kernel drops empty ones.
-#![allow(unsafe_code, reason = "sets a filter of the kernel's on sockets of UCX")]
+//!
+//! UCX opens its sockets without `FD_CLOEXEC`. Programs that this process starts do not get these.
+#![allow(unsafe_code, reason = "asks sockets of UCX, which this library does not own")]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt::socket_type;
 use rustix::net::{RecvFlags, SocketAddrUnix, SocketType, getsockname, recv};
+
+use super::filter::Filter;
 
 /// The sockets that were open before UCX made its own, by their links in `/proc`.
 #[derive(Debug)]
@@ -24,11 +29,14 @@ impl WakeUps {
         Self { before: sockets().unwrap_or_default() }
     }
 
-    /// Has the kernel drop empty datagrams to the sockets that were opened since.
-    pub(in crate::nixl) fn drop_empty(&self) {
+    /// Has the kernel drop empty datagrams to the sockets that were opened since, and close these in programs that are started.
+    pub(in crate::nixl) fn keep_apart(&self) {
         let result = sockets().and_then(|sockets| {
             let new = sockets.difference(&self.before).map(|(number, _)| *number);
-            new.filter(|number| is_named_by_the_kernel(*number)).try_for_each(drop_empty)
+            new.filter(|number| is_named_by_the_kernel(*number)).try_for_each(|number| {
+                close_on_exec(number)?;
+                drop_empty(number)
+            })
         });
         if let Err(error) = result {
             tracing::warn!(
@@ -37,6 +45,13 @@ impl WakeUps {
             );
         }
     }
+}
+
+/// Has the kernel close a descriptor of UCX in programs that this process starts.
+pub(in crate::nixl) fn close_on_exec(number: RawFd) -> io::Result<()> {
+    // SAFETY: a descriptor that was closed meanwhile is an error of this call.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+    Ok(fcntl_setfd(descriptor, FdFlags::CLOEXEC)?)
 }
 
 fn sockets() -> io::Result<BTreeSet<(RawFd, String)>> {
@@ -63,36 +78,11 @@ fn is_named_by_the_kernel(number: RawFd) -> bool {
 }
 
 fn drop_empty(number: RawFd) -> io::Result<()> {
-    const LOAD_LENGTH: u16 = 0x80;
-    const JUMP_IF_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    const ALL: u32 = u32::MAX;
     /// More than the kernel queues for a socket of datagrams (`net.unix.max_dgram_qlen`); what comes later passed the filter.
     const QUEUED: usize = 1 << 14;
-    let step = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
-    let mut program = [
-        step(LOAD_LENGTH, 0, 0),
-        step(JUMP_IF_EQUAL, 1, 0),
-        step(RETURN, 0, 0),
-        step(RETURN, 0, ALL),
-    ];
-    let len = u16::try_from(program.len()).unwrap_or_default();
-    let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
-    // SAFETY: the filter and its program outlive the call, which copies them.
-    let set = unsafe {
-        libc::setsockopt(
-            number,
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const filter).cast(),
-            size_of_val(&filter) as libc::socklen_t,
-        )
-    };
-    if set != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    Filter::not_empty().attach(number)?;
     // What came before the filter: no peer knows the socket yet.
-    // SAFETY: as above.
+    // SAFETY: a descriptor that was closed meanwhile is an error of the calls.
     let socket = unsafe { BorrowedFd::borrow_raw(number) };
     let mut queued = (0..QUEUED).map(|_| recv(socket, &mut [0; 1], RecvFlags::DONTWAIT));
     queued.find(Result::is_err);
@@ -105,6 +95,8 @@ mod tests {
     use std::os::fd::AsRawFd as _;
     use std::os::linux::net::SocketAddrExt as _;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+    use rustix::io::fcntl_getfd;
 
     use super::*;
 
@@ -120,7 +112,8 @@ mod tests {
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let other = UnixDatagram::unbound().unwrap();
         other.send_to_addr(b"", &address).unwrap();
-        before.drop_empty();
+        before.keep_apart();
+        assert!(fcntl_getfd(&socket).unwrap().contains(FdFlags::CLOEXEC));
         socket.set_nonblocking(true).unwrap();
         let mut byte = [0];
         let nothing =
