@@ -48,12 +48,22 @@ impl RemoteExport {
         check: &WordCheck,
         options: OperationOptions,
     ) -> Result<(Option<NonZeroU64>, OperationOptions), ConnectorError> {
-        let Imported { connector, metadata, words, peer, looked, .. } = &*self.0;
+        let Imported { connector, words, peer, looked, .. } = &*self.0;
         let (Words::Engine(_), Some(peer)) = (words, peer) else { return Ok((None, options)) };
         let current = connector.connection().transport().connection_to(peer);
         if current.is_some_and(|current| looked.is(current)) {
             return Ok((current, options));
         }
+        // Seldom, and larger than the rest of a read.
+        Box::pin(self.look_on_connection(check, options)).await
+    }
+
+    async fn look_on_connection(
+        &self,
+        check: &WordCheck,
+        options: OperationOptions,
+    ) -> Result<(Option<NonZeroU64>, OperationOptions), ConnectorError> {
+        let Imported { connector, metadata, looked, .. } = &*self.0;
         let clock = connector.connection().clock();
         let begun = clock.now();
         let look = async || {

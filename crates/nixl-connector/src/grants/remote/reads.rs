@@ -98,7 +98,8 @@ impl RemoteExport {
         }
         if let Words::Own(own) = words {
             let own = self.own(own)?;
-            return own.copy(connector, ticket, (local, blocks), &part, operation).await;
+            let copy = own.copy(connector, ticket, (local, blocks), &part, operation);
+            return Box::pin(copy).await;
         }
         if let Some(words) = &under_way
             && (ticket.is_unfilled() || is_doubtful)
@@ -140,7 +141,7 @@ impl RemoteExport {
             let under = (options, connection, reading);
             let read = match class {
                 TransferClass::Interactive => self.read_whole(sides, part, under).await,
-                TransferClass::Bulk => self.read_in_pieces(sides, part, under).await,
+                TransferClass::Bulk => Box::pin(self.read_in_pieces(sides, part, under)).await,
             };
             match read {
                 Err(error) if is_reconnected(&error) && again > 0 => again -= 1,
