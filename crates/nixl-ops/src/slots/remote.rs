@@ -131,9 +131,18 @@ impl RemoteSlots {
                 }
             },
         };
-        let closed = self.lock().insert(*name, known);
+        self.keep(name, known);
+    }
+
+    /// Keeps a page, but no memory of an owner that is gone: what [closes](Self::close_of) its pages may have come before.
+    fn keep(&self, name: &SharedName, known: Known) {
+        let is_mapped = matches!(known, Known::Mapped(_));
+        let before = self.lock().insert(*name, known);
+        let gone = (is_mapped && name.is_gone())
+            .then(|| self.lock().insert(*name, Known::Unreachable))
+            .flatten();
         // Unmapped outside the lock.
-        drop(closed);
+        drop((before, gone));
     }
 
     /// *Blocking.* Closes the pages whose owners have closed them or ended.
@@ -193,6 +202,24 @@ mod tests {
         assert!(!lasts(&SharedMemoryError::Exhausted { call, message, error: error() }));
         assert!(lasts(&SharedMemoryError::Refused { call, error: error() }));
         assert!(lasts(&SharedMemoryError::Gone));
+    }
+
+    #[test]
+    fn no_memory_of_an_owner_that_ended_meanwhile_is_kept() {
+        let slots = RemoteSlots::default();
+        let mapped = |memory: &SharedMemory| {
+            let memory = SharedMemory::open(&memory.name()).unwrap();
+            let (owned, lane) = (RecentCheck::default(), Lane::default());
+            Known::Mapped(Arc::new(MappedPage { memory, owned, lane, is_foreign: false }))
+        };
+        let page = SharedMemory::new(SlotAddress::LENGTH_WITH_MAILBOX).unwrap();
+        let name = page.name();
+        slots.keep(&name, mapped(&page));
+        assert!(slots.reached(&name).is_some());
+        let known = mapped(&page);
+        drop(page);
+        slots.keep(&name, known);
+        assert!(slots.reached(&name).is_none() && slots.knows(&name));
     }
 
     #[test]
