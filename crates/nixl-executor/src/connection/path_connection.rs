@@ -37,11 +37,11 @@ pub(super) struct PathConnection {
     pub(super) successes: Successes,
 }
 
-/// The facts of the process, but for transports that an option of the connection's names: the environment, which goes before, is
-/// among the facts.
+/// The facts of the process, but for transports that an option, a file or the connector's choice names: the environment, which goes
+/// before, is among the facts.
 fn facts_of(process: &Arc<LocalFacts>, settings: &[EngineSetting]) -> Arc<LocalFacts> {
     let is_transports =
-        |s: &&EngineSetting| s.name() == "UCX_TLS" && s.source() == SettingSource::Option;
+        |s: &&EngineSetting| s.name() == "UCX_TLS" && s.source() != SettingSource::Environment;
     match settings.iter().find(is_transports) {
         Some(transports) => {
             let ucx = UcxTransports::parse(transports.value());
@@ -185,10 +185,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_option_says_which_transports_a_connection_has() {
+    fn a_setting_says_which_transports_a_connection_has() {
         let process = Arc::new(LocalFacts::default());
         let with = |source| facts_of(&process, &[EngineSetting::new("UCX_TLS", "tcp", source)]);
-        assert_eq!(with(SettingSource::Option).ucx, UcxTransports::parse("tcp"));
+        for source in [SettingSource::Option, SettingSource::File, SettingSource::Chosen] {
+            assert_eq!(with(source).ucx, UcxTransports::parse("tcp"));
+        }
         assert_eq!(with(SettingSource::Environment).ucx, process.ucx);
         assert!(Arc::ptr_eq(&facts_of(&process, &[]), &process));
     }

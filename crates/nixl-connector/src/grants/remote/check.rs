@@ -13,6 +13,7 @@ use nixl_ops::{
     foreign_process,
 };
 
+use super::connected::{RECONNECTS, is_reconnected};
 use super::{Imported, RemoteExport};
 use crate::grants::error::TicketError;
 use crate::grants::export::ExportShared;
@@ -103,8 +104,27 @@ impl Connector {
     }
 
     /// The words of a slot, read through the engine, and the connection by which they were. They are in the owner's byte order,
-    /// which is this process's.
+    /// which is this process's. Read again if the peer is connected anew meanwhile.
     pub(super) async fn read_words(
+        &self,
+        metadata: &ExportMetadata,
+        slot: u32,
+        mut options: OperationOptions,
+    ) -> Result<([u64; GrantWords::SLOT_WORDS], Option<NonZeroU64>), ConnectorError> {
+        let clock = self.connection().clock();
+        let mut again = RECONNECTS;
+        loop {
+            let begun = clock.now();
+            // Seldom, and larger than the rest of a read.
+            match Box::pin(self.read_words_once(metadata, slot, options)).await {
+                Err(error) if is_reconnected(&error) && again > 0 => again -= 1,
+                read => return read,
+            }
+            options = options.spending(clock.now().saturating_sub(begun));
+        }
+    }
+
+    async fn read_words_once(
         &self,
         metadata: &ExportMetadata,
         slot: u32,
