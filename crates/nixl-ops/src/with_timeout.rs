@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::fair;
 use crate::posts::PostedBy;
-use crate::task::{TIMER, TaskSlot};
+use crate::task::{SlotState, TIMER, TaskSlot};
 use crate::{
     CompletionMode, Driver, Execution, OperationError, OperationOptions, OperationStatus, PathKind,
     PathReport, TransportError,
@@ -81,7 +81,10 @@ impl Drop for Timer<'_> {
             return;
         }
         self.slot.cell.finish(OperationStatus::Cancelled, Err(OperationError::Cancelled));
-        self.driver.shared().poll(&self.slot);
+        if self.driver.shared().poll(&self.slot) == SlotState::Busy {
+            // The driver may have polled it before it was over, and looks again only once it wakes.
+            Waker::from(Arc::clone(&self.slot)).wake();
+        }
     }
 }
 
