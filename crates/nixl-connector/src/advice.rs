@@ -1,6 +1,7 @@
 //! Advice on the errors of a connector (retry, ask again, give up), and their causes as labels of metrics.
 
 use nixl_ops::{Advice, GrantError};
+use nixl_ops::{OperationError, TransportError};
 
 use crate::{BlockReadError, BlockWriteError, ConnectorError, ExportedLayoutError, TicketError};
 
@@ -72,6 +73,16 @@ impl ConnectorError {
 }
 
 impl ConnectorError {
+    /// The engine's error, before or in an operation.
+    pub(crate) fn as_transport(&self) -> Option<&TransportError> {
+        match self {
+            Self::Transport(error) | Self::Operation(OperationError::Transport(error)) => {
+                Some(error)
+            }
+            _ => None,
+        }
+    }
+
     /// The cause, one word of a closed set, as a label of metrics.
     #[must_use]
     pub fn cause(&self) -> &'static str {

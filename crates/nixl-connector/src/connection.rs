@@ -121,6 +121,11 @@ impl Connection {
         })
     }
 
+    /// The time since 1970 by its clock, in milliseconds.
+    pub(crate) fn unix_millis(&self) -> u64 {
+        u64::try_from(self.clock.unix_time().as_millis()).unwrap_or(u64::MAX)
+    }
+
     pub(crate) fn transport(&self) -> &Arc<dyn Transport> {
         &self.transport
     }

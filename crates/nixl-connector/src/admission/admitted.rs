@@ -1,4 +1,4 @@
-//! An execution that holds its permit, and other things that last as long, and that is checked once more before its post.
+//! An execution with its permit, and with a check before its post.
 
 use std::task::{Context, Poll};
 

@@ -88,19 +88,15 @@ impl Connector {
         connection.run(connection.executor().prepare(&local, None)).await?;
         let (registrations, agent) = connection.register_and_export(&local).await?;
         // The holder of a ticket lists what that names: the metadata stays here.
-        let listed = match naming {
-            Naming::Random => local.len(),
-            Naming::Ticket(_) => 1,
+        let (listed, shares) = match naming {
+            Naming::Random => (local.len(), connection.shares(&local)),
+            Naming::Ticket(_) => (1, Vec::new()),
         };
         let descriptors: Vec<_> = local
             .iter()
             .take(listed)
             .map(|d| SerializedDescriptor::new(d.device(), d.address(), d.len() as u64))
             .collect::<Result<_, _>>()?;
-        let shares = match naming {
-            Naming::Random => connection.shares(&local),
-            Naming::Ticket(_) => Vec::new(),
-        };
         let (key, token) = naming.key_and_token();
         // Peers may use the memory as soon as they have the metadata, so its work must be done first.
         connection.driver().ready(&local).await?;

@@ -27,6 +27,15 @@ struct Offered {
     local: DescriptorList,
 }
 
+/// Blocks of two layouts of this process.
+struct Paired {
+    source: (Layout, Vec<usize>),
+    local: (Layout, Vec<usize>),
+    part: BlockPart,
+    /// Of the whole layers.
+    pairs: BlockPairs,
+}
+
 impl ExportShared {
     /// Copies granted blocks to local ones, both of this process.
     pub(super) async fn copy(
@@ -37,11 +46,12 @@ impl ExportShared {
         part: &BlockPart,
         options: OperationOptions,
     ) -> Result<Completion, ConnectorError> {
-        let clock = reader.connection().clock();
+        let connection = reader.connection();
+        let (clock, driver) = (connection.clock(), connection.driver());
         let begun = clock.now();
         let (layout, of) = (ticket.layout(), (ticket.slot(), ticket.generation()));
         let layers = part.layers().clone();
-        let granted = self.table().lease(of, ticket.token(), ticket.digest(), layers.clone());
+        let granted = self.table().lease(of, ticket.token(), ticket.digest(), layers);
         let granted = granted.map_err(|error| match error {
             // As for readers of other processes.
             GrantError::Over => TransportError::Stale.into(),
@@ -51,29 +61,22 @@ impl ExportShared {
             }
             error => ConnectorError::from(error),
         })?;
-        let source = self.layout(layout)?;
-        let ids: Vec<usize> = ticket.blocks().iter().map(|&block| block as usize).collect();
-        let pairs =
-            pair_chunks(source, &ids, local, blocks, layers).map_err(TicketError::Pairing)?;
-        let runs = match part.has_whole_layers(source.geometry()) {
-            true => runs_of(&pairs),
-            false => pair_parts(source, &ids, local, blocks, part).map_err(TicketError::Pairing)?,
-        };
-        let report = match source.device().is_host() && local.device().is_host() {
+        let ids = ticket.blocks().iter().map(|&block| block as usize).collect();
+        let paired = self.paired((layout, ids), (local, blocks), part.clone())?;
+        let report = match paired.is_of_host() {
             true => {
-                let [reading, writing] = pairs.lease().map_err(TicketError::Lease)?;
+                let [reading, writing] = paired.pairs.lease().map_err(TicketError::Lease)?;
                 drop(granted);
                 let held = [Leased::from(reading), Leased::from(writing)];
-                let copying = copy(runs, (source.clone(), local.clone()), held);
-                let copying = Offloaded::new(reader.connection().work()?, copying);
-                let (copied, _) =
-                    reader.connection().driver().with_timeout(options, copying).await?;
-                copied??
+                let copying = Offloaded::new(connection.work()?, paired.copy(held));
+                driver.with_timeout(options, copying).await?.0??
             }
             false => {
-                let offers = self.offers(&runs, (source, local)).await?;
+                let offering = paired.offers(self.connector().clone());
+                let offering = Offloaded::new(connection.work()?, offering);
+                let (offers, options) = driver.with_timeout(options, offering).await?;
                 drop(granted);
-                read(reader, offers, options).await?
+                read(reader, offers??, options).await?
             }
         };
         let elapsed = clock.now().saturating_sub(begun);
@@ -86,71 +89,86 @@ impl ExportShared {
         reader: &Connector,
         (layout, local): (u16, &Layout),
     ) -> Result<PathReport, ConnectorError> {
-        let source = self.layout(layout)?;
-        let layers = 0..source.geometry().layers();
-        let pairs = pair_chunks(source, &[0], local, &[0], layers).map_err(TicketError::Pairing)?;
+        let part = BlockPart::of_layers(0..local.geometry().layers());
+        let paired = self.paired((layout, vec![0]), (local, &[0]), part)?;
         let options = reader.default_options();
         let mut report = None;
-        for Offered { source, local } in self.offers(&runs_of(&pairs), (source, local)).await? {
+        for Offered { source, local } in paired.offers(self.connector().clone()).await? {
             report = Some(reader.path_of_read(source.metadata(), local, options).await?);
         }
         report.ok_or(ConnectorError::Transport(TransportError::Closed))
     }
 
-    fn layout(&self, layout: u16) -> Result<&Layout, TicketError> {
+    fn paired(
+        &self,
+        (layout, ids): (u16, Vec<usize>),
+        (local, blocks): (&Layout, &[usize]),
+        part: BlockPart,
+    ) -> Result<Paired, TicketError> {
         let layouts = self.layouts().len();
-        self.layouts().get(usize::from(layout)).ok_or(TicketError::NoSuchLayout { layout, layouts })
+        let source = self.layouts().get(usize::from(layout));
+        let source = source.ok_or(TicketError::NoSuchLayout { layout, layouts })?;
+        let layers = part.layers().clone();
+        let pairs =
+            pair_chunks(source, &ids, local, blocks, layers).map_err(TicketError::Pairing)?;
+        let (source, local) = ((source.clone(), ids), (local.clone(), blocks.to_vec()));
+        Ok(Paired { source, local, part, pairs })
+    }
+}
+
+impl Paired {
+    fn is_of_host(&self) -> bool {
+        [&self.source, &self.local].into_iter().all(|(layout, _)| layout.device().is_host())
+    }
+
+    /// The runs: for work off the async threads.
+    fn runs(&self) -> Result<Vec<Run>, TicketError> {
+        let Self { source, local, part, pairs } = self;
+        if !part.has_whole_layers(source.0.geometry()) {
+            let runs = pair_parts(&source.0, &source.1, &local.0, &local.1, part);
+            return runs.map_err(TicketError::Pairing);
+        }
+        let span = |(part, offset), len| ByteSpan { part, offset, len };
+        let run = |chunk: ChunkPair| {
+            let (src, dst, len) = (chunk.src(), chunk.dst(), chunk.len());
+            (span((src.part, src.offset), len), span((dst.part, dst.offset), len))
+        };
+        Ok(pairs.chunks().map(run).collect())
+    }
+
+    /// Copies bytes of the host.
+    async fn copy(self, held: [Leased; 2]) -> Result<PathReport, ConnectorError> {
+        let runs = self.runs()?;
+        let uses = held.each_ref().map(Leased::begin_use);
+        let [Ok(reading), Ok(writing)] = &uses else {
+            return Err(TicketError::Lease(LeaseError::InUse).into());
+        };
+        for (src, dst) in &runs {
+            let (from, to) = (&self.source.0.parts()[src.part], &self.local.0.parts()[dst.part]);
+            copy_range(from, src.offset, to, dst.offset, src.len, &[reading, writing])?;
+        }
+        let bytes = runs.iter().map(|(src, _)| src.len as u64).sum();
+        Ok(PathReport::new(PathKind::SameProcessCopy, "memcpy", bytes, runs.len()))
     }
 
     /// Offers the source of each part of a copy to this process.
-    async fn offers(
-        &self,
-        runs: &[Run],
-        (source, local): (&Layout, &Layout),
-    ) -> Result<Vec<Offered>, ConnectorError> {
+    async fn offers(self, owner: Connector) -> Result<Vec<Offered>, ConnectorError> {
         let memory = |layout: &Layout, span: ByteSpan| {
             layout.parts()[span.part].slice(span.offset..span.offset + span.len)
         };
+        let runs = self.runs()?;
         let mut offers = Vec::with_capacity(runs.len().div_ceil(RUNS));
         for runs in runs.chunks(RUNS) {
             let (mut from, mut to) = (Vec::new(), Vec::new());
             for &(src, dst) in runs {
-                from.push(memory(source, src)?);
-                to.push(memory(local, dst)?);
+                from.push(memory(&self.source.0, src)?);
+                to.push(memory(&self.local.0, dst)?);
             }
-            let from = DescriptorList::try_from(from)?;
-            let source = self.connector().create_readable(from).await?;
+            let source = owner.create_readable(DescriptorList::try_from(from)?).await?;
             offers.push(Offered { source, local: DescriptorList::try_from(to)? });
         }
         Ok(offers)
     }
-}
-
-fn runs_of(pairs: &BlockPairs) -> Vec<Run> {
-    let span = |(part, offset), len| ByteSpan { part, offset, len };
-    let run = |chunk: ChunkPair| {
-        let (src, dst, len) = (chunk.src(), chunk.dst(), chunk.len());
-        (span((src.part, src.offset), len), span((dst.part, dst.offset), len))
-    };
-    pairs.chunks().map(run).collect()
-}
-
-/// Copies bytes of the host.
-async fn copy(
-    runs: Vec<Run>,
-    (source, local): (Layout, Layout),
-    held: [Leased; 2],
-) -> Result<PathReport, ConnectorError> {
-    let uses = held.each_ref().map(Leased::begin_use);
-    let [Ok(reading), Ok(writing)] = &uses else {
-        return Err(TicketError::Lease(LeaseError::InUse).into());
-    };
-    for (src, dst) in &runs {
-        let (from, to) = (&source.parts()[src.part], &local.parts()[dst.part]);
-        copy_range(from, src.offset, to, dst.offset, src.len, &[reading, writing])?;
-    }
-    let bytes = runs.iter().map(|(src, _)| src.len as u64).sum();
-    Ok(PathReport::new(PathKind::SameProcessCopy, "memcpy", bytes, runs.len()))
 }
 
 /// Reads the parts by the reader's executor. Its report is that of the last, of all bytes.

@@ -118,7 +118,6 @@ impl RemoteExport {
             }
             None => Ok(()),
         };
-        may_post()?;
         Ok((options, may_post))
     }
 }

@@ -6,7 +6,7 @@
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nixl_ops::{OperationError, OperationOptions, StaleRead, TransportError, WordCheck};
+use nixl_ops::{OperationOptions, StaleRead, TransportError, WordCheck};
 
 use super::check::{Words, refused};
 use super::{Imported, RemoteExport};
@@ -17,13 +17,7 @@ pub(super) const RECONNECTS: u32 = 8;
 
 /// Whether a read was refused since its peer was connected anew.
 pub(super) fn is_reconnected(error: &ConnectorError) -> bool {
-    matches!(
-        error,
-        ConnectorError::Transport(TransportError::Reconnected { .. })
-            | ConnectorError::Operation(OperationError::Transport(
-                TransportError::Reconnected { .. }
-            ))
-    )
+    matches!(error.as_transport(), Some(TransportError::Reconnected { .. }))
 }
 
 /// The latest connection by which the words were found to stand, or that the export is open.

@@ -31,8 +31,7 @@ impl RemoteExport {
         connector.check_process()?;
         let generation = ticket.generation();
         // Usually none is under way, and no timer is needed.
-        let now = connector.connection().clock().unix_time();
-        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let now = connector.connection().unix_millis();
         if !under_way.done(generation, ticket.expires_unix_millis(), now) {
             connector
                 .within_timeout(async {

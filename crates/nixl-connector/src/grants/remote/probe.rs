@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use nixl_descriptor::DescriptorList;
 use nixl_metadata::ExportMetadata;
-use nixl_ops::{
-    Completion, Driver, EndedOffer, OperationError, OperationOptions, PeerId, TransportError,
-};
+use nixl_ops::{Completion, Driver, EndedOffer, OperationOptions, PeerId, TransportError};
 
 use super::check::{EXPORT_WORD, Words, closed};
 use super::connected::{LastConnection, RECONNECTS, is_reconnected};
@@ -17,6 +15,9 @@ use crate::{Connector, ConnectorError};
 /// The time from the begin of a look to the post of the probe after it. The owner of a closed export keeps its memory for
 /// [longer](Driver::IMPORT).
 const AFTER_LOOK: Duration = Driver::IMPORT.checked_div(2).unwrap();
+
+/// The export was closed before the post.
+const CLOSED: TransportError = TransportError::OfferEnded { why: EndedOffer::Revoked };
 
 impl Connector {
     /// Reads some bytes of each part of a layout.
@@ -36,7 +37,7 @@ impl Connector {
                     let options = self.default_options();
                     let is_open = move || match words.load(EXPORT_WORD) == Some(export) {
                         true => Ok(()),
-                        false => Err(TransportError::OfferEnded { why: EndedOffer::Revoked }),
+                        false => Err(CLOSED),
                     };
                     self.read_silently(lists, (options, None), is_open).await
                 }
@@ -45,9 +46,9 @@ impl Connector {
             };
             match probed {
                 Err(error) if is_reconnected(&error) && again > 0 => again -= 1,
-                Err(ConnectorError::Operation(OperationError::Transport(
-                    TransportError::OfferEnded { why: EndedOffer::Revoked },
-                ))) => return Err(closed(metadata)),
+                Err(error) if error.as_transport() == Some(&CLOSED) => {
+                    return Err(closed(metadata));
+                }
                 probed => return probed,
             }
         }

@@ -7,8 +7,8 @@ use nixl_descriptor::layout::{BlockPart, Layout};
 use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases};
 use nixl_metadata::{Rights, Ticket};
 use nixl_ops::{
-    Completion, EndedOffer, Execution, OperationError, OperationKind, OperationOptions, PathKind,
-    PathPolicy, PathReport, PeerId, ReadOperation, StaleRead, TransportError, WordCheck,
+    Completion, EndedOffer, Execution, OperationKind, OperationOptions, PathKind, PathPolicy,
+    PathReport, PeerId, ReadOperation, StaleRead, TransportError, WordCheck,
 };
 
 use super::check::{Words, check_of_layers, refused};
@@ -84,8 +84,7 @@ impl RemoteExport {
         }
         self.admit_in_time(ticket, operation).await?;
         let check = check_of_layers(ticket, &layers);
-        let now = connector.connection().clock().unix_time();
-        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let now = connector.connection().unix_millis();
         let begun = self.0.under_way.begin(ticket.generation(), now);
         let Begun { under_way: reading, is_doubtful } = begun.ok_or(TransportError::Stale)?;
         let under_way = match words {
@@ -273,12 +272,7 @@ impl<'a> WordsUnderWay<'a> {
 
 /// Whether the ticket's time was over before the post.
 fn has_expired(error: &ConnectorError) -> bool {
-    let (ConnectorError::Transport(error)
-    | ConnectorError::Operation(OperationError::Transport(error))) = error
-    else {
-        return false;
-    };
-    *error == TransportError::OfferEnded { why: EndedOffer::Expired }
+    error.as_transport() == Some(&TransportError::OfferEnded { why: EndedOffer::Expired })
 }
 
 /// Whether the engine was told the ranges one by one.

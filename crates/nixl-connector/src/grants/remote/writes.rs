@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nixl_descriptor::layout::{ChunkPairError, Layout, same_geometry};
 use nixl_metadata::{Rights, Ticket};
-use nixl_ops::{Completion, EndedOffer, OperationError, OperationKind, TransportError};
+use nixl_ops::{Completion, EndedOffer, OperationKind, TransportError};
 
 use super::options::BlockTransferOptions;
 use super::{Imported, RemoteExport};
@@ -131,12 +131,8 @@ impl RemoteExport {
 
 /// Whether a write was refused since its grant is no more.
 fn was_ended(error: &ConnectorError) -> bool {
-    let (ConnectorError::Transport(error)
-    | ConnectorError::Operation(OperationError::Transport(error))) = error
-    else {
-        return false;
-    };
     // A slot that was given to another offer counts as used.
     let ended = [EndedOffer::Revoked, EndedOffer::Used];
-    ended.iter().any(|&why| *error == TransportError::OfferEnded { why })
+    let error = error.as_transport();
+    ended.iter().any(|&why| error == Some(&TransportError::OfferEnded { why }))
 }

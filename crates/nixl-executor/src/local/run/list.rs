@@ -60,6 +60,7 @@ impl ListCopy {
         let mut ops = merged(ops, boundaries);
         // Stable: those of one length stay in their order.
         ops.sort_by_key(|op| op.len);
+        let is_host = kinds.0.is_host() && kinds.1.is_host();
         let mut left = VecDeque::new();
         let mut expected = Duration::ZERO;
         for group in ops.chunk_by(|a, b| a.len == b.len) {
@@ -68,6 +69,10 @@ impl ListCopy {
             let mut plan = Plan::of(blocks, kinds, can, &context.costs, policy)?;
             plan.copier = copier;
             expected += plan.estimate;
+            if is_host && !left.is_empty() {
+                // One says the strategy, and the list is copied as a whole.
+                continue;
+            }
             let (gpus, threads) = (Arc::clone(&context.gpus), context.threads.clone());
             let waker = context.waker.clone();
             let execution = PlanExecution::new(plan, gpus, threads, waker, None, None);
@@ -78,7 +83,6 @@ impl ListCopy {
             PlanExecution::report,
         );
         let report = report.of_copies(ops.iter().map(|op| op.len).sum(), ops.len());
-        let is_host = kinds.0.is_host() && kinds.1.is_host();
         let left = match is_host {
             true => {
                 let (threads, waker) = (context.threads.clone(), context.waker.clone());
