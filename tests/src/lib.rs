@@ -23,7 +23,7 @@ pub use pattern::{Random, crc32, pattern};
 pub use process::{
     Offer, Peer, PeerError, Resources, alone, alone_within, eventually, resources, within,
 };
-pub use program::Program;
+pub use program::{Program, program};
 pub use seccomp::{Refused, refuse, refusing};
 pub use signals::{handlers_of_signals, install_handlers};
 pub use skip::skip;

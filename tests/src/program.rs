@@ -1,8 +1,24 @@
 //! Programs that print when they are ready, such as the examples.
 
+use std::env;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+
+/// A program where cargo built it, `env!("CARGO_BIN_EXE_name")`, or beside this test, if both were copied to another machine.
+///
+/// # Panics
+///
+/// If it is in neither place.
+#[must_use]
+pub fn program(built: &str) -> PathBuf {
+    let built = Path::new(built);
+    let name = built.file_name().expect("the path of a program");
+    let beside = env::current_exe().expect("the test knows its own path").with_file_name(name);
+    let places = [built, &beside];
+    let there = places.into_iter().find(|path| path.is_file());
+    there.unwrap_or_else(|| panic!("none of {places:?} is there")).to_owned()
+}
 
 /// A program that is ready. Killed when dropped.
 #[derive(Debug)]

@@ -67,6 +67,7 @@ fn attack(name: &str, count: usize, quiet: Duration) {
             // What is written there may be the word of any holder: honest ends are lost, and bytes are not.
             scene.row(what, count, |target, seed, count| pages::pages(part, target, seed, count));
         }
+        scene.assert_some_row_ran();
         let blocked: u64 = scene.victim.ask("blocked").unwrap().parse().unwrap();
         println!("\nthe longest call on the target's control thread: {blocked} us");
         println!("{}", scene.victim.ask("stats").unwrap());

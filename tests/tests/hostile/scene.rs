@@ -41,6 +41,8 @@ pub(crate) struct Scene {
     /// For so long, honest traffic is alone before each attack.
     quiet: Duration,
     seed: u64,
+    /// Rows that ran.
+    rows: usize,
 }
 
 impl Scene {
@@ -59,7 +61,7 @@ impl Scene {
             "| inputs | number, time | refused | accepted | honest operations: quiet, attacked | wrong bytes | p99 quiet | p99, another process attacked | p99 attacked | ratio | memory, KiB | files |"
         );
         println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
-        Self { victim: Arc::new(Target::new()), decoy: Target::new(), quiet, seed: 0 }
+        Self { victim: Arc::new(Target::new()), decoy: Target::new(), quiet, seed: 0, rows: 0 }
     }
 
     /// Lets honest traffic run alone, then beside a tenth of the attack on the other process, by which the machine has as much to do,
@@ -74,6 +76,7 @@ impl Scene {
         if env::var(Self::ONLY).is_ok_and(|only| !what.contains(&only)) {
             return Honest::default();
         }
+        self.rows += 1;
         let ((), quiet) = self.beside(|| thread::sleep(self.quiet));
         let (_, elsewhere) =
             self.beside(|| attack(&self.decoy, self.seed - 1, count.div_ceil(Self::ELSEWHERE)));
@@ -114,6 +117,11 @@ impl Scene {
         let outcome = attack();
         stop.store(true, Ordering::Relaxed);
         (outcome, honest.join().unwrap())
+    }
+
+    /// At the end: a name of no row would pass for a row that held.
+    pub(crate) fn assert_some_row_ran(&self) {
+        assert!(self.rows > 0, "{} is part of no row's name", Self::ONLY);
     }
 
     pub(crate) fn still_works(&self) {

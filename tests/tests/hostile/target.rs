@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::{Arc, Mutex};
 
 use nixl_metadata::{ExportMetadata, RdmaMetadata};
-use nixl_tests::{Peer, PeerError, bytes_of, metadata};
+use nixl_tests::{Peer, PeerError, bytes_of, metadata, program};
 use std::path::Path;
 
 use crate::LEN;
@@ -28,7 +28,7 @@ impl Target {
         // UCX's words about its peers would stand between the answers.
         let variables =
             [("NIXL_TEST_STAGED", Path::new("2000")), ("UCX_LOG_LEVEL", Path::new("fatal"))];
-        let mut peer = Peer::start(PEER, &variables);
+        let mut peer = Peer::start(program(PEER), &variables);
         peer.ask("memory cuda").unwrap();
         let offer = peer.offer("readable", LEN, 0).unwrap().json;
         let pid = metadata(&offer).unwrap().peer().unwrap().host().pid();
