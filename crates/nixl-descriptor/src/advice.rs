@@ -2,6 +2,7 @@
 
 use nixl_device::Advice;
 
+use crate::file::{FileError, FileLayoutError};
 use crate::layout::{
     BlockAccessError, BlockGrantError, BlockLeaseError, ChunkPairError, GeometryError,
     GeometryMismatch, LayoutError, SelectionError,
@@ -21,6 +22,43 @@ impl RegionError {
         match self {
             Self::OutOfMemory { .. } => Advice::Retry,
             Self::Empty | Self::AddressOverflow { .. } | Self::NoHugePages { .. } => Advice::GiveUp,
+        }
+    }
+}
+
+impl FileError {
+    /// The remedy: [`Advice::Retry`] where an operation in flight or a lack of room passes, else [`Advice::GiveUp`].
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::InUse { .. } | Self::NoSpace { .. } => Advice::Retry,
+            Self::NotFound { .. }
+            | Self::Exists { .. }
+            | Self::Symlink { .. }
+            | Self::Outside { .. }
+            | Self::NotRegular { .. }
+            | Self::ForeignOwner { .. }
+            | Self::Denied { .. }
+            | Self::NoPreallocation { .. }
+            | Self::NoDirectIo { .. }
+            | Self::Descriptor { .. }
+            | Self::System { .. }
+            | Self::Replaced { .. }
+            | Self::OutOfBounds { .. }
+            | Self::Empty { .. }
+            | Self::Overlap { .. }
+            | Self::ReadOnly { .. } => Advice::GiveUp,
+        }
+    }
+}
+
+impl FileLayoutError {
+    /// The remedy: [`Advice::GiveUp`], since the blocks and the file are as they are.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::Layout(error) => error.advice(),
+            Self::Misaligned { .. } => Advice::GiveUp,
         }
     }
 }

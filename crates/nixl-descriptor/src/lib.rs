@@ -17,7 +17,7 @@
 //! blocks in two layouts for a copy. Blocks that peers read by grants ([`BlockGrants`](layout::BlockGrants)) are kept from copies
 //! and leases as bytes are that an operation reads, and [`PublishedWords`] tell those peers when a grant has ended. With the
 //! feature `dlpack`, tensors of other frameworks become regions. The [`tensor`] module gives memory an element type, a shape and
-//! strides.
+//! strides. The [`file`] module has regions of files, which are no memory, and layouts of blocks in them.
 //!
 //! # Decided here
 //!
@@ -76,6 +76,7 @@
 
 #[cfg(feature = "dlpack")]
 pub mod dlpack;
+pub mod file;
 pub mod layout;
 pub mod tensor;
 

@@ -10,6 +10,7 @@ mod descriptors;
 #[cfg(feature = "dlpack")]
 mod dlpack;
 mod fake;
+mod files;
 mod layouts;
 mod leased;
 mod leases;
