@@ -10,7 +10,10 @@ use nixl_ops::TransportError;
 
 use super::SlotStats;
 use super::budget::{SlotMemory, StagingBudget};
-use super::pool::{EXHAUSTED, Failure, Member, Slab, Slot, SlotPool, failed};
+use super::failure::{EXHAUSTED, Failure, failed};
+use super::member::Member;
+use super::pool::SlotPool;
+use super::slot::{Slab, Slot};
 use crate::local::{GpuBackend, SharedHandle, allocation_of};
 
 /// The slots on each GPU of an executor.

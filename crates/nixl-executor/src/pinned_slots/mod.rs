@@ -6,13 +6,22 @@
 mod admission;
 mod budget;
 mod config;
+mod failure;
 mod gpu_slots;
+mod member;
 mod pool;
 mod pools;
+mod registered;
+mod slot;
+mod stats;
+#[cfg(test)]
+mod tests;
 
 pub use budget::{BudgetStats, StagingBudget};
 pub use config::StagingConfig;
 pub(crate) use gpu_slots::{GpuMember, GpuSlotPool, GpuSlots};
-pub use pool::SlotStats;
-pub(crate) use pool::{Member, RegisteredSlots, Slot};
+pub(crate) use member::Member;
 pub(crate) use pools::SlotPools;
+pub(crate) use registered::RegisteredSlots;
+pub(crate) use slot::Slot;
+pub use stats::SlotStats;
