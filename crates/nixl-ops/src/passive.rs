@@ -1,7 +1,9 @@
 //! Passive operations, found by the key in a notification instead of a scan.
 
 mod announced;
+mod ended;
 mod entry;
+mod held;
 mod quiet;
 mod readers;
 mod reads;
@@ -11,9 +13,9 @@ mod table;
 mod telemetry;
 
 pub(crate) use entry::{PassiveEntry, Release};
+pub use held::Held;
 pub use quiet::{Claimant, QuietProof, QuietWatch};
 pub(crate) use readers::ExportReaders;
 pub(crate) use retained::Freed;
 pub use spec::OfferSpec;
-pub use table::Held;
 pub(crate) use table::{PassiveTable, SlotsFound};

@@ -1,19 +1,23 @@
 //! All passive operations of a connection, and the memory of those that have ended.
 
+mod quarantine;
+mod retention;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nixl_descriptor::{DescriptorList, Registration};
 use nixl_metadata::NotificationKey;
 
 use super::announced::Announced;
-use super::entry::{PassiveEntry, Watching};
+use super::ended::EndedKeys;
+use super::entry::PassiveEntry;
+use super::held::PassiveStats;
 use super::quiet::QuietProof;
-use super::readers::{ExportReaders, Looks};
+use super::readers::Looks;
 use super::reads::LateReads;
-use super::retained::{Freed, Retained};
+use super::retained::Retained;
 use super::spec::OfferSpec;
 use super::telemetry::{OfferMetrics, note_second_completion};
 use crate::clock::millis;
@@ -24,32 +28,6 @@ use crate::slots::OfferPage;
 use crate::sync::{Mutex, lock};
 use crate::{BlockingThread, Clock, EndedOffer, OperationError, OperationOptions, OperationStatus};
 
-/// Memory that is held for peers.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Held {
-    pub(crate) offers: usize,
-    pub(crate) bytes: u64,
-}
-
-impl Held {
-    fn add(&mut self, bytes: u64) {
-        self.offers += 1;
-        self.bytes = self.bytes.saturating_add(bytes);
-    }
-
-    /// Offers that hold it.
-    #[must_use]
-    pub fn offers(&self) -> usize {
-        self.offers
-    }
-
-    /// Its bytes.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-}
-
 /// What a look at the slots found at most.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum SlotsFound {
@@ -58,15 +36,6 @@ pub(crate) enum SlotsFound {
     Use,
     /// The end of an offer.
     End,
-}
-
-/// What the table holds.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PassiveStats {
-    pub(crate) quarantined: Held,
-    pub(crate) quarantined_without_terms: Held,
-    pub(crate) retained: Held,
-    pub(crate) second_completions: u64,
 }
 
 /// All passive operations of a connection.
@@ -104,39 +73,6 @@ pub(crate) struct PassiveTable {
 struct Proofs {
     quiet: Arc<dyn QuietProof>,
     background: Arc<dyn BlockingThread>,
-}
-
-/// The keys of the latest offers that have ended.
-#[derive(Debug, Default)]
-struct EndedKeys {
-    by_key: HashMap<Box<[u8]>, Ended>,
-    order: VecDeque<Box<[u8]>>,
-    /// Completions of operations that had ended.
-    again: u64,
-}
-
-#[derive(Debug)]
-struct Ended {
-    token: Option<u64>,
-    /// Claims that were answered after the end.
-    answered: u8,
-}
-
-impl EndedKeys {
-    const KEPT: usize = 1 << 16;
-    /// Claims of one ended offer that are answered.
-    const ANSWERED: u8 = 16;
-
-    fn add(&mut self, key: Box<[u8]>, token: Option<u64>) {
-        if self.by_key.insert(key.clone(), Ended { token, answered: 0 }).is_none() {
-            self.order.push_back(key);
-        }
-        if self.order.len() > Self::KEPT
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.by_key.remove(&oldest);
-        }
-    }
 }
 
 impl PassiveTable {
@@ -268,27 +204,6 @@ impl PassiveTable {
         }
     }
 
-    /// A reader is done with an offer that was given up. Returns whether there is such an offer.
-    fn read_late(&self, key: &[u8]) -> bool {
-        let mut retained = lock(&self.retained);
-        let Some(at) = retained.iter().position(|memory| memory.is_of(key)) else {
-            drop(retained);
-            let Some(freed) = self.late_reads.read(key) else { return false };
-            freed.into_iter().for_each(Retained::free);
-            return true;
-        };
-        let over = retained.get_mut(at).is_some_and(Retained::read);
-        let freed = if over { retained.swap_remove_back(at) } else { None };
-        drop(retained);
-        freed.into_iter().for_each(Retained::free);
-        true
-    }
-
-    /// Whether memory is retained for peers that may be reading it.
-    pub(crate) fn retains(&self) -> bool {
-        !lock(&self.retained).is_empty() || !self.late_reads.is_empty()
-    }
-
     /// Ends the operations whose slots say so. `copied` gets those that are complete while this process copies them.
     pub(crate) fn poll_slots(&self, copied: &mut dyn FnMut(&NotificationKey)) -> SlotsFound {
         let mut found = SlotsFound::Nothing;
@@ -392,164 +307,6 @@ impl PassiveTable {
         for entry in entries {
             entry.abandon(error.clone());
         }
-    }
-
-    fn expire_retained(&self, now: Duration) {
-        let both = (now, self.clock.unix_time());
-        let mut retained = lock(&self.retained);
-        let (mut over, mut next) = (Vec::<Retained>::new(), None);
-        let (mut gone, mut readers) = (Vec::new(), Vec::new());
-        let mut at = 0;
-        while let Some(memory) = retained.get(at) {
-            let until = memory.until(both, self.skew);
-            let of_export = memory.readers();
-            if of_export.is_some_and(|readers| readers.are_gone()) {
-                gone.extend(retained.swap_remove_back(at));
-            } else if until <= now {
-                over.extend(retained.swap_remove_back(at));
-            } else {
-                readers.extend(of_export.cloned());
-                next = Some(next.map_or(until, |first: Duration| first.min(until)));
-                at += 1;
-            }
-        }
-        drop(retained);
-        if let Some(next) = next {
-            self.wake_by(next);
-        }
-        // Freed outside the lock.
-        gone.into_iter().for_each(Retained::free);
-        over.iter_mut().for_each(|memory| memory.begins_no_more(both, self.skew));
-        let (late, over): (Vec<_>, Vec<_>) =
-            over.into_iter().partition(|memory| memory.may_vanish() && self.proofs.get().is_some());
-        over.into_iter().for_each(Retained::free);
-        self.late_reads.add(late);
-        self.check_late_reads(now);
-        self.check_readers(&readers, now);
-    }
-
-    /// Looks for processes that could read the memory of one of these closed exports.
-    fn check_readers(&self, readers: &[Arc<ExportReaders>], now: Duration) {
-        let Some(proofs) = self.proofs.get().filter(|_| !readers.is_empty()) else { return };
-        let (next, looked) = self.looks.due(readers, (now, Self::CHECK));
-        self.wake_by(next);
-        let Some(readers) = looked else { return };
-        let (looks, quiet) = (Arc::clone(&self.looks), Arc::clone(&proofs.quiet));
-        proofs.background.run(Box::new(move || {
-            let begun = Instant::now();
-            readers.look(&*quiet);
-            looks.ended(now, begun.elapsed());
-        }));
-    }
-
-    /// A reader of an export is done: closed ones may not have to wait any more.
-    pub(crate) fn reader_is_done(&self) {
-        if !lock(&self.retained).is_empty() {
-            self.wake_by(self.clock.now());
-        }
-    }
-
-    fn check_late_reads(&self, now: Duration) {
-        let Some(proofs) = self.proofs.get().filter(|_| !self.late_reads.is_empty()) else {
-            return;
-        };
-        self.wake_by(now.saturating_add(Self::CHECK));
-        if self.late_reads.begin_check() {
-            let (reads, quiet) = (Arc::clone(&self.late_reads), Arc::clone(&proofs.quiet));
-            proofs.background.run(Box::new(move || reads.check(&*quiet, now)));
-        }
-    }
-
-    /// Keeps the memory of a closed export until no read of it can be under way.
-    pub(crate) fn retain_export(
-        &self,
-        readers: Arc<ExportReaders>,
-        held: (Vec<Registration>, Arc<DescriptorList>),
-        freed: Freed,
-    ) {
-        self.retain(Retained::of_export(readers, held, freed, &self.metrics));
-    }
-
-    pub(super) fn retain(&self, memory: Retained) {
-        let now = (self.clock.now(), self.clock.unix_time());
-        let until = match memory.readers() {
-            // Processes that could read are looked for at once.
-            Some(_) => now.0,
-            None => memory.until(now, self.skew),
-        };
-        lock(&self.retained).push_back(memory);
-        self.wake_by(until);
-    }
-
-    pub(super) fn quarantined(&self, entry: &Arc<PassiveEntry>) {
-        let mut quarantine = lock(&self.quarantine);
-        if !quarantine.iter().any(|held| Arc::ptr_eq(held, entry)) {
-            quarantine.push(Arc::clone(entry));
-        }
-        drop(quarantine);
-        self.wake_by(self.clock.now());
-    }
-
-    /// Offers and agents whose message about them is wanted: some of them, others the next time.
-    pub(crate) fn wanted_words(&self) -> Vec<(Arc<PassiveEntry>, String)> {
-        /// Questions of one look, each of which is a message.
-        const AT_ONCE: usize = 256;
-        let quarantine = lock(&self.quarantine);
-        let wanted: Vec<_> = quarantine
-            .iter()
-            .flat_map(|entry| entry.asks().into_iter().map(|agent| (Arc::clone(entry), agent)))
-            .collect();
-        drop(quarantine);
-        if wanted.len() <= AT_ONCE {
-            return wanted;
-        }
-        let first = self.asked.fetch_add(AT_ONCE, Ordering::Relaxed) % wanted.len();
-        wanted.iter().cycle().skip(first).take(AT_ONCE).cloned().collect()
-    }
-
-    fn check_quarantine(self: &Arc<Self>, now: Duration) -> bool {
-        let over: Vec<_> = {
-            let mut quarantine = lock(&self.quarantine);
-            let (held, over) =
-                quarantine.drain(..).partition(|entry: &Arc<PassiveEntry>| entry.is_held());
-            *quarantine = held;
-            over
-        };
-        drop(over);
-        let held = lock(&self.quarantine).clone();
-        if held.is_empty() {
-            return false;
-        }
-        self.wake_by(now.saturating_add(Self::CHECK));
-        let Some(proofs) = self.proofs.get() else { return true };
-        if self.checking.swap(true, Ordering::AcqRel) {
-            return true;
-        }
-        let (table, quiet) = (Arc::downgrade(self), Arc::clone(&proofs.quiet));
-        let (skew, clock) = (self.skew, Arc::clone(&self.clock));
-        proofs.background.run(Box::new(move || {
-            for entry in &held {
-                let _ = contained("a proof of quiet", || {
-                    let Some(Watching { peer, watch, memory }) = entry.take_watch(now, skew) else {
-                        return;
-                    };
-                    let age = clock.now().saturating_sub(entry.begun);
-                    let mut watch =
-                        watch.unwrap_or_else(|| quiet.watch(&peer, memory.as_slice(), age));
-                    // The waiter may take its memory back as soon as it wakes.
-                    drop(memory);
-                    match watch.is_quiet() {
-                        true => entry.release(),
-                        false => entry.put_watch(&peer, watch),
-                    }
-                });
-            }
-            drop(held);
-            if let Some(table) = table.upgrade() {
-                table.checking.store(false, Ordering::Release);
-            }
-        }));
-        true
     }
 
     /// Has [`expire`](Self::expire) called then, at the latest.
