@@ -41,7 +41,7 @@ impl Cache {
     /// Its blocks.
     pub const BLOCKS: usize = 64;
 
-    /// Filled with the [pattern](pattern) of the seed.
+    /// Filled with the [pattern](pattern()) of the seed.
     ///
     /// # Errors
     ///
@@ -86,7 +86,7 @@ impl Cache {
         Ok(bytes)
     }
 
-    /// Fills a block with the [pattern](pattern) of the seed.
+    /// Fills a block with the [pattern](pattern()) of the seed.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Processes that tests start: the [`Peer`], and the test itself again, [alone](alone).
+//! Processes that tests start: the [`Peer`], and the test itself again, [alone].
 #![allow(clippy::print_stdout, reason = "what processes say belongs to the output of the test")]
 
 use std::env;

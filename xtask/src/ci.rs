@@ -27,7 +27,7 @@ const FORMAT: Step = Step {
     advice: "run `cargo fmt --all` (if it is missing: `rustup component add rustfmt`)",
 };
 
-const AFTER_SETUP: [Step; 7] = [
+const AFTER_SETUP: [Step; 8] = [
     Step {
         name: "kernels",
         args: &["xtask", "ptx", "--check"],
@@ -50,6 +50,12 @@ const AFTER_SETUP: [Step; 7] = [
     Step {
         name: "docs",
         args: &["doc", "--workspace", "--no-deps", "--all-features"],
+        env: Some(("RUSTDOCFLAGS", "-D warnings")),
+        advice: "fix the documentation comments that rustdoc names",
+    },
+    Step {
+        name: "internal docs",
+        args: &["doc", "--workspace", "--no-deps", "--all-features", "--document-private-items"],
         env: Some(("RUSTDOCFLAGS", "-D warnings")),
         advice: "fix the documentation comments that rustdoc names",
     },

@@ -1,6 +1,6 @@
 //! CUDA, on any machine: its devices, their memory, and copies between memories.
 //!
-//! Nothing of CUDA is needed to build, and `libcuda` is not needed to run. Everything begins with one cached [`probe`];
+//! Nothing of CUDA is needed to build, and `libcuda` is not needed to run. Everything begins with one cached [`probe()`];
 //! without a driver all that leads to a [`Context`] returns [`CudaUnavailable`], and nothing panics. A call that the
 //! driver refuses is a [`CudaError`], for every code.
 //!

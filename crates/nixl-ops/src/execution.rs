@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{CompletionMode, PathReport, Transfer, TransportError};
 
-/// A running operation. Dropping it in flight has the consequences of [`Transfer`](crate::Transfer).
+/// A running operation. Dropping it in flight has the consequences of [`Transfer`].
 pub trait Execution: Send {
     /// Advances the operation, within microseconds or a bounded copy. The first poll posts.
     ///

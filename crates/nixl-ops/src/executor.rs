@@ -38,7 +38,7 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
 ///
 /// `execute` only prepares; bytes move from [`Execution::poll`], and not before the work is done that is
 /// [pending](DescriptorList::pending) on the local memory: wrap the execution in
-/// a [`WaitFor`](crate::WaitFor) unless the GPU can wait itself. Peers' addresses are never dereferenced: an executor that copies inside
+/// a [`WaitFor`] unless the GPU can wait itself. Peers' addresses are never dereferenced: an executor that copies inside
 /// the process finds the memory of the [`Offer`] by its key, never by the addresses in the metadata.
 pub trait ConnectionExecutor: Send + Sync + fmt::Debug + 'static {
     /// Prepares the transfer.

@@ -97,7 +97,7 @@ struct Shared {
 }
 
 impl BlockExecutor {
-    /// Transfers in flight; more are refused with [`OperationError::QueueFull`](nixl_ops::OperationError::QueueFull).
+    /// Transfers in flight; more are refused with [`OperationError::QueueFull`].
     pub const MAX_IN_FLIGHT: usize = 4096;
 
     /// Makes an executor on these GPUs with these costs.

@@ -14,7 +14,7 @@
 //! | 32 | 16 | token |
 //! | 48 | 8 | when the grant expires, in milliseconds since 1970 by the owner's clock |
 //! | 56 | 8 | digest of the 56 bytes before and of the blocks in 4 bytes each |
-//! | 64 | | for each block the difference from the one before, the first from 0, as a [varint](super::varint) |
+//! | 64 | | for each block the difference from the one before, the first from 0, as a [varint] |
 //!
 //! Integers are little-endian. Every ticket has exactly one encoding.
 

@@ -1,6 +1,6 @@
 //! Grants of blocks: leases that peers use without a message, and that the owner ends without their consent.
 //!
-//! A grant covers blocks of one layout of an export and has a slot, which is four published [words](words): peers read them and
+//! A grant covers blocks of one layout of an export and has a slot, which is four published [words]: peers read them and
 //! only the owner writes them. A read is checked as by a sequence lock. The owner ends a grant by raising its word, then a full
 //! fence, and only then reuses the blocks. The reader copies the bytes, then compares the word with its ticket ([`WordCheck`]).
 //! Values of words are never used twice, so a late reader finds a different value, even in a reused slot. A grant therefore
@@ -9,7 +9,7 @@
 //! Grants are for reading. A write cannot be revoked, so a writable offer ([`WritableOperation`](crate::WritableOperation))
 //! grants it, and its writer claims that.
 //!
-//! The cost of the [table](table) does not depend on the number of live grants.
+//! The cost of the [table] does not depend on the number of live grants.
 
 mod check;
 mod error;
