@@ -6,7 +6,8 @@ use crate::process;
 use crate::workspace::Workspace;
 
 /// The packages with models: arguments that select them.
-const RUNS: [&[&str]; 3] = [
+const RUNS: [&[&str]; 4] = [
+    &["--package", "nixl-device"],
     &["--package", "nixl-ops"],
     &["--package", "nixl-descriptor"],
     // Its models need no NIXL.

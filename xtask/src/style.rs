@@ -66,10 +66,13 @@ fn print(name: &str, folders: &[&Path]) -> Result<()> {
 }
 
 #[cfg(test)]
+mod atomics;
+#[cfg(test)]
+mod atomics;
+#[cfg(test)]
 mod constructors;
 #[cfg(test)]
 mod features;
-#[cfg(test)]
 mod ignored;
 #[cfg(test)]
 mod layers;

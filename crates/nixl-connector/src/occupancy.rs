@@ -1,10 +1,21 @@
 //! The count of transfers in flight with a peer, and the waiter for the last of them.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(all(test, loom))]
+mod loom_model;
 
+use std::sync::Arc;
+#[cfg(not(all(test, loom)))]
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+
+#[cfg(all(test, loom))]
+use loom::sync::atomic::AtomicUsize;
 use nixl_ops::Idle;
+#[cfg(not(all(test, loom)))]
 use tokio::sync::Notify;
+
+#[cfg(all(test, loom))]
+use loom_model::Notify;
 
 /// Counter of posted, unfinished transfers with one peer.
 #[derive(Debug, Default)]
@@ -67,7 +78,7 @@ impl Drop for Hold {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::future::Future;
     use std::task::{Context, Waker};

@@ -9,86 +9,136 @@
 //! pass through the C library. Where the kernel cannot, the number of the process takes its place.
 #![allow(unsafe_code)] // A page of the kernel's, and values that live for ever.
 
+#[cfg(all(test, loom))]
+pub(super) mod loom_model;
+
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::process;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+#[cfg(not(all(test, loom)))]
+use std::sync::atomic::{AtomicPtr, AtomicU64};
 
+#[cfg(not(all(test, loom)))]
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+#[cfg(all(test, loom))]
+use loom_model::{AtomicPtr, AtomicU64};
 
 /// Tells a process from those that it was forked from, and from those that are forked from it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ForkGeneration(pub(super) u64);
 
-/// The word that holds the generation of this process. Null before the first look; [`UNSUPPORTED`] where the kernel wipes no page.
-static WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
-static UNSUPPORTED: AtomicU64 = AtomicU64::new(0);
-/// The latest generation of this process and of those before it. A child inherits it.
-static LATEST: AtomicU64 = AtomicU64::new(0);
-/// That of the first process of this line that asked. A child inherits it.
-static FIRST: AtomicU64 = AtomicU64::new(0);
+/// The generations of a process and of those before it.
+struct Line {
+    /// Where the word is that holds the generation of this process. Null before the first look.
+    word: AtomicPtr<AtomicU64>,
+    /// The word's place where the kernel wipes no page.
+    unsupported: AtomicU64,
+    /// The latest generation of this process and of those before it. A child inherits it.
+    latest: AtomicU64,
+    /// That of the first process of this line that asked. A child inherits it.
+    first: AtomicU64,
+}
+
+#[cfg(not(all(test, loom)))]
+static LINE: Line = Line::new();
+#[cfg(all(test, loom))]
+loom::lazy_static! {
+    static ref LINE: Line = Line::new().made();
+}
+
+impl Line {
+    const fn new() -> Self {
+        Self {
+            word: AtomicPtr::new(ptr::null_mut()),
+            unsupported: AtomicU64::new(0),
+            latest: AtomicU64::new(0),
+            first: AtomicU64::new(0),
+        }
+    }
+
+    /// The generation of this process.
+    fn current(&'static self) -> ForkGeneration {
+        let Some(word) = self.word() else { return self.noted(process::id().into()) };
+        // A thread that sees a generation sees that it was counted, which a child of a fork by it must.
+        let known = word.load(Ordering::Acquire);
+        if known != 0 {
+            return self.noted(known);
+        }
+        let next = self.latest.fetch_add(1, Ordering::Relaxed) + 1;
+        let set = word.compare_exchange(0, next, Ordering::AcqRel, Ordering::Acquire);
+        self.noted(set.map_or_else(|of_another_thread| of_another_thread, |_| next))
+    }
+
+    /// Every thread notes the first generation before it uses it: another thread that does so may be stopped before, by a fork.
+    fn noted(&self, generation: u64) -> ForkGeneration {
+        if self.first.load(Ordering::Relaxed) == 0 {
+            let (first, relaxed) = (&self.first, Ordering::Relaxed);
+            let _ = first.compare_exchange(0, generation, relaxed, relaxed);
+        }
+        ForkGeneration(generation)
+    }
+
+    fn is_forked(&self, generation: ForkGeneration) -> bool {
+        generation.0 != self.first.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn is_current(&self, generation: ForkGeneration) -> bool {
+        let word = self.word.load(Ordering::Acquire);
+        if ptr::eq(word, &raw const self.unsupported) {
+            return generation.0 == u64::from(process::id());
+        }
+        // SAFETY: as in `word`. There is one, since a generation was made of it.
+        unsafe { word.as_ref() }.is_some_and(|word| word.load(Ordering::Relaxed) == generation.0)
+    }
+
+    /// `None` where the kernel wipes no page.
+    fn word(&'static self) -> Option<&'static AtomicU64> {
+        let mut word = self.word.load(Ordering::Acquire);
+        if word.is_null() {
+            let new = match wiped_page() {
+                Some(page) => page.as_ptr(),
+                None => (&raw const self.unsupported).cast_mut(),
+            };
+            // No lock: a fork in the middle of this would leave it locked in the child. Of two threads, one leaves a page behind.
+            let null = ptr::null_mut();
+            let set = self.word.compare_exchange(null, new, Ordering::AcqRel, Ordering::Acquire);
+            word = set.map_or_else(|of_another_thread| of_another_thread, |_| new);
+        }
+        let is_supported = !ptr::eq(word, &raw const self.unsupported);
+        // SAFETY: it points to the beginning of a mapped page that is never unmapped, or to a static, and is aligned; all use it as
+        // an atomic word. The kernel zeroes it only in a child, which has no other thread then.
+        is_supported.then(|| unsafe { &*word.cast_const() })
+    }
+}
 
 impl ForkGeneration {
     /// That of this process.
     #[must_use]
     pub fn current() -> Self {
-        let Some(word) = word() else { return Self(process::id().into()).noted() };
-        let known = word.load(Ordering::Relaxed);
-        if known != 0 {
-            return Self(known);
-        }
-        let next = LATEST.fetch_add(1, Ordering::Relaxed) + 1;
-        match word.compare_exchange(0, next, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => Self(next).noted(),
-            Err(of_another_thread) => Self(of_another_thread),
-        }
-    }
-
-    fn noted(self) -> Self {
-        let _ = FIRST.compare_exchange(0, self.0, Ordering::Relaxed, Ordering::Relaxed);
-        self
+        LINE.current()
     }
 
     /// Whether a process that this one was forked from had a generation of its own, so that what it had begun may be half done here.
     #[must_use]
     pub fn is_forked(self) -> bool {
-        self.0 != FIRST.load(Ordering::Relaxed)
+        LINE.is_forked(self)
     }
 
     /// Whether this process is the one that had this generation. Costs two loads.
     #[must_use]
     #[inline]
     pub fn is_current(self) -> bool {
-        let word = WORD.load(Ordering::Acquire);
-        if ptr::eq(word, &raw const UNSUPPORTED) {
-            return self.0 == u64::from(process::id());
-        }
-        // SAFETY: as in `word`. There is one, since a generation was made of it.
-        unsafe { word.as_ref() }.is_some_and(|word| word.load(Ordering::Relaxed) == self.0)
+        LINE.is_current(self)
     }
-}
-
-/// `None` where the kernel wipes no page.
-fn word() -> Option<&'static AtomicU64> {
-    let mut word = WORD.load(Ordering::Acquire);
-    if word.is_null() {
-        let new = match wiped_page() {
-            Some(page) => page.as_ptr(),
-            None => (&raw const UNSUPPORTED).cast_mut(),
-        };
-        // No lock: a fork in the middle of this would leave it locked in the child. Of two threads, one leaves a page behind.
-        let set = WORD.compare_exchange(ptr::null_mut(), new, Ordering::AcqRel, Ordering::Acquire);
-        word = set.map_or_else(|of_another_thread| of_another_thread, |_| new);
-    }
-    let is_supported = !ptr::eq(word, &raw const UNSUPPORTED);
-    // SAFETY: it points to the beginning of a mapped page that is never unmapped, or to a static, and is aligned; all use it as an
-    // atomic word. The kernel zeroes it only in a child, which has no other thread then.
-    is_supported.then(|| unsafe { &*word.cast_const() })
 }
 
 /// A zero word in a page that is zero again in children.
+#[cfg(not(all(test, loom)))]
 fn wiped_page() -> Option<NonNull<AtomicU64>> {
     // The interpreter has no such advice.
     if cfg!(miri) {
@@ -108,6 +158,12 @@ fn wiped_page() -> Option<NonNull<AtomicU64>> {
         return None;
     }
     NonNull::new(page.cast())
+}
+
+/// One that no other process has: models have one process.
+#[cfg(all(test, loom))]
+fn wiped_page() -> Option<NonNull<AtomicU64>> {
+    NonNull::new(Box::into_raw(Box::new(AtomicU64::new(0).made())))
 }
 
 /// A value of which each process has its own: for statics. A child of a fork begins with a new one, and leaves that of its parent alone.
@@ -223,7 +279,7 @@ impl<T> fmt::Debug for PerProcess<T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 #[allow(clippy::unwrap_used, reason = "tests")]
 pub(super) mod tests {
     use std::sync::Mutex;

@@ -8,12 +8,19 @@
     reason = "a walk over the loaded libraries, which takes the lock of their list"
 )]
 
+#[cfg(all(test, loom))]
+mod loom_model;
+
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+#[cfg(not(all(test, loom)))]
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
+#[cfg(all(test, loom))]
+use super::forks::loom_model::AtomicU64;
 use super::forks::{ForkGeneration, PerProcess};
 
 static LIBRARIES: UnderWay = UnderWay::new();
@@ -105,6 +112,11 @@ impl UnderWay {
     /// Begins the work. `None` if this process was forked while a thread was at work: for good, in this process and its children.
     fn begin(&'static self) -> Option<AtWork> {
         let generation = ForkGeneration::current();
+        self.enter(generation).then_some(AtWork { of: self, generation })
+    }
+
+    /// Counts a thread of a process. Returns whether it may begin.
+    fn enter(&self, generation: ForkGeneration) -> bool {
         let first = generation.0 << THREADS | 1;
         let mut seen = self.state.load(Ordering::Relaxed);
         loop {
@@ -112,25 +124,29 @@ impl UnderWay {
             let next = match (is_of_this, seen & ((1 << THREADS) - 1)) {
                 (true, _) => seen + 1,
                 (false, 0) => first,
-                (false, _) => return None,
+                (false, _) => return false,
             };
             match self.state.compare_exchange(seen, next, Ordering::SeqCst, Ordering::Relaxed) {
-                Ok(_) => return Some(AtWork { of: self, generation }),
+                Ok(_) => return true,
                 Err(now) => seen = now,
             }
         }
+    }
+
+    fn leave(&self) {
+        self.state.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 impl Drop for AtWork {
     fn drop(&mut self) {
         if self.generation.is_current() {
-            self.of.state.fetch_sub(1, Ordering::SeqCst);
+            self.of.leave();
         }
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::super::forks::tests::in_child;
