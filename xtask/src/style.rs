@@ -68,11 +68,10 @@ fn print(name: &str, folders: &[&Path]) -> Result<()> {
 #[cfg(test)]
 mod atomics;
 #[cfg(test)]
-mod atomics;
-#[cfg(test)]
 mod constructors;
 #[cfg(test)]
 mod features;
+#[cfg(test)]
 mod ignored;
 #[cfg(test)]
 mod layers;

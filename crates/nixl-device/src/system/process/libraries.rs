@@ -112,7 +112,8 @@ impl UnderWay {
     /// Begins the work. `None` if this process was forked while a thread was at work: for good, in this process and its children.
     fn begin(&'static self) -> Option<AtWork> {
         let generation = ForkGeneration::current();
-        self.enter(generation).then_some(AtWork { of: self, generation })
+        // Not made, and so not dropped, where it does not begin.
+        self.enter(generation).then(|| AtWork { of: self, generation })
     }
 
     /// Counts a thread of a process. Returns whether it may begin.
