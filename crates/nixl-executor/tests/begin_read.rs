@@ -49,7 +49,10 @@ const MOST_SIMULATED: Cost = Cost { allocations: 8, locks: 15 };
 const MOST_NIXL: Cost = Cost { allocations: 10, locks: 8 };
 /// The same of the executor that plans, through mapped memory.
 #[cfg(feature = "nixl")]
-const MOST_BY_PATHS: Cost = Cost { allocations: 7, locks: 8 };
+const MOST_MAPPED: Cost = Cost { allocations: 7, locks: 8 };
+/// The same of the executor that plans, over NIXL. Two of the locks are those of the peer and of its plans.
+#[cfg(feature = "nixl")]
+const MOST_PLANNED_NIXL: Cost = Cost { allocations: 10, locks: 10 };
 const LEN: usize = 4096;
 /// Rounds in which peers are met, memory is registered and a path shows that it works.
 const WARM_UP: usize = 5;
@@ -187,14 +190,23 @@ async fn over_nixl() {
 }
 
 #[cfg(feature = "nixl")]
-mod mapped {
+mod between_processes {
     use std::io::{BufRead, BufReader, Lines, Write, stdin};
     use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
     use super::*;
 
+    /// The variable that is set if a target's memory is shared.
+    const SHARED: &str = "NIXL_TEST_BEGIN_READ_SHARED";
     /// Comes before each offer of the other process, in hexadecimal.
     const OFFER: &str = "offer:";
+
+    fn region(is_shared: bool) -> Region {
+        match is_shared {
+            true => Region::shared(LEN).unwrap(),
+            false => Region::zeroed(LEN).unwrap(),
+        }
+    }
 
     /// A target in a process of its own.
     struct There {
@@ -204,9 +216,10 @@ mod mapped {
     }
 
     impl There {
-        fn start() -> Self {
+        fn start(is_shared: bool) -> Self {
             let mut process = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "mapped::target", "--ignored", "--nocapture"])
+                .envs(is_shared.then_some((SHARED, "1")))
+                .args(["--exact", "between_processes::target", "--ignored", "--nocapture"])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
@@ -241,7 +254,7 @@ mod mapped {
     #[ignore = "run by another test, in a process of its own"]
     async fn target() {
         let connector = nixl_executor::connector().await.unwrap().build().await.unwrap();
-        let region = Region::shared(LEN).unwrap();
+        let region = region(std::env::var_os(SHARED).is_some());
         region.copy_from_slice(0, &[7; LEN]).unwrap();
         let mut here = Here { connector, region, offered: None };
         for line in stdin().lines() {
@@ -252,12 +265,19 @@ mod mapped {
         }
     }
 
+    /// One row after the other: the second connection that uses a slab of the pool takes a lock more for its registration.
     #[tokio::test]
-    async fn through_mapped_memory() {
-        let initiator = nixl_executor::connector().await.unwrap().build().await.unwrap();
-        let mine = Region::shared(LEN).unwrap();
-        let (cost, kind) = cost(&mut There::start(), &initiator, mine).await;
-        assert_eq!(kind, PathKind::SharedMemory);
-        cost.check(MOST_BY_PATHS);
+    async fn by_paths() {
+        let rows = [
+            (true, PathKind::SharedMemory, MOST_MAPPED),
+            (false, PathKind::Direct, MOST_PLANNED_NIXL),
+        ];
+        for (is_shared, path, most) in rows {
+            let initiator = nixl_executor::connector().await.unwrap().build().await.unwrap();
+            let mut target = There::start(is_shared);
+            let (cost, kind) = cost(&mut target, &initiator, region(is_shared)).await;
+            assert_eq!(kind, path);
+            cost.check(most);
+        }
     }
 }

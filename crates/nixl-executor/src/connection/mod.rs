@@ -5,6 +5,7 @@
 //! operation becomes a [transfer](path_transfer) by the fastest path of its [plan](planning), and by the next ones if that fails;
 //! a path that has yet to show that it works is [tried](probe) first.
 
+mod attempt;
 mod common;
 mod executor;
 mod maintenance;

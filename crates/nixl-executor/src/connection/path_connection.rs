@@ -6,10 +6,11 @@ use std::sync::{Arc, Weak};
 use nixl_device::SharedError;
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::{
-    ConnectionContext, DirectTransfer, EngineSetting, Execution, PathKind, SettingSource,
-    TransferRequest, TransportError, WaitFor,
+    ConnectionContext, DirectTransfer, EngineSetting, PathKind, SettingSource, TransferRequest,
+    TransportError, WaitFor,
 };
 
+use super::attempt::Attempt;
 use super::common::Common;
 use super::peer_stats::PeerStats;
 use super::telemetry::Successes;
@@ -119,15 +120,17 @@ impl PathConnection {
         kind: PathKind,
         query: &PathQuery,
         request: &TransferRequest<'_>,
-    ) -> Result<Box<dyn Execution>, TransportError> {
-        let gate = |execution| WaitFor::before(execution, request.local().pending());
+    ) -> Result<Attempt, TransportError> {
+        let pending = request.local().pending();
+        let gate = |execution| Attempt::Other(WaitFor::before(execution, pending));
         match kind {
             PathKind::CudaIpc if is_copied_by_owner(query) => {
                 self.services.remote_copies.begin(request).map(gate)
             }
             // Their copies wait by themselves, as those of the transport below.
             PathKind::CudaIpc | PathKind::SharedMemory => {
-                Ok(Box::new(self.peer_copy(kind, query.local, request, u64::MAX)?))
+                let copy = self.peer_copy(kind, query.local, request, u64::MAX)?;
+                Ok(Attempt::Other(Box::new(copy)))
             }
             PathKind::StagedOneSide | PathKind::StagedBothSides => {
                 let there = !is_host_memory(request.remote());
@@ -138,7 +141,11 @@ impl PathConnection {
                 self.services.staging.begin(request, StagingMode::OnGpu).map(gate)
             }
             PathKind::GpuDirect | PathKind::Direct | PathKind::EngineStaged => {
-                Ok(gate(Box::new(DirectTransfer::prepare(kind, request)?)))
+                let transfer = DirectTransfer::prepare(kind, request)?;
+                match pending.is_empty() {
+                    true => Ok(Attempt::Direct(transfer)),
+                    false => Ok(gate(Box::new(transfer))),
+                }
             }
             other => {
                 let reason =

@@ -12,6 +12,7 @@ use nixl_ops::{
     TransferRequest, Transport, TransportError, forward_execution,
 };
 
+use super::attempt::Attempt;
 use super::path_connection::PathConnection;
 use super::probe::PROBE;
 use super::telemetry::note_attempt;
@@ -31,7 +32,7 @@ pub(super) struct PathTransfer {
     /// What the next path would need; none if there is no other.
     request: Option<Owned>,
     path: AvailablePath,
-    current: Box<dyn Execution>,
+    current: Attempt,
     leased: Leased,
     /// What those before the current one left at the peer's memory.
     before: Option<PeerMemory>,
@@ -196,7 +197,7 @@ impl PathTransfer {
         Ok(())
     }
 
-    fn replace(&mut self, execution: Box<dyn Execution>, proving: bool) {
+    fn replace(&mut self, execution: Attempt, proving: bool) {
         self.steps += self.current.steps() + 1;
         self.before = self.before.max(Some(self.current.peer_memory()));
         (self.current, self.proving) = (execution, proving);
@@ -247,13 +248,13 @@ impl PathConnection {
         peer: &Peer,
         plan: &PathPlan,
         request: &TransferRequest<'_>,
-    ) -> Result<(Box<dyn Execution>, bool), TransportError> {
+    ) -> Result<(Attempt, bool), TransportError> {
         let query = &plan.query;
         if request.local().total_bytes() > PROBE
             && !self.has_proven(kind, peer, plan)
             && let Some(probe) = self.probe(kind, query, request)?
         {
-            return Ok((probe, true));
+            return Ok((Attempt::Other(probe), true));
         }
         Ok((self.begin(kind, query, request)?, false))
     }
