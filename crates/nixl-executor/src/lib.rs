@@ -61,6 +61,7 @@
 //! |---|---|---|---|
 //! | `nixl` | on | g++ and libclang to build, NIXL 1.5 to run | the transport between processes |
 //! | `cudarc` | off | nothing to build, CUDA's driver to have slices | regions over slices of cudarc, order after its streams |
+//! | `files` | off | Linux | the module `files`: blocks between files and memory |
 //! | `dlpack` | off | nothing | regions and tensors over tensors of other frameworks |
 //! | `half` | off | nothing | tensors of the 16-bit numbers of the crate `half` |
 //! | `ndarray` | off | nothing | tensors to and from arrays of the crate `ndarray` |
@@ -89,6 +90,8 @@ mod connection;
 #[cfg(feature = "cudarc")]
 pub mod cudarc;
 mod facts;
+#[cfg(feature = "files")]
+pub mod files;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;

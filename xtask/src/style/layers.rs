@@ -11,7 +11,7 @@ const CRATE: &str = "crates/nixl-executor/src/";
 /// The modules of the crate, from the bottom up. A file may name its own module and those of the rows below.
 const LAYERS: [&[&str]; 9] = [
     &["local"],
-    &["facts"],
+    &["facts", "files"],
     &["planner"],
     &["peers"],
     &["messages", "pinned_slots", "remote_memory"],
