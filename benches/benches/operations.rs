@@ -123,7 +123,7 @@ fn states(c: &mut Criterion) {
 fn active(c: &mut Criterion) {
     let mut group = c.benchmark_group("active_operation");
     let list = DescriptorList::from(Region::zeroed(4096).unwrap());
-    let by_driver = DriverConfig::default().with_inline_bytes(0);
+    let by_driver = DriverConfig::default().inline_bytes(0);
     for (name, config) in [("inline", DriverConfig::default()), ("by_driver", by_driver)] {
         let driver = driver(config);
         group.throughput(Throughput::Elements(1));

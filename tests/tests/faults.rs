@@ -39,7 +39,7 @@ fn decode(offer: &Offer) -> RdmaMetadata {
 }
 
 fn draining(drain: Duration) -> DriverConfig {
-    DriverConfig::default().with_drain(drain)
+    DriverConfig::default().drain(drain)
 }
 
 async fn verified_read(connector: &Connector, peer: &mut Peer, seed: u64) {

@@ -25,6 +25,8 @@ use nixl_tests::{
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
 const LIMIT: Duration = Duration::from_secs(280);
+/// The default of `StagingConfig::slots`.
+const SLOTS: usize = 16;
 
 fn tcp() -> [(&'static str, &'static Path); 2] {
     [("UCX_TLS", Path::new("tcp")), ("UCX_MEM_EVENTS", Path::new("no"))]
@@ -53,11 +55,11 @@ impl Here {
         let gpus = Arc::new(SimulatedGpus::new(capabilities).unwrap());
         // The dead are noticed by the next word to them.
         let ping = silence.min(Duration::from_secs(2)) / 10;
-        let config = StagingConfig::default().with_silence(silence).with_ping(ping);
+        let config = StagingConfig::default().silence(silence).ping(ping);
         let staged =
             PathExecutor::with(gpus.clone() as Arc<dyn GpuBackend>, Arc::new(facts)).unwrap();
         let staged = Arc::new(staged.staging(config));
-        let driving = DriverConfig::default().with_drain(drain);
+        let driving = DriverConfig::default().drain(drain);
         let connector = Connector::builder()
             .name("here")
             .driver(driving)
@@ -102,8 +104,7 @@ fn every_way(name: &str, variables: &[(&str, &Path)], ways: &[Way]) {
                 (here.staged.staging_stats().sessions() == 0).then_some(())
             });
             let stats = here.staged.staging_stats();
-            let slots = StagingConfig::default().slots();
-            assert_eq!((stats.incoming().free(), stats.outgoing().free()), (slots, slots));
+            assert_eq!((stats.incoming().free(), stats.outgoing().free()), (SLOTS, SLOTS));
             assert_eq!(stats.on_gpus().quarantined(), 0);
             assert_eq!(leaked(), Default::default());
         });
@@ -366,9 +367,8 @@ fn hit_many(name: &str, variables: &[(&str, &Path)], ways: &[Way], times: usize,
                 (over && connection.passive() == 0).then_some(staged)
             });
             println!("{stats:?}");
-            let slots = StagingConfig::default().slots();
             for pool in [stats.incoming(), stats.outgoing()] {
-                assert_eq!(pool.free() + pool.quarantined(), slots, "a slot was lost");
+                assert_eq!(pool.free() + pool.quarantined(), SLOTS, "a slot was lost");
                 // The dead write nothing.
                 assert!(stopped || pool.quarantined() == 0, "{stats:?}");
             }

@@ -138,7 +138,7 @@ impl ConnectorBuilder {
     /// its owner. Hosts with a larger difference may use an offer whose memory was freed.
     #[must_use]
     pub fn clock_skew(mut self, most: Duration) -> Self {
-        self.driver = self.driver.with_clock_skew(most);
+        self.driver = self.driver.clock_skew(most);
         self
     }
 

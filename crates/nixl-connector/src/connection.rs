@@ -115,7 +115,7 @@ impl Connection {
             slots,
             info,
             clock,
-            skew: config.clock_skew(),
+            skew: config.max_clock_skew(),
             spent_words: Mutex::default(),
             admission,
         })

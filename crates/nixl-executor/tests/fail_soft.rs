@@ -128,7 +128,7 @@ struct World {
 
 impl World {
     async fn new(locality: bool) -> Self {
-        let staging = StagingConfig::default().with_slot_bytes(4096).with_slots(4);
+        let staging = StagingConfig::default().slot_bytes(4096).slots(4);
         Self::staging(locality, staging).await
     }
 
@@ -202,8 +202,7 @@ async fn without_pinned_slots_operations_take_other_paths() {
 async fn slots_beyond_the_bound_of_the_process_take_their_path_away_and_no_other() {
     let most = usize::try_from(StagingBudget::PINNED).unwrap();
     let slot = most / StagingConfig::MAX_SLOTS + 1;
-    let beyond =
-        StagingConfig::default().with_slot_bytes(slot).with_slots(StagingConfig::MAX_SLOTS);
+    let beyond = StagingConfig::default().slot_bytes(slot).slots(StagingConfig::MAX_SLOTS);
     let world = World::staging(true, beyond).await;
     let completion = world.read().await.unwrap();
     assert_eq!(completion.path().unwrap().kind(), PathKind::CudaIpc);

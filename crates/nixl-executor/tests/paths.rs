@@ -52,8 +52,8 @@ impl World {
         let gpus = Arc::new(SimulatedGpus::new(capabilities).unwrap());
         let executor =
             PathExecutor::with(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Arc::new(facts)).unwrap();
-        let staging = StagingConfig::default().with_slot_bytes(4096).with_slots(4);
-        let paths = Arc::new(executor.staging(staging.with_gpu_slots(2, 4096)));
+        let staging = StagingConfig::default().slot_bytes(4096).slots(4);
+        let paths = Arc::new(executor.staging(staging.gpu_slots(2, 4096)));
         let executor: Arc<dyn Executor> = Arc::new(Apart {
             executor: Arc::clone(&paths) as Arc<dyn Executor>,
             poses: poses.then(std::os::unix::process::parent_id),

@@ -19,7 +19,7 @@ impl DriverConfig {
     /// The polling intervals while operations are outstanding. Default: [`Backoff::default`]. Shorter sleeps take processor
     /// time.
     #[must_use]
-    pub fn with_backoff(self, backoff: Backoff) -> Self {
+    pub fn backoff(self, backoff: Backoff) -> Self {
         Self { backoff, ..self }
     }
 
@@ -27,20 +27,20 @@ impl DriverConfig {
     /// [overdue](crate::DriverStats::overdue), and the memory of a passive one stays in quarantine until its peer is proven
     /// quiet. Default: 60 s.
     #[must_use]
-    pub fn with_drain(self, drain: Duration) -> Self {
+    pub fn drain(self, drain: Duration) -> Self {
         Self { drain, ..self }
     }
 
     /// The bound on the difference between two hosts' clocks, which extends an offer's life time for its owner. Default: 60 s.
     #[must_use]
-    pub fn with_clock_skew(self, clock_skew: Duration) -> Self {
+    pub fn clock_skew(self, clock_skew: Duration) -> Self {
         Self { clock_skew, ..self }
     }
 
     /// Bound on operations in flight; more are refused with
     /// [`OperationError::QueueFull`](crate::OperationError::QueueFull). Default: 65,536.
     #[must_use]
-    pub fn with_max_in_flight(self, operations: usize) -> Self {
+    pub fn max_in_flight(self, operations: usize) -> Self {
         Self { max_in_flight: operations, ..self }
     }
 
@@ -49,19 +49,19 @@ impl DriverConfig {
     /// thread. If such copies take longer than 50 us, the waiter of a transfer posts it, or the driver after a millisecond or
     /// two. Default: 1 MiB.
     #[must_use]
-    pub fn with_inline_bytes(self, bytes: u64) -> Self {
+    pub fn inline_bytes(self, bytes: u64) -> Self {
         Self { inline_bytes: bytes, ..self }
     }
 
     /// The spin of a wait's first poll before it sleeps; its thread does nothing else meanwhile. Default: 50 µs.
     #[must_use]
-    pub fn with_inline_spin(self, spin: Duration) -> Self {
+    pub fn inline_spin(self, spin: Duration) -> Self {
         Self { inline_spin: spin, ..self }
     }
 
-    /// The bound on the difference between two hosts' clocks.
+    /// The bound that [`clock_skew`](Self::clock_skew) sets.
     #[must_use]
-    pub fn clock_skew(&self) -> Duration {
+    pub fn max_clock_skew(&self) -> Duration {
         self.clock_skew
     }
 }

@@ -27,7 +27,7 @@ impl DriverStats {
 
     /// Active operations whose engine was not quiet at the end of their drain time. Their waiters got an error; their memory
     /// comes back once the engine, polled rarely, is quiet, and is leaked only if the driver ends first. They do not count for
-    /// [`max_in_flight`](crate::DriverConfig::with_max_in_flight).
+    /// [`max_in_flight`](crate::DriverConfig::max_in_flight).
     #[must_use]
     pub fn overdue(&self) -> Overdue {
         self.overdue

@@ -87,7 +87,7 @@ async fn main() {
     let mut config = StagingConfig::default();
     let silence = env::var("NIXL_TEST_STAGED").ok();
     if let Some(silence) = silence.as_ref().and_then(|ms| ms.parse().ok()) {
-        config = config.with_silence(Duration::from_millis(silence));
+        config = config.silence(Duration::from_millis(silence));
     }
     let made = PathExecutor::with(Arc::clone(&gpus) as Arc<dyn GpuBackend>, Arc::new(facts));
     let staged = match made {

@@ -32,7 +32,7 @@ fn exports_close_with_readers_at_work_over_tcp() {
 }
 
 async fn closed_with_readers_at_work() {
-    let driver = DriverConfig::default().with_clock_skew(SKEW);
+    let driver = DriverConfig::default().clock_skew(SKEW);
     let connector = By::Engine.builder().driver(driver).build().await.unwrap();
     let mut random = Random::new(20_261_130);
     let mut readers: Vec<Peer> = (0..READERS).map(|_| start(By::Engine, PAGE)).collect();
@@ -156,7 +156,7 @@ async fn closed_amid_an_answer() {
     const PAGE: usize = 65_536;
     /// In which an export without reads under way is closed: its time, the skew, and two looks.
     const CLOSES: Duration = Duration::from_secs(4);
-    let driver = DriverConfig::default().with_clock_skew(SKEW);
+    let driver = DriverConfig::default().clock_skew(SKEW);
     let connector = By::Engine.builder().driver(driver).build().await.unwrap();
     let (mut amid, mut delay) = (0, Duration::from_millis(1));
     // A delay that is too long finds the read at its end.

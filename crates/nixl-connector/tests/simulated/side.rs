@@ -41,7 +41,7 @@ impl World {
 
     fn side_of(&self, transport: Arc<dyn Transport>) -> Side {
         // No head start for callers: a turn looks at everything.
-        let config = DriverConfig::default().with_drain(DRAIN).with_inline_spin(Duration::ZERO);
+        let config = DriverConfig::default().drain(DRAIN).inline_spin(Duration::ZERO);
         let (driver, reactor) = Driver::manual(transport.clone(), self.clock.clone(), config);
         let registrar = transport.registrar();
         let cache = RegistrationCache::new(Arc::clone(&registrar), CacheLimits::default());

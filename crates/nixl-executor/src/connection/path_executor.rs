@@ -265,8 +265,8 @@ mod tests {
         costs = costs.replacen("\"gbps\": ", "\"gbps\": 1", 1);
         let costs = Costs::from_json(&costs).unwrap();
         assert_ne!(costs, Costs::default());
-        let staging = StagingConfig::default().with_slots(3);
-        let imports = ImportLimits::default().with_pieces(2);
+        let staging = StagingConfig::default().slots(3);
+        let imports = ImportLimits::default().pieces(2);
         let path_costs = PathCosts::default().to_json().replacen("4.0", "400.0", 1);
         let path_costs = PathCosts::from_json(&path_costs).unwrap();
         assert_ne!(path_costs, PathCosts::default());
@@ -293,7 +293,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_opens_on_another_thread_with_settings() {
-        let imports = ImportLimits::default().with_pinned_bytes(0);
+        let imports = ImportLimits::default().pinned_bytes(0);
         let executor = PathExecutor::open().await.unwrap().imports(imports);
         assert_eq!(executor.shared.settings.imports, imports);
     }

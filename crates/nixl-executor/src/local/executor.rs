@@ -110,14 +110,13 @@ impl BlockExecutor {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let threads = CopyWorkers::new(&clock).map_err(thread)?;
         // Submitting never blocks, for any size.
-        let config = DriverConfig::default()
-            .with_max_in_flight(Self::MAX_IN_FLIGHT)
-            .with_inline_bytes(u64::MAX);
+        let config =
+            DriverConfig::default().max_in_flight(Self::MAX_IN_FLIGHT).inline_bytes(u64::MAX);
         // Some MiB over PCIe, 64 MiB over NVLink, end within this time: their waiter polls, in parts of 50 us with other tasks
         // in between. The waiter of a longer one polls again near the end.
         let config = config
-            .with_inline_spin(Duration::from_micros(250))
-            .with_backoff(Backoff::default().spin(Duration::from_micros(300)));
+            .inline_spin(Duration::from_micros(250))
+            .backoff(Backoff::default().spin(Duration::from_micros(300)));
         let driver = Driver::spawn_local(clock, config).map_err(thread)?;
         let shared = Shared { gpus, threads, driver: Arc::new(driver), costs };
         Ok(Self { shared: LeakInChild::new(Arc::new(shared)) })

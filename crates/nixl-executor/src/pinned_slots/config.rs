@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// How transfers are staged.
 ///
-/// Both sides of a transfer must agree on [bytes of a slot](Self::with_slot_bytes): a side refuses chunks that do not fit its
+/// Both sides of a transfer must agree on [bytes of a slot](Self::slot_bytes): a side refuses chunks that do not fit its
 /// slots.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct StagingConfig {
@@ -50,32 +50,26 @@ impl StagingConfig {
 
     /// Bytes of a slot, and of a chunk. Default: 1 MiB. Smaller chunks fill the pipeline sooner, and cost a message each.
     #[must_use]
-    pub const fn with_slot_bytes(mut self, bytes: usize) -> Self {
+    pub const fn slot_bytes(mut self, bytes: usize) -> Self {
         self.slot_bytes = bytes;
         self
     }
 
     /// Slots for each direction, which all connections of an executor share. Default: 16. With
-    /// [`with_slot_bytes`](Self::with_slot_bytes), the bound on pinned memory of the executor; [`StagingBudget`](super::StagingBudget)
+    /// [`slot_bytes`](Self::slot_bytes), the bound on pinned memory of the executor; [`StagingBudget`](super::StagingBudget)
     /// bounds all executors together. They are allocated when an operation may need
     /// them, and go back when none has for half a minute.
     #[must_use]
-    pub const fn with_slots(mut self, slots: usize) -> Self {
+    pub const fn slots(mut self, slots: usize) -> Self {
         self.slots = slots;
         self
-    }
-
-    /// Slots for each direction.
-    #[must_use]
-    pub const fn slots(&self) -> usize {
-        self.slots
     }
 
     /// So many slots of so many bytes on each GPU, which all connections of an executor share. Default: 8 of 8 MiB. They are the bound
     /// on GPU memory that is taken for transfers between GPU memories of which no other process can open either, and are allocated by
     /// the first of these. They stay as long as the executor and its connections, since peers have them open.
     #[must_use]
-    pub const fn with_gpu_slots(mut self, slots: usize, bytes: usize) -> Self {
+    pub const fn gpu_slots(mut self, slots: usize, bytes: usize) -> Self {
         (self.gpu_slots, self.gpu_slot_bytes) = (slots, bytes);
         self
     }
@@ -86,9 +80,9 @@ impl StagingConfig {
     }
 
     /// The time without a message of its own after which a side sends a keep-alive message. Default: 1 s. Keep
-    /// it well below the peer's [silence](Self::with_silence).
+    /// it well below the peer's [silence](Self::silence).
     #[must_use]
-    pub const fn with_ping(mut self, ping: Duration) -> Self {
+    pub const fn ping(mut self, ping: Duration) -> Self {
         self.ping = ping;
         self
     }
@@ -96,7 +90,7 @@ impl StagingConfig {
     /// After so long without a message from the peer, a side gives the transfer up. Default: 30 s. The peer may use the memory
     /// that it has exported until the peer answers or its process ends.
     #[must_use]
-    pub const fn with_silence(mut self, silence: Duration) -> Self {
+    pub const fn silence(mut self, silence: Duration) -> Self {
         self.silence = silence;
         self
     }

@@ -293,24 +293,22 @@ mod tests {
         let [first, second] = memories.each_ref().map(|region| region.shared_name().unwrap());
         let limits = ImportLimits::default;
 
-        let imports = with(limits().with_pieces(1));
+        let imports = with(limits().pieces(1));
         imports.open(&RemoteMemoryKey::File(first), BY).unwrap();
         imports.open(&RemoteMemoryKey::File(second), BY).unwrap();
         assert!(!imports.has(&RemoteMemoryKey::File(first)));
         assert_eq!(imports.held().0, 1);
 
         for (bytes, kind) in [(99, MemoryKind::Pageable), (100, MemoryKind::Pinned)] {
-            let imports = with(limits().with_pinned_bytes(bytes));
+            let imports = with(limits().pinned_bytes(bytes));
             let address = imports.open(&RemoteMemoryKey::Pinned(first), BY).unwrap().address();
             assert_eq!(gpus.memory_kind(Device::HOST, address), kind);
         }
 
-        let refused = with(limits().with_mapped_bytes(99)).open(&RemoteMemoryKey::File(first), BY);
+        let refused = with(limits().mapped_bytes(99)).open(&RemoteMemoryKey::File(first), BY);
         let expected = ImportError::OverLimit { bytes: 100, mapped: 0, most: 99 };
         assert_eq!(refused.err(), Some(expected));
-        assert!(
-            with(limits().with_mapped_bytes(100)).open(&RemoteMemoryKey::File(first), BY).is_ok()
-        );
+        assert!(with(limits().mapped_bytes(100)).open(&RemoteMemoryKey::File(first), BY).is_ok());
     }
 
     #[test]

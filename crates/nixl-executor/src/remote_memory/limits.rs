@@ -19,7 +19,7 @@ impl ImportLimits {
     /// use is longest ago is closed first, and opened again for its next use, by a call of the driver or the system. An
     /// operation on more pieces takes another path.
     #[must_use]
-    pub const fn with_pieces(mut self, pieces: usize) -> Self {
+    pub const fn pieces(mut self, pieces: usize) -> Self {
         self.pieces = if pieces == 0 { 1 } else { pieces };
         self
     }
@@ -27,7 +27,7 @@ impl ImportLimits {
     /// Bytes of peers' host memory that are pinned for GPUs. Default: 4 GiB. A peer states the length of its memory, and pinning takes
     /// every page of it, and 0.1 s for each GiB. Memory beyond the bound is copied through pinned slots.
     #[must_use]
-    pub const fn with_pinned_bytes(mut self, bytes: usize) -> Self {
+    pub const fn pinned_bytes(mut self, bytes: usize) -> Self {
         self.pinned_bytes = bytes;
         self
     }
@@ -35,7 +35,7 @@ impl ImportLimits {
     /// Bytes of address space that peers' host memory takes. Default: 16 TiB, an eighth of the address space of a process. Files with
     /// holes may be long and take nothing else. Memory beyond the bound closes other memory, and longer memory takes another path.
     #[must_use]
-    pub const fn with_mapped_bytes(mut self, bytes: usize) -> Self {
+    pub const fn mapped_bytes(mut self, bytes: usize) -> Self {
         self.mapped_bytes = bytes;
         self
     }

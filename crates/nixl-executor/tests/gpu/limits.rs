@@ -10,7 +10,7 @@ async fn each_limit_of_the_pools_has_an_effect() {
     if Cuda::new(1, "each_limit_of_the_pools_has_an_effect").is_none() {
         return;
     }
-    let limits = GpuMemoryLimits::default().with_scratch_bytes(LIMIT).with_pinned_bytes(LIMIT);
+    let limits = GpuMemoryLimits::default().scratch_bytes(LIMIT).pinned_bytes(LIMIT);
     let gpus = CudaGpus::open(limits).await.unwrap();
     let taken = (gpus.scratch(0, LIMIT).unwrap(), gpus.pinned(0, LIMIT).unwrap());
     let refused = [gpus.scratch(0, 1).err(), gpus.pinned(0, 1).err()];

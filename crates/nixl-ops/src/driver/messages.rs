@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn after_a_ring_messages_come_before_transfers() {
-        let config = DriverConfig::default().with_inline_spin(Duration::ZERO);
+        let config = DriverConfig::default().inline_spin(Duration::ZERO);
         let (driver, mut reactor) = Driver::assemble(None, Arc::new(ManualClock::new()), config);
         let page = Arc::clone(&driver.shared().passive.page);
         let (lane, seen) = (Lane::default(), Arc::new(AtomicU64::new(u64::MAX)));

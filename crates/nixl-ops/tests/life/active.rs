@@ -279,7 +279,7 @@ fn dropping_a_reclaim_cancels() {
 
 #[test]
 fn a_full_queue_refuses_and_has_room_again_when_one_ends() {
-    let config = config().with_max_in_flight(2);
+    let config = config().max_in_flight(2);
     let mut world = World::with(config);
     let engines = [Engine::pending(), Engine::pending()];
     let reads: Vec<_> = engines
@@ -298,7 +298,7 @@ fn a_full_queue_refuses_and_has_room_again_when_one_ends() {
 
 #[test]
 fn a_full_queue_is_drained_as_any_other() {
-    let mut world = World::with(config().with_max_in_flight(1));
+    let mut world = World::with(config().max_in_flight(1));
     let (engine, memory) = (Engine::pending(), Memory::small());
     let _read = world.read(&engine, &memory, OperationOptions::new()).unwrap();
     let driver = Arc::clone(&world.driver);

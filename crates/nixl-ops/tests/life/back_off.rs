@@ -85,7 +85,7 @@ fn it_exits_when_the_driver_is_gone_and_all_has_ended() {
 }
 
 fn with_head_start() -> World {
-    let config = config().with_inline_spin(50 * MICRO);
+    let config = config().inline_spin(50 * MICRO);
     World::with(config)
 }
 

@@ -127,7 +127,7 @@ fn a_readable_offer_that_is_given_up_can_be_overwritten_at_once_and_freed_after_
 
 #[test]
 fn memory_is_retained_as_long_as_each_offers_own_life_time_and_skew_say() {
-    let config = config().with_clock_skew(SECOND);
+    let config = config().clock_skew(SECOND);
     let mut world = World::with(config);
     let mut regions = Vec::new();
     for seconds in [5, 1, 3] {

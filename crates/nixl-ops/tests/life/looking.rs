@@ -17,7 +17,7 @@ const MICRO: Duration = Duration::from_micros(1);
 const LEAD: Duration = Duration::from_micros(200);
 
 fn looking() -> DriverConfig {
-    config().with_inline_spin(250 * MICRO)
+    config().inline_spin(250 * MICRO)
 }
 
 #[test]

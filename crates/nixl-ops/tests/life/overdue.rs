@@ -82,7 +82,7 @@ fn an_engine_that_goes_on_is_asked_again_soon() {
 
 #[test]
 fn it_takes_no_place_in_flight_and_delays_no_other() {
-    let config = config().with_max_in_flight(1);
+    let config = config().max_in_flight(1);
     let mut world = World::with(config);
     for number in 1..=3 {
         overdue(&mut world, &Engine::pending(), &Memory::small());

@@ -224,7 +224,7 @@ fn the_memory_of_a_silent_peer_stays_in_quarantine_after_the_drain_time_and_come
 
 #[test]
 fn a_full_table_refuses() {
-    let config = config().with_max_in_flight(1);
+    let config = config().max_in_flight(1);
     let world = World::with(config);
     let first = world.writable(&Memory::small(), OperationOptions::new()).unwrap();
     let memory = Memory::small();

@@ -60,8 +60,7 @@ fn a_cancelled_operation_gives_its_memory_back_once_the_engine_is_quiet() {
 const ASLEEP: Duration = Duration::from_secs(600);
 
 fn sleeping() -> DriverConfig {
-    config()
-        .with_backoff(Backoff::default().spin(Duration::ZERO).first_sleep(ASLEEP).max_sleep(ASLEEP))
+    config().backoff(Backoff::default().spin(Duration::ZERO).first_sleep(ASLEEP).max_sleep(ASLEEP))
 }
 
 #[test]

@@ -34,10 +34,7 @@ pub(crate) const INLINE: usize = 64;
 
 pub(crate) fn config() -> DriverConfig {
     // No head start for callers: a turn looks at everything.
-    DriverConfig::default()
-        .with_drain(DRAIN)
-        .with_inline_bytes(INLINE as u64)
-        .with_inline_spin(Duration::ZERO)
+    DriverConfig::default().drain(DRAIN).inline_bytes(INLINE as u64).inline_spin(Duration::ZERO)
 }
 
 /// The script of one execution, and what became of it.

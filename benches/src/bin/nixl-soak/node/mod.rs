@@ -81,7 +81,7 @@ impl Node {
         // So that no operation waits for it.
         pattern(0, 0);
         start_freeing()?;
-        let driver = DriverConfig::default().with_drain(Duration::from_millis(setup.drain_ms));
+        let driver = DriverConfig::default().drain(Duration::from_millis(setup.drain_ms));
         let mut builder = Connector::builder()
             .name("soak")
             .driver(driver)

@@ -289,7 +289,7 @@ impl World {
 
 fn connector(fabric: &Fabric, clock: &Arc<AheadClock>, name: &str) -> Connector {
     // No thread of the test waits for the network.
-    let config = DriverConfig::default().with_inline_spin(Duration::ZERO);
+    let config = DriverConfig::default().inline_spin(Duration::ZERO);
     let builder = Connector::builder().transport(fabric.transport(name)).clock(clock.clone());
     drive(fabric, None, builder.driver(config).no_timeout().build()).unwrap()
 }

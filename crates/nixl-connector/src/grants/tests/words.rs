@@ -24,7 +24,7 @@ impl Afar {
     }
 
     async fn draining_for(drain: Duration) -> Self {
-        let driver = DriverConfig::default().with_drain(drain);
+        let driver = DriverConfig::default().drain(drain);
         let world = World::with(|reader| reader.driver(driver), per_layer()).await;
         let [_, import] = world.imports().await;
         Self { world, import }

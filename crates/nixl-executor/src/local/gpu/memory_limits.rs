@@ -17,7 +17,7 @@ impl GpuMemoryLimits {
     /// Bytes of pinned host memory for slots of rings and tables of the kernel. Default: 512 MiB. They are allocated at first
     /// use. A transfer that needs more fails with [`GpuError::OutOfMemory`](crate::GpuError::OutOfMemory) while others hold them.
     #[must_use]
-    pub const fn with_pinned_bytes(mut self, bytes: usize) -> Self {
+    pub const fn pinned_bytes(mut self, bytes: usize) -> Self {
         self.pinned_bytes = bytes;
         self
     }
@@ -25,7 +25,7 @@ impl GpuMemoryLimits {
     /// Bytes of device memory for packed copies. Default: 512 MiB. They are allocated at first use, as many as a copy has. A
     /// packed copy that needs more fails with [`GpuError::OutOfMemory`](crate::GpuError::OutOfMemory).
     #[must_use]
-    pub const fn with_scratch_bytes(mut self, bytes: usize) -> Self {
+    pub const fn scratch_bytes(mut self, bytes: usize) -> Self {
         self.scratch_bytes = bytes;
         self
     }

@@ -267,7 +267,7 @@ impl Side {
     ) -> Self {
         let transport = fabric.transport(name);
         // No head start for callers: a turn looks at everything.
-        let driving = DriverConfig::default().with_drain(DRAIN).with_inline_spin(Duration::ZERO);
+        let driving = DriverConfig::default().drain(DRAIN).inline_spin(Duration::ZERO);
         let (driver, reactor) = Driver::manual(transport.clone(), clock.clone(), driving);
         let registrations =
             Arc::new(RegistrationCache::new(transport.registrar(), CacheLimits::default()));
