@@ -8,6 +8,7 @@
 mod args;
 mod bytes;
 mod growth;
+mod holdings;
 mod messages;
 mod node;
 mod process;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::growth::{Allowance, Pace};
+use crate::holdings::Holdings;
 use crate::process::Node;
 use crate::sample::{Metric, Sample};
 use crate::side::Side;
@@ -43,6 +44,7 @@ pub(crate) fn quiet(
 #[derive(Debug, Default)]
 pub(crate) struct Baseline {
     sample: Sample,
+    holdings: Holdings,
     ends: usize,
     /// The longest that it took to come back to it.
     pub(crate) slowest: Duration,
@@ -79,6 +81,7 @@ impl Baseline {
                     self.ends += 1;
                     if self.ends <= Self::WARM_UP {
                         self.sample = self.sample.max(sample);
+                        self.holdings = Holdings::of(node.pid())?;
                     }
                     self.slowest = self.slowest.max(begun.elapsed());
                     side.note(sample);
@@ -87,8 +90,9 @@ impl Baseline {
             };
             if begun.elapsed() > within {
                 side.note(sample);
+                let more = Holdings::of(node.pid())?.beyond(&self.holdings);
                 return Ok(Some(format!(
-                    "{}: {left} {within:?} after its peer's end",
+                    "{}: {left} {within:?} after its peer's end; more than before: {more}",
                     side.role()
                 )));
             }

@@ -12,9 +12,9 @@ pub(super) fn variants() -> Vec<Variant> {
             memory: Memory::Kept,
             work: Work::Both,
             longest: 4096,
-            tasks: &[1],
+            tasks: &[1, 8],
             quick_ms: 100,
-            cycles: 16,
+            cycles: 8,
         };
         let name = format!("{} executor", executor.name());
         Variant::new(name, Pace::Operations, move |bench, trial| pair.run(bench, trial))
