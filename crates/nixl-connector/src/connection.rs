@@ -74,7 +74,7 @@ impl Connection {
         let (driver, work) = (Arc::new(driver), WorkThread::beside(&control));
         let registrations =
             Arc::new(RegistrationCache::new(transport.registrar(), CacheLimits::default()));
-        let slots = Arc::default();
+        let slots = Arc::<RemoteSlots>::default();
         let proofs: Arc<dyn QuietProof> = Arc::new(Proofs::of(&*transport));
         let link = ConnectionContext::new(
             Arc::clone(&transport),
@@ -97,6 +97,8 @@ impl Connection {
         let of = (&transport, &executor, &driver);
         let knowledge = PeerKnowledge::new(of, &peers, &slots, (&control, &work));
         let (lost, introduced) = (knowledge.clone(), knowledge.clone());
+        let exited = knowledge.clone();
+        slots.set_on_exit(move |pid| exited.close_pages_soon(pid));
         driver.mailboxes(&slots).set_on_introduced(move |peer, pid| {
             introduced.let_go_at_exit(peer, pid);
         });

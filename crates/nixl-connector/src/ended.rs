@@ -126,6 +126,14 @@ impl PeerKnowledge {
         }));
     }
 
+    /// A process has ended that has pages of slots open here, whether or not it was a peer. Does not block.
+    pub(crate) fn close_pages_soon(&self, pid: u32) {
+        let slots = Weak::clone(&self.slots);
+        self.work.run(Box::new(move || {
+            slots.upgrade().into_iter().for_each(|slots| slots.close_of(pid));
+        }));
+    }
+
     fn tell_executor(&self, peer: &PeerId) {
         if let Some(executor) = self.executor.upgrade()
             && let Some(service) = executor.peers()

@@ -22,7 +22,8 @@ impl Holdings {
         for line in fs::read_to_string(process.join("maps"))?.lines() {
             // Address, access, offset, device, inode, name.
             if let Some(at) = line.find(['/', '[']) {
-                *names.entry(format!("mapping of {}", without_digits(&line[at..]))).or_default() += 1;
+                *names.entry(format!("mapping of {}", without_digits(&line[at..]))).or_default() +=
+                    1;
             }
         }
         for file in fs::read_dir(process.join("fd"))?.flatten() {
@@ -43,15 +44,16 @@ impl Holdings {
     }
 }
 
-/// A name as that of a class: `socket:[1234]` is one of many.
+/// A name as that of a class: `socket:[1234]` is one of many, and so is the random name of a file in memory.
 fn without_digits(name: &str) -> String {
     let mut class = String::with_capacity(name.len());
-    for letter in name.chars() {
-        match letter.is_ascii_digit() {
-            true if class.ends_with('#') => {}
-            true => class.push('#'),
-            false => class.push(letter),
-        }
+    let mut left = name;
+    while let Some(letter) = left.chars().next() {
+        let hex = left.len() - left.trim_start_matches(|c: char| c.is_ascii_hexdigit()).len();
+        let digits = left.len() - left.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let number = if hex >= 16 { hex } else { digits };
+        class.push(if number > 0 { '#' } else { letter });
+        left = &left[number.max(letter.len_utf8())..];
     }
     class
 }
@@ -68,5 +70,7 @@ mod tests {
         drop(file);
         assert!(more.contains("1 x file /proc/#/cmdline"), "{more}");
         assert_eq!(without_digits("socket:[12] 3a45"), "socket:[#] #a#");
+        let file = "/memfd:nixl-0123456789abcdef0123456789abcdef (deleted)";
+        assert_eq!(without_digits(file), "/memfd:nixl-# (deleted)");
     }
 }

@@ -1,10 +1,11 @@
 //! The pages of slots of peers on this host, opened once each.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use nixl_descriptor::{SharedMemoryError, SharedName};
 use nixl_device::locks::lock;
+use nixl_device::{ExitWatch, ProcessExits};
 use nixl_metadata::{RdmaMetadata, SlotAddress};
 
 use super::page::OfferPage;
@@ -20,7 +21,10 @@ pub struct RemoteSlots {
     by_name: Mutex<RecentMap<SharedName, Known>>,
     /// The identifier of this process, for claims.
     pid: u32,
+    on_exit: OnceLock<OnExit>,
 }
+
+type OnExit = Arc<dyn Fn(u32) + Send + Sync>;
 
 impl Default for RemoteSlots {
     fn default() -> Self {
@@ -42,7 +46,11 @@ pub enum FoundSlot {
 
 /// An opened page.
 enum Known {
-    Mapped(Arc<MappedPage>),
+    /// With the watch over the owner's process: a page is opened before the owner is known as a peer, and may be all that is.
+    Mapped(
+        Arc<MappedPage>,
+        #[expect(dead_code, reason = "only its drop matters")] Option<ExitWatch>,
+    ),
     /// Of another connection of this process.
     Own(Arc<OwnPage>),
     Unreachable,
@@ -51,7 +59,7 @@ enum Known {
 impl Known {
     fn page(&self) -> Option<Page> {
         match self {
-            Self::Mapped(mapped) => Some(Page::Mapped(Arc::clone(mapped))),
+            Self::Mapped(mapped, _) => Some(Page::Mapped(Arc::clone(mapped))),
             Self::Own(own) => own.page.upgrade().map(Page::Own),
             Self::Unreachable => None,
         }
@@ -73,7 +81,13 @@ impl RemoteSlots {
     pub const VERSION: u16 = 2;
 
     fn of_pid(pid: u32) -> Self {
-        Self { by_name: Mutex::new(RecentMap::new(Self::KEPT)), pid }
+        Self { by_name: Mutex::new(RecentMap::new(Self::KEPT)), pid, on_exit: OnceLock::new() }
+    }
+
+    /// Sets what is called, from a thread that must not block, with the identifier of a process that has ended while a page of it was
+    /// open here. Only the first call counts.
+    pub fn set_on_exit(&self, on_exit: impl Fn(u32) + Send + Sync + 'static) {
+        let _ = self.on_exit.set(Arc::new(on_exit));
     }
 
     /// Whether the page was opened, or opening it was tried.
@@ -84,7 +98,7 @@ impl RemoteSlots {
     /// A page for messages to its owner, if open.
     pub(crate) fn reached(&self, page: &SharedName) -> Option<Reached> {
         match self.lock().get(page)? {
-            Known::Mapped(mapped) => Some(Reached::Mapped(Arc::clone(mapped))),
+            Known::Mapped(mapped, _) => Some(Reached::Mapped(Arc::clone(mapped))),
             Known::Own(own) => Some(Reached::Own(Arc::clone(own))),
             Known::Unreachable => None,
         }
@@ -115,13 +129,8 @@ impl RemoteSlots {
             true => OfferPage::own(&name.name).map_or(Known::Unreachable, |page| {
                 Known::Own(Arc::new(OwnPage { page, lane: Lane::default() }))
             }),
-            false => match SharedMemory::open(&bounded(name)) {
-                Ok(memory) => Known::Mapped(Arc::new(MappedPage {
-                    is_foreign: name.is_by_rendezvous(),
-                    memory,
-                    owned: RecentCheck::default(),
-                    lane: Lane::default(),
-                })),
+            false => match self.map(name) {
+                Ok((page, exit)) => Known::Mapped(Arc::new(page), exit),
                 Err(error) => {
                     tracing::debug!(%error, "the slots of this peer cannot be mapped");
                     if !lasts(&error) {
@@ -134,9 +143,25 @@ impl RemoteSlots {
         self.keep(name, known);
     }
 
+    fn map(&self, name: &SharedName) -> Result<(MappedPage, Option<ExitWatch>), SharedMemoryError> {
+        let is_foreign = name.is_by_rendezvous();
+        // Before the page is opened, so that a process which takes the number later is not taken for the owner.
+        let exit = self.on_exit.get().filter(|_| !is_foreign).and_then(|on_exit| {
+            let (on_exit, pid) = (Arc::clone(on_exit), name.pid);
+            let watch = ProcessExits::global().watch(pid, None, move || on_exit(pid));
+            // Where none can be had, the page goes with the peer or by a sweep.
+            watch
+                .inspect_err(|error| tracing::debug!(%error, "an owner of slots is not watched"))
+                .ok()
+        });
+        let memory = SharedMemory::open(&bounded(name))?;
+        let (owned, lane) = (RecentCheck::default(), Lane::default());
+        Ok((MappedPage { memory, owned, lane, is_foreign }, exit))
+    }
+
     /// Keeps a page, but no memory of an owner that is gone: what [closes](Self::close_of) its pages may have come before.
     fn keep(&self, name: &SharedName, known: Known) {
-        let is_mapped = matches!(known, Known::Mapped(_));
+        let is_mapped = matches!(known, Known::Mapped(..));
         let before = self.lock().insert(*name, known);
         let gone = (is_mapped && name.is_gone())
             .then(|| self.lock().insert(*name, Known::Unreachable))
@@ -210,7 +235,7 @@ mod tests {
         let mapped = |memory: &SharedMemory| {
             let memory = SharedMemory::open(&memory.name()).unwrap();
             let (owned, lane) = (RecentCheck::default(), Lane::default());
-            Known::Mapped(Arc::new(MappedPage { memory, owned, lane, is_foreign: false }))
+            Known::Mapped(Arc::new(MappedPage { memory, owned, lane, is_foreign: false }), None)
         };
         let page = SharedMemory::new(SlotAddress::LENGTH_WITH_MAILBOX).unwrap();
         let name = page.name();
@@ -220,6 +245,40 @@ mod tests {
         drop(page);
         slots.keep(&name, known);
         assert!(slots.reached(&name).is_none() && slots.knows(&name));
+    }
+
+    /// The page is a child's standard input, so it has one owner that can end. The child is no peer.
+    #[test]
+    #[cfg_attr(miri, ignore = "starts a process")]
+    fn a_page_goes_when_the_process_of_its_owner_ends() {
+        use std::os::fd::OwnedFd;
+        use std::process::{Command, Stdio};
+        use std::sync::mpsc;
+
+        use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+
+        let name = [9; 16];
+        let called = format!("nixl-{:032x}", u128::from_be_bytes(name));
+        let file: OwnedFd =
+            memfd_create(called, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        let len = SlotAddress::LENGTH_WITH_MAILBOX as u64;
+        ftruncate(&file, len).unwrap();
+        fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
+        let mut child = Command::new("sleep").arg("1000").stdin(Stdio::from(file)).spawn().unwrap();
+        let page = SharedName { pid: child.id(), fd: 0, name, len };
+        let slots = Arc::new(RemoteSlots::default());
+        let (closed, is_closed) = mpsc::channel();
+        let of_exit = Arc::downgrade(&slots);
+        slots.set_on_exit(move |pid| {
+            of_exit.upgrade().into_iter().for_each(|slots| slots.close_of(pid));
+            closed.send(pid).unwrap();
+        });
+        slots.open_page(&page);
+        assert!(slots.reached(&page).is_some());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(is_closed.recv(), Ok(page.pid));
+        assert!(!slots.knows(&page));
     }
 
     #[test]
