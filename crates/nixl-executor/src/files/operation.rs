@@ -115,9 +115,14 @@ impl Operation {
 
     /// A sync of the file.
     pub(crate) fn sync(file: &FileRegion, engine: Arc<dyn FileEngine>) -> Arc<Self> {
+        Self::holding(file, engine, Box::new(()))
+    }
+
+    /// A sync of the file that owns `held` until it is over.
+    pub(super) fn holding(file: &FileRegion, engine: Arc<dyn FileEngine>, held: Held) -> Arc<Self> {
         let piece = Piece { offset: 0, len: 0, direct: false, segment: 0, skip: 0, segments: 0 };
         let parts = (Vec::new(), vec![piece], 0);
-        Self::new(IoKind::Sync, FileClass::Write, file, engine, parts, Box::new(()))
+        Self::new(IoKind::Sync, FileClass::Write, file, engine, parts, held)
     }
 
     fn new(
@@ -213,10 +218,10 @@ impl Operation {
     pub(crate) fn stop(&self) -> bool {
         let mut state = lock(&self.state);
         state.stopped = true;
-        let held = if state.in_flight == 0 { state.held.take() } else { None };
         let is_quiet = state.in_flight == 0;
-        drop(state);
-        drop(held);
+        if is_quiet {
+            drop(state.held.take());
+        }
         is_quiet
     }
 
@@ -251,10 +256,10 @@ impl Operation {
         if !state.is_over(self.pieces.len()) {
             return;
         }
-        let (held, waker) = (state.held.take(), state.waker.take());
+        // While the state is locked: the memory is free before a poll returns the result.
+        drop(state.held.take());
+        let waker = state.waker.take();
         drop(state);
-        // The memory is free before its owner learns of it.
-        drop(held);
         if let Some(waker) = waker {
             waker.wake();
         }

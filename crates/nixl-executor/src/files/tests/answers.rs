@@ -2,12 +2,14 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::task::Waker;
+use std::thread;
 
-use super::super::operation::FileEngine;
-use super::super::operation::FileOp;
+use super::super::operation::{FileEngine, FileOp, Operation};
 use super::super::threads::ThreadFiles;
 use super::cancelling::read_operation;
-use super::world::{KINDS, Spill, geometry, memory};
+use super::world::{KINDS, Spill, geometry, memory, until};
 
 fn op(direct: bool) -> (Spill, FileOp) {
     let engine: Arc<dyn FileEngine> = Arc::new(ThreadFiles::new());
@@ -59,4 +61,38 @@ fn a_call_that_is_put_off_for_ever_ends() {
         left = op.answer(again());
     }
     assert_eq!(calls, 1001);
+}
+
+#[test]
+fn the_memory_is_free_before_a_poll_returns_the_result() {
+    /// Leases whose release takes some time, during which the operation is polled.
+    struct Slow {
+        polls: Arc<AtomicUsize>,
+        released: Arc<AtomicBool>,
+    }
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            let seen = self.polls.load(SeqCst);
+            until(|| self.polls.load(SeqCst) > seen);
+            (0..1000).for_each(|_| thread::yield_now());
+            self.released.store(true, SeqCst);
+        }
+    }
+    let engine: Arc<dyn FileEngine> = Arc::new(ThreadFiles::new());
+    let spill = Spill::new(geometry(2, 4096), false);
+    let (polls, released) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let held = Slow { polls: Arc::clone(&polls), released: Arc::clone(&released) };
+    let operation = Operation::holding(spill.layout.file(), engine, Box::new(held));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            loop {
+                polls.fetch_add(1, SeqCst);
+                if operation.poll(Waker::noop()).is_ready() {
+                    break;
+                }
+            }
+            assert!(released.load(SeqCst));
+        });
+        drop(operation.take(None).unwrap().answer(Ok(0)));
+    });
 }

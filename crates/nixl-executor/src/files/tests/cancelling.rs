@@ -263,7 +263,7 @@ fn run(executor: &FileExecutor, disk: Option<&SimulatedFiles>, fates: &[Fate]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
 
     /// No byte is written to memory that was given back, and no completed read has other bytes than the file.
     #[test]
