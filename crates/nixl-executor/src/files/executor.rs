@@ -108,9 +108,8 @@ impl FileExecutor {
         only: Option<Arc<dyn super::operation::FileEngine>>,
         limit: u64,
     ) -> Result<Self, FileTransferError> {
-        let config = DriverConfig::default()
-            .with_max_in_flight(Self::MAX_IN_FLIGHT)
-            .with_inline_bytes(u64::MAX);
+        let config =
+            DriverConfig::default().max_in_flight(Self::MAX_IN_FLIGHT).inline_bytes(u64::MAX);
         let driver = Driver::spawn_local(Arc::clone(&clock), config)
             .map_err(|error| FileTransferError::Thread { error: error.into() })?;
         let devices = Arc::new(Devices::new(clock, limit, only));
