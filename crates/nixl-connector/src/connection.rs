@@ -128,6 +128,11 @@ impl Connection {
         u64::try_from(self.clock.unix_time().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// The pages of peers.
+    pub(crate) fn slots(&self) -> &RemoteSlots {
+        &self.slots
+    }
+
     pub(crate) fn transport(&self) -> &Arc<dyn Transport> {
         &self.transport
     }

@@ -450,6 +450,7 @@ impl fmt::Debug for Connector {
             .field("name", &self.name())
             .field("executor", self.shared.connection.executor())
             .field("engine", self.shared.connection.transport())
+            .field("pages_of_peers", self.shared.connection.slots())
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }

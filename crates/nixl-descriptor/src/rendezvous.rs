@@ -130,7 +130,17 @@ impl ForeignProcess {
 
 impl fmt::Debug for Rendezvous {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rendezvous").field("folder", &self.folder.path()).finish_non_exhaustive()
+        let mut out = f.debug_struct("Rendezvous");
+        out.field("folder", &self.folder.path());
+        if !self.server.is_inherited() {
+            let (connections, files) = self.server.given();
+            let (processes, names) = table::counts();
+            out.field("connections", &connections)
+                .field("files_given", &files)
+                .field("processes_met", &processes)
+                .field("files_noted", &names);
+        }
+        out.finish_non_exhaustive()
     }
 }
 

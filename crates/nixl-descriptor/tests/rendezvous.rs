@@ -179,6 +179,8 @@ fn memory_goes_both_ways_between_namespaces_and_ends_with_its_owner() {
     assert_eq!(ours.word(0).unwrap().load(SeqCst), 42);
     assert!(kept.is_held_elsewhere());
     assert_eq!(child.ask("presence"), "Here");
+    let counts = "connections: 1, files_given: 1, processes_met: 1, files_noted: 1";
+    assert!(format!("{rendezvous:?}").contains(counts), "{rendezvous:?}");
     // The random name is what opens it, and its length is checked.
     let other = SharedName { name: [9; 16], ..kept };
     assert!(child.ask(&format!("open {}", text_of(&other))).contains("Gone"));

@@ -79,6 +79,6 @@ impl ExportNotifications {
 
 impl fmt::Debug for ExportNotifications {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ExportNotifications").finish_non_exhaustive()
+        f.debug_tuple("ExportNotifications").field(&self.receiver).finish()
     }
 }

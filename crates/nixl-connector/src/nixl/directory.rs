@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nixl_descriptor::Span;
 use nixl_device::SharedError;
-use nixl_device::locks::lock;
+use nixl_device::locks::{lock, try_lock};
 use nixl_ops::{ConnectSpec, Connected, Idle, OnLost, PeerId, TransportError};
 use nixl_sys::NixlError;
 
@@ -82,9 +82,15 @@ impl Directory {
         self.entries().names().map(str::to_owned).collect()
     }
 
-    /// How many peers are loaded.
-    pub(super) fn len(&self) -> usize {
-        self.entries().len()
+    /// Adds the numbers that peers can make grow.
+    pub(super) fn count_into(&self, out: &mut fmt::DebugStruct<'_, '_>) {
+        // A fork's child may have inherited the lock in the locked state.
+        let Some(entries) = try_lock(&self.entries) else { return };
+        let memories: usize = entries.all().map(|loaded| loaded.count()).sum();
+        out.field("peers", &entries.len())
+            .field("introduced_peers", &entries.introduced())
+            .field("forgotten_peers", &entries.remembered())
+            .field("memories_of_peers", &memories);
     }
 
     /// Records a blob, if it has nothing new for NIXL.

@@ -88,6 +88,21 @@ impl<L> Entries<L> {
         self.loaded
     }
 
+    /// The loaded peers.
+    pub(super) fn all(&self) -> impl Iterator<Item = &L> {
+        self.by_name.values().filter_map(|entry| entry.loaded.as_ref())
+    }
+
+    /// The number of loaded peers that introduced themselves and are not used.
+    pub(super) fn introduced(&self) -> usize {
+        self.introduced
+    }
+
+    /// The number of peers that are not loaded, of which something is remembered.
+    pub(super) fn remembered(&self) -> usize {
+        self.by_name.len() - self.loaded
+    }
+
     /// A peer is loaded. Returns what was loaded under its name before.
     pub(super) fn load(&mut self, name: &str, loaded: L) -> Option<L> {
         let before = self.touch(name).loaded.replace(loaded);
@@ -196,7 +211,7 @@ impl<L> Entries<L> {
         if self.by_name.get(name).is_some_and(Entry::is_empty) {
             self.by_name.remove(name);
         }
-        while self.by_name.len() - self.loaded > self.bounds.remembered {
+        while self.remembered() > self.bounds.remembered {
             let remembered = self.by_name.iter().filter(|(_, entry)| entry.loaded.is_none());
             let first = remembered.min_by_key(|(_, entry)| (entry.used.is_some(), entry.touched));
             let Some(first) = first.map(|(name, _)| name.clone()) else {

@@ -168,6 +168,14 @@ impl Loaded {
     }
 }
 
+impl Loaded {
+    /// The number of memories that NIXL knows; 0 while that changes.
+    pub(super) fn count(&self) -> usize {
+        let memories = self.memories.try_read();
+        memories.map_or(0, |memories| memories.groups.values().map(Known::len).sum())
+    }
+}
+
 impl Memories {
     /// All groups together have no more places than this beside many current ones.
     const KEPT: usize = 16 * Known::KEPT;

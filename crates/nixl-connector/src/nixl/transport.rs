@@ -266,10 +266,10 @@ unsafe impl Transport for NixlTransport {
 
 impl fmt::Debug for NixlTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NixlTransport")
-            .field("agent", &self.agent)
-            .field("peers", &self.directory.len())
-            .finish_non_exhaustive()
+        let mut out = f.debug_struct("NixlTransport");
+        out.field("agent", &self.agent);
+        self.directory.count_into(&mut out);
+        out.finish_non_exhaustive()
     }
 }
 

@@ -94,6 +94,12 @@ impl Server {
         }
     }
 
+    /// The connections, past ones whose process may hold files included, and the files that they were given.
+    pub(super) fn given(&self) -> (usize, usize) {
+        let clients = self.shared.lock();
+        (clients.len(), clients.iter().map(|client| client.given.len()).sum())
+    }
+
     /// Whether a process that got the file may still have it mapped.
     pub(super) fn is_held(&self, name: &Name) -> bool {
         self.shared.lock().iter().any(|client| client.given.contains(name) && client.may_hold())

@@ -80,6 +80,12 @@ pub(super) fn entered(
     Ok(made)
 }
 
+/// The processes that were met or not met, and the names of files, which are remembered.
+pub(super) fn counts() -> (usize, usize) {
+    let known = known();
+    (known.links.len(), known.names.len())
+}
+
 /// Upgraded: to be dropped without the lock, since the last one stops a thread.
 fn folders() -> Vec<Arc<Rendezvous>> {
     known().folders.iter().filter_map(Weak::upgrade).collect()

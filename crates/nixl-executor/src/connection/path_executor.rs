@@ -248,7 +248,10 @@ impl Executor for PathExecutor {
 
 impl fmt::Debug for PathExecutor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PathExecutor").field("gpus", &self.shared.gpus).finish_non_exhaustive()
+        f.debug_struct("PathExecutor")
+            .field("gpus", &self.shared.gpus)
+            .field("rendezvous", &self.shared.settings.rendezvous)
+            .finish_non_exhaustive()
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use nixl_descriptor::{SharedMemoryError, SharedName};
-use nixl_device::locks::lock;
+use nixl_device::locks::{lock, try_lock};
 use nixl_device::{ExitWatch, ProcessExits};
 use nixl_metadata::{RdmaMetadata, SlotAddress};
 
@@ -212,7 +212,12 @@ pub(crate) fn page_of(address: &SlotAddress) -> SharedName {
 
 impl fmt::Debug for RemoteSlots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RemoteSlots").field("open", &self.lock().len()).finish()
+        let mut out = f.debug_struct("RemoteSlots");
+        // A fork's child may have inherited the lock in the locked state.
+        if let Some(known) = try_lock(&self.by_name) {
+            out.field("open", &known.len());
+        }
+        out.finish_non_exhaustive()
     }
 }
 

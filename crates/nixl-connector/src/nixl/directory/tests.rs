@@ -52,6 +52,11 @@ fn check_reaches(agent: &NixlTransport, peer: &NixlTransport) {
     }
 }
 
+/// What a peer can make grow is visible.
+fn check_says(agent: &NixlTransport, counts: &str) {
+    assert!(format!("{agent:?}").contains(counts), "{agent:?}");
+}
+
 #[test]
 fn memory_that_nixl_refuses_costs_the_peer_of_that_name_nothing() {
     let [agent, peer] = ["agent", "peer"].map(agent);
@@ -82,6 +87,7 @@ fn a_name_that_another_agent_took_by_introducing_itself_is_its_owners_once_it_is
     let taken = metadata(&other, name, &[]);
     let introduction = ConnectSpec::new(&taken).introduced_by(name);
     agent.connect_for(&introduction).unwrap();
+    check_says(&agent, "peers: 1, introduced_peers: 1, forgotten_peers: 0, memories_of_peers: 0");
     let connected = agent.connect(&metadata(&peer, name, &[])).unwrap();
     assert!(connected.superseded());
     check_reaches(&agent, &peer);
@@ -103,6 +109,7 @@ fn a_name_that_this_process_has_used_is_no_other_agents_by_an_introduction() {
     let introduction = ConnectSpec::new(&taken).introduced_by(name);
     assert_eq!(agent.connect_for(&introduction), conflict);
     agent.disconnect(&PeerId::new(name)).unwrap();
+    check_says(&agent, "peers: 0, introduced_peers: 0, forgotten_peers: 1, memories_of_peers: 0");
     assert_eq!(agent.connect_for(&introduction), conflict);
     agent.connect_for(&ConnectSpec::new(&own).introduced_by(name)).unwrap();
     check_reaches(&agent, &peer);

@@ -31,6 +31,13 @@ pub(super) struct Bounds {
     pub(super) all: Amount,
 }
 
+/// What an inbox holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) senders: usize,
+    pub(super) all: Amount,
+}
+
 impl Default for Bounds {
     fn default() -> Self {
         Self {
@@ -122,6 +129,12 @@ impl NotificationInbox {
             drop(state);
             counter!("nixl_dropped_export_notifications_total").increment(1);
         }
+    }
+
+    /// What it holds now.
+    pub(super) fn held(&self) -> Held {
+        let state = lock(&self.state);
+        Held { senders: state.senders.len(), all: state.kept }
     }
 
     /// Closes the inbox. Kept notifications can still be received.

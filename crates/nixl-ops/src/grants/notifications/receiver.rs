@@ -70,6 +70,13 @@ impl Drop for Wait<'_> {
 
 impl fmt::Debug for NotificationReceiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NotificationReceiver").finish_non_exhaustive()
+        let mut out = f.debug_struct("NotificationReceiver");
+        if !self.inbox.is_inherited() {
+            let held = self.inbox.held();
+            out.field("senders", &held.senders)
+                .field("unreceived", &held.all.messages)
+                .field("unreceived_bytes", &held.all.bytes);
+        }
+        out.finish_non_exhaustive()
     }
 }

@@ -108,6 +108,8 @@ fn what_is_over_a_bound_is_told_as_lost() {
         inbox.deliver(sender(1), sequence, &[sequence as u8]);
         inbox.deliver(sender(2), sequence, &[sequence as u8 + 10]);
     }
+    let said = format!("{receiver:?}");
+    assert!(said.contains("senders: 2, unreceived: 3, unreceived_bytes: 3"), "{said}");
     // Two of the first, and the third of all; senders take turns.
     assert_eq!(all(&mut receiver), [(1, 0), (11, 0), (2, 0)]);
     inbox.deliver(sender(1), 4, &[4]);
