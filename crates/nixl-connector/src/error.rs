@@ -177,7 +177,7 @@ pub enum ConnectorError {
     },
     /// The owner of an export runs a release without notifications.
     #[error(
-        "{owner}, the owner of the export, runs a release without notifications: update it, or tell it by other means"
+        "{owner}, the owner of the export, runs a release without notifications: update it, or send the message over another channel"
     )]
     NoNotifications {
         /// The name of its agent.
@@ -218,7 +218,7 @@ pub enum ConnectorError {
     },
     /// The system gives no random numbers.
     #[error(
-        "no random numbers, which names and keys are made of: {error}; permit getrandom, or mount /dev"
+        "the system gives no random numbers for names and keys: {error}; permit getrandom, or mount /dev"
     )]
     NoRandomness {
         /// The error of the operating system.

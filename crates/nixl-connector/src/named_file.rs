@@ -1,4 +1,4 @@
-//! Files of peers, by what their metadata names.
+//! Files of peers, as their metadata names them.
 
 use nixl_descriptor::{ForeignProcess, SharedName};
 use nixl_metadata::SharedFile;

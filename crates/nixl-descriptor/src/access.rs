@@ -21,9 +21,9 @@ pub enum AccessError {
     /// The range is not inside the memory.
     #[error("bytes {offset}..{offset}+{len} are not inside the {size} bytes there are")]
     OutOfBounds {
-        /// First byte asked for.
+        /// First requested byte.
         offset: usize,
-        /// Number of bytes asked for.
+        /// Requested number of bytes.
         len: usize,
         /// Number of bytes there are.
         size: usize,
@@ -60,7 +60,7 @@ pub enum AccessError {
     /// No memory for the copy.
     #[error("cannot allocate {len} bytes for the copy")]
     OutOfMemory {
-        /// Bytes asked for.
+        /// Requested bytes.
         len: usize,
     },
 }

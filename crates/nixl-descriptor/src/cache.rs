@@ -67,7 +67,7 @@ impl CacheStats {
         self.hits
     }
 
-    /// Times the engine was asked to register.
+    /// Calls of the engine to register.
     #[must_use]
     pub fn misses(&self) -> u64 {
         self.misses
@@ -165,7 +165,7 @@ impl RegistrationCache {
     /// Gives up the cache's hold on the region's registration, which then ends with its last handle. Does not block on the engine.
     pub fn evict(&self, region: &Region) {
         let evicted = lock(&self.shared.entries).remove(region.whole_region().id());
-        // Outside the lock: the last handle may go here, and its registrar is told.
+        // Outside the lock: the last handle may go here, and its registrar deregisters.
         evicted.into_iter().for_each(|slot| slot.empty());
     }
 
@@ -206,7 +206,7 @@ struct Shared {
     registrar: Arc<dyn Registrar>,
     limits: CacheLimits,
     entries: Mutex<Entries>,
-    /// Counts uses; a slot's share of it says when it was used last.
+    /// Counts uses; a slot keeps its value at the last use.
     clock: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -253,7 +253,7 @@ impl Shared {
         }
         drop(entries);
         self.evictions.fetch_add(evicted.len() as u64, Relaxed);
-        // Outside the lock: the last handle may go here, and its registrar is told.
+        // Outside the lock: the last handle may go here, and its registrar deregisters.
         for slot in evicted {
             slot.empty();
         }

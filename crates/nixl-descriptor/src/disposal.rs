@@ -1,4 +1,4 @@
-//! Dropping the owner of a region's memory: a user's code, which may take its time or panic.
+//! The drop of the owner of a region's memory: user code, which may block or panic.
 
 use std::any::Any;
 use std::cell::Cell;

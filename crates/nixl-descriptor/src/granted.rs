@@ -1,6 +1,6 @@
 //! Counts of the grants that cover each block of a layout, in constant time however many grants there are.
 //!
-//! Grants are for reading: they get in the way of uses that write, and not of each other.
+//! Grants are for reading: they conflict with uses that write, and not with each other.
 //!
 //! One cell for each block serves the layout's grants, and the copies and leases in every region that the layout lies in.
 //! A grant takes no lock of a region: it raises its cells, and then sees by one number whether any copy or lease is under

@@ -13,9 +13,9 @@
 //!
 //! A [`Layout`] lies over [`Descriptor`](crate::Descriptor)s of memory that this process owns or borrowed from a
 //! framework, on any one device. A [`RemoteLayout`] is a peer's, as numbers. [`pair_chunks`] returns which bytes to copy where;
-//! it checks everything that could make a copy between two layouts go wrong, in every build.
+//! it checks every precondition of the copy, in every build.
 //!
-//! # Decided here
+//! # Rules
 //!
 //! * **Padding**: blocks may lie further apart than they are long, because paged frameworks pad them
 //!   ([`Layout::with_block_stride`]). What is between blocks and after the last one is padding and never

@@ -1,25 +1,25 @@
 //! Memory to transfer: regions that a program owns, checked ranges of them, and their registration with transfer engines.
 //!
-//! A transfer engine (a NIC, a GPU's copy engine, NIXL) reads and writes memory behind the compiler's back, and a peer's
-//! write can arrive long after this side lost interest. This crate makes that sound in safe Rust with four ideas:
+//! A transfer engine (a NIC, a GPU's copy engine, NIXL) accesses memory outside the compiler's view, and a peer's write can
+//! arrive long after this side has ended the operation. This crate makes that sound in safe Rust with four types:
 //!
 //! * A [`Region`] takes *ownership* of memory and never lends it: there is no `&[u8]` into a region, only copies in and
 //!   out. The memory comes back ([`Region::try_into_inner`]) when nothing else refers to it.
 //! * A [`Descriptor`] is a checked, non-empty range of a region and keeps the region alive. A [`DescriptorList`] is
 //!   what a transfer moves.
 //! * A [`LeaseSet`] marks descriptors that an operation in flight may read or write; Rust-side copies and other
-//!   operations that would get in its way are refused until it is dropped. A [`Leased`] is the proof of it that an
+//!   operations that conflict with it are refused until it is dropped. A [`Leased`] is the proof of it that an
 //!   operation shares with the engine that carries it out.
 //! * A [`Registration`] keeps memory known to one engine, and keeps the memory allocated until the engine has confirmed
-//!   that it let go. The [`RegistrationCache`] makes the second use of a region free.
+//!   the deregistration. The [`RegistrationCache`] makes the second use of a region free.
 //!
 //! Above them, the [`layout`] module describes where the blocks of a KV cache lie in such memory, and pairs the bytes of
-//! blocks in two layouts for a copy. Blocks that peers read by grants ([`BlockGrants`](layout::BlockGrants)) are kept from copies
-//! and leases as bytes are that an operation reads, and [`PublishedWords`] tell those peers when a grant has ended. With the
+//! blocks in two layouts for a copy. Copies and leases treat blocks that peers read by grants ([`BlockGrants`](layout::BlockGrants))
+//! as bytes that an operation reads; [`PublishedWords`] show those peers the end of a grant. With the
 //! feature `dlpack`, tensors of other frameworks become regions. The [`tensor`] module gives memory an element type, a shape and
-//! strides. The [`file`] module has regions of files, which are no memory, and layouts of blocks in them.
+//! strides. The [`mod@file`] module has regions of files, which are no memory, and layouts of blocks in them.
 //!
-//! # Decided here
+//! # Rules
 //!
 //! * **Zero length**: refused. A region and a descriptor have at least one byte, a list at least one descriptor.
 //!   A *copy* of zero bytes is fine and does nothing.
@@ -33,12 +33,11 @@
 //! # What a registered region exposes
 //!
 //! An engine may give peers more than was offered: RDMA hardware protects whole registrations, and some engines cannot
-//! register memory for reading only. [`RegionSpan::access`] has the access that was meant. Register a region of its
-//! own for what a peer must not see. That holds too for a peer that maps memory which other processes can
-//! ([`Region::shared_name`]).
+//! register memory for reading only. [`RegionSpan::access`] has the intended access. Keep data that a peer must not see in
+//! a region of its own. The same holds for memory that a peer maps ([`Region::shared_name`]).
 //!
-//! * Buffers of the [`BufferPool`], and so [`Region::shared`], are registered and mapped by slabs: who was offered one
-//!   buffer can reach the others of its slab, those of other peers included.
+//! * Buffers of the [`BufferPool`], and so [`Region::shared`], are registered and mapped by slabs: a peer with an
+//!   offer of one buffer can reach the others of its slab, those of other peers included.
 //! * Memory that is read-only by contract (`bytes::Bytes` on the heap) can be written by a peer that misuses an offer to
 //!   read it, where the engine has no finer rights; clones of the `Bytes` then see other bytes. On read-only *pages* the
 //!   write would end the process, so such an engine does not register them ([`RegionSpan::has_writable_pages`]). A copy
@@ -46,7 +45,7 @@
 //!
 //! # Late writes
 //!
-//! A one-sided write cannot be called back: it may arrive after the owner has let go. In a buffer of the [`BufferPool`] it
+//! A one-sided write cannot be called back: it may arrive after the owner has released the memory. In a buffer of the [`BufferPool`] it
 //! meets no memory of the program's other than such buffers, since the addresses stay the pool's for longer than an offer
 //! can be used. In other memory (a `Vec`, an allocation of another library) it meets what the allocator has made of it.
 //!

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 
-/// Whether all of these bytes lie on pages that can be written. `false` if the system does not tell.
+/// Whether all of these bytes lie on pages that can be written. `false` if the system does not report it.
 pub(crate) fn are_writable(address: u64, len: u64) -> bool {
     let Ok(maps) = File::open("/proc/self/maps") else { return false };
     let Some(end) = address.checked_add(len) else { return false };

@@ -1,4 +1,4 @@
-//! The buffer pool: buffers whose memory a late write cannot turn against other memory.
+//! The buffer pool: buffers whose addresses stay mapped, so that a late write reaches no other memory.
 //!
 //! A peer that was offered memory may write there after its owner has dropped it: a one-sided write cannot be called
 //! back. So memory that is offered for a while comes from here. It lies in *slabs*, each a mapped file
@@ -18,7 +18,7 @@
 //!
 //! Free blocks keep their pages up to 64 MiB, or up to what was in use at once in the last seconds. Retired slabs are 4096
 //! or 64 GiB of addresses at most; beyond that the oldest is unmapped early, and
-//! [counted](PoolStats::unmapped_early). There is no thread: what time ends is released by [`trim`](BufferPool::trim), and
+//! [counted](PoolStats::unmapped_early). There is no thread: expired blocks and slabs are released by [`trim`](BufferPool::trim), and
 //! slab by slab whenever a buffer comes back.
 
 mod class;

@@ -10,7 +10,7 @@ use rustix::mm::{Advice, madvise};
 use crate::access::Access;
 use crate::region::Region;
 
-/// Pages that the system is asked about at once.
+/// Pages of one query of the system.
 const PAGES: usize = 4096;
 
 /// *Blocking.* Has the system map the pages of `range`, in bytes of the region, that are in memory, so that copies from it meet no

@@ -33,7 +33,7 @@ pub(crate) enum LeaseCheck {
     Ignore,
 }
 
-/// What is held that conflicts.
+/// The conflicting lease or grant.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Conflict {
     Lease(LeaseMode),

@@ -55,7 +55,7 @@ pub unsafe trait Registrar: fmt::Debug + Send + Sync {
 
     /// Makes all of `span` known to the engine. **Blocks** (milliseconds to seconds): never called on an async thread.
     ///
-    /// What is returned should hold a clone of `span` until the engine has let go: then no other code can free the
+    /// The registration should hold a clone of `span` until the engine has deregistered it: then no other code can free the
     /// memory too early, for any use of the registration.
     ///
     /// # Errors
@@ -198,7 +198,7 @@ impl RegionSpan {
     /// which takes microseconds to milliseconds by how much this process has mapped. Such memory may lie among writable pages
     /// (`Bytes` on the heap) or not (constants of the program, most mapped files). Other memory was vouched for.
     ///
-    /// `false` also if the system does not tell.
+    /// `false` also if the system does not report it.
     #[must_use]
     pub fn has_writable_pages(&self) -> bool {
         let asked = self.device().is_host() && self.access() != Access::ReadWrite;

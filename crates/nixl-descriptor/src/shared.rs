@@ -59,7 +59,7 @@ impl SharedMemory {
         Ok(Self { map, file: Mutex::new(Some(file)), name })
     }
 
-    /// As [`new`](Self::new), and the system is asked for huge pages, of which it gives as many as it has: fewer page faults, and
+    /// As [`new`](Self::new), with a request for huge pages, of which the system gives as many as it has: fewer page faults, and
     /// fewer entries of page tables and of a NIC's. For caches of gigabytes: a first touch clears 2 MiB, memory that is touched in parts
     /// takes whole huge pages, and bytes behind the last whole 2 MiB lie on small ones. For memory of this process alone, the system is
     /// asked through its own mapping (`madvise`), before that becomes a region.

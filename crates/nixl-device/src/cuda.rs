@@ -41,7 +41,7 @@
 //!
 //! * Everything here may be called at any time from any thread, also from one that captures, and leaves captures alone; but
 //!   for [`Context::synchronize`], which conflicts with a capture in its context in every mode.
-//! * A stream of the caller's that captures is given nothing: [`Event::record_on_foreign`] finds that out first, and returns
+//! * A stream of the caller that captures gets no work: [`Event::record_on_foreign`] checks it first, and returns
 //!   [`ForeignStreamError`]. The default stream counts as capturing while a blocking stream of its context does.
 //! * A stream and an event of this library must not take part in a capture of the caller's.
 //! * Code that calls CUDA otherwise on threads beside a framework holds a guard of [`relax_capture`] meanwhile.
@@ -51,8 +51,8 @@
 //!
 //! # Why the driver is called directly
 //!
-//! The functions are found once, at the probe, in a table of our own (`api.rs`) instead of through `cudarc`. What that
-//! would add here are types and constants, of which this module needs some fifty lines. It would cost a choice of a
+//! The functions are found once, at the probe, in a table of our own (`api.rs`) instead of through `cudarc`. That
+//! would add types and constants, of which this module needs some fifty lines. It would cost a choice of a
 //! CUDA version for every program that depends on this crate (its version features exclude each other), calls that
 //! panic where the library or a symbol is missing, even when an error is only printed, and results as a Rust
 //! enumeration, for which a code of a newer driver is undefined behaviour. Here a result is a number, a missing function

@@ -13,21 +13,21 @@ impl Capabilities {
     const IPC: u32 = 1 << 1;
     const SHARED_MEMORY: u32 = 1 << 2;
 
-    /// Says whether the peer takes part in staged transfers.
+    /// Sets whether the peer takes part in staged transfers.
     #[must_use]
     pub const fn with_staging(mut self, staging: bool) -> Self {
         self.staging = staging;
         self
     }
 
-    /// Says whether the peer can share device memory within its host.
+    /// Sets whether the peer can share device memory within its host.
     #[must_use]
     pub const fn with_ipc(mut self, ipc: bool) -> Self {
         self.ipc = ipc;
         self
     }
 
-    /// Says whether the peer can map host memory that others share within its host.
+    /// Sets whether the peer can map host memory that others share within its host.
     #[must_use]
     pub const fn with_shared_memory(mut self, shared_memory: bool) -> Self {
         self.shared_memory = shared_memory;

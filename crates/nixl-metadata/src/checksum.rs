@@ -1,4 +1,4 @@
-//! The checksum of the bytes that an offer is for.
+//! The checksum of offered bytes.
 
 use std::fmt;
 

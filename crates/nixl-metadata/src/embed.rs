@@ -1,4 +1,4 @@
-//! Messages inside larger ones, by serde: base64 in formats for people, bytes in binary ones.
+//! Messages inside larger ones, by serde: base64 in human-readable formats, bytes in binary ones.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! A note of how an offer was encoded.
+//! The record of the encodings of an offer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

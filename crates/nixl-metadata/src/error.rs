@@ -172,7 +172,7 @@ pub enum MetadataError {
     /// The terms of an offer have no token.
     #[error("terms.token is 0: draw a random one for each offer")]
     NoToken,
-    /// The terms of an offer demand claims of initiators that this release cannot tell apart.
+    /// The terms of an offer demand claims of initiators that this release cannot distinguish.
     #[error(
         "terms.claims is {value}, which is unknown: both sides need a release that supports it"
     )]
@@ -185,7 +185,7 @@ pub enum MetadataError {
         "the offer demands claims ({claims}), which version {version} of the native profile cannot carry: write version 4, or demand claims on the same host alone"
     )]
     ClaimsNotCarried {
-        /// The version that was asked for.
+        /// The requested version.
         version: NativeVersion,
         /// What the offer demands.
         claims: ClaimDemand,
@@ -267,7 +267,9 @@ pub enum MetadataError {
     #[error("nixl_metadata is not padded standard base64 after `b64:`")]
     BadBase64,
     /// `nixl_metadata` has no prefix and is not hexadecimal.
-    #[error("nixl_metadata has no `b64:` prefix and is not hexadecimal: send one or the other")]
+    #[error(
+        "nixl_metadata has no `b64:` prefix and is not hexadecimal: send base64 after `b64:`, or hexadecimal digits"
+    )]
     BadHex,
     /// A text inside another message is not base64.
     #[error("{field} is not padded standard base64: pass on the text as it was serialised")]
@@ -281,7 +283,7 @@ pub enum MetadataError {
     )]
     BadZlib,
     /// Something ends too early.
-    #[error("{field} ends too early: the rest was lost on the way")]
+    #[error("{field} ends too early: the rest was lost in transit")]
     Truncated {
         /// What ends too early.
         field: Field,
@@ -358,7 +360,7 @@ pub enum MetadataError {
         limit: usize,
     },
     /// The native profile's checksum does not match.
-    #[error("the checksum does not match: the message was damaged on the way")]
+    #[error("the checksum does not match: the message was damaged in transit")]
     Checksum,
     /// The native profile's payload is not laid out as in its version.
     #[error("the payload is malformed: the peer does not follow the native profile")]
@@ -392,7 +394,7 @@ pub enum MetadataError {
         /// Which size.
         dimension: &'static str,
     },
-    /// A layout has more blocks than ids can tell apart.
+    /// A layout has more blocks than ids can count.
     #[error("layouts[{layout}].blocks is {blocks}: at most 2^32 are possible")]
     LayoutBlocks {
         /// Position of the layout.
@@ -412,7 +414,7 @@ pub enum MetadataError {
     },
     /// A part of a layout is at address 0, is empty, or wraps around.
     #[error(
-        "layouts[{layout}].parts[{part}] is no memory: its address and length are not 0, and their sum fits 64 bits"
+        "layouts[{layout}].parts[{part}] is no range of memory: its address and length must not be 0, and their sum must fit 64 bits"
     )]
     BadPart {
         /// Position of the layout.
@@ -443,7 +445,7 @@ pub enum MetadataError {
         ordinal: u32,
     },
     /// The words of an export cannot be at the stated place.
-    #[error("the location of the words is none, because {reason}: state where the slots are")]
+    #[error("the location of the words is invalid, because {reason}: state where the slots are")]
     BadWords {
         /// What is wrong.
         reason: &'static str,
@@ -494,7 +496,7 @@ pub enum MetadataError {
     },
     /// A tensor is of a layout that does not exist, or not in the order of the layouts.
     #[error(
-        "a tensor is of layout {index}, which is none, or not above the layout of the tensor before"
+        "the tensors of layouts are out of order: layout {index} does not exist, or does not follow the one before"
     )]
     TensorLayout {
         /// The position of the layout.
@@ -568,7 +570,7 @@ pub enum MetadataError {
         flags: u8,
     },
     /// A ticket is for no layers.
-    #[error("layers {start}..{end} of the ticket are none: name at least one")]
+    #[error("the layers {start}..{end} of the ticket are empty: name at least one")]
     EmptyLayers {
         /// The first layer.
         start: u16,
@@ -579,7 +581,7 @@ pub enum MetadataError {
     #[error("the ticket names no block: grant at least one")]
     NoBlocks,
     /// A ticket is for more blocks than one may name.
-    #[error("the ticket names {count} blocks, more than the {limit} allowed: make several of it")]
+    #[error("the ticket names {count} blocks, more than the {limit} allowed: make several tickets")]
     TooManyBlocks {
         /// How many it names.
         count: usize,
@@ -593,7 +595,7 @@ pub enum MetadataError {
         block: u32,
     },
     /// An id in a ticket is not written as one, or is not between 0 and 2^32.
-    #[error("the ticket's block at position {index} is no id: it was altered on the way")]
+    #[error("the ticket's block at position {index} is no id: it was altered in transit")]
     BadBlock {
         /// Position of the block.
         index: usize,

@@ -1,4 +1,4 @@
-//! The places in a message that an error can point at.
+//! The fields of messages, as errors name them.
 
 use std::fmt;
 

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 
 use crate::{Field, MetadataError, PeerInfo, name};
 
-/// Where a peer runs: enough to tell whether two peers share a host, which process one is, and what it sees of others.
+/// The identity of a peer's host and process: whether two peers share a host, and which processes each can see.
 ///
 /// It is the peer's claim. A wrong one costs time, not safety: a path that is planned by it is proven by its use.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::MetadataError;
 
-/// What the initiator may do with the memory that the target offers.
+/// The initiator's use of the target's memory.
 ///
 /// The discriminants are the numbers on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -56,7 +56,7 @@
 //! [`RdmaMetadata`], [`ExportMetadata`] and [`Ticket`] implement serde's traits, so that they sit inside an application's own
 //! messages:
 //!
-//! | type | formats for people (JSON) | binary formats (bincode) |
+//! | type | human-readable formats (JSON) | binary formats (bincode) |
 //! |---|---|---|
 //! | [`RdmaMetadata`] | Dynamo's object | bytes: the native profile |
 //! | [`ExportMetadata`], [`Ticket`] | base64 | bytes |
@@ -74,7 +74,7 @@
 //!
 //! # Hostile input
 //!
-//! The decoders assume that the sender is an enemy: they never panic, read nothing beyond the [`Limits`] and allocate
+//! The decoders assume a hostile sender: they never panic, read nothing beyond the [`Limits`] and allocate
 //! in proportion to what arrived, not to what it claims. What they return holds the same invariants as what the
 //! constructors accept: at least one descriptor, none null, empty or wrapping around, a total that fits 64 bits, shares
 //! that do not overlap and hold their descriptors, names without control characters. The agent's own metadata stays

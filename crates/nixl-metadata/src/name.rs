@@ -1,4 +1,4 @@
-//! The one rule for every text that peers exchange.
+//! The check of every text that peers exchange.
 
 use crate::limits::at_most;
 use crate::{Field, MetadataError};

@@ -24,7 +24,7 @@ impl PeerDevice {
         self
     }
 
-    /// Says whether an RDMA NIC of the peer reaches the device's memory.
+    /// Sets whether an RDMA NIC of the peer reaches the device's memory.
     #[must_use]
     pub const fn with_gpu_direct(mut self, gpu_direct: bool) -> Self {
         self.gpu_direct = gpu_direct;

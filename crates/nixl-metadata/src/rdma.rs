@@ -81,7 +81,7 @@ impl RdmaMetadata {
         self
     }
 
-    /// Says which of the memory other processes of the host can open, in ascending order of the descriptors. Only the
+    /// Sets the memory that other processes of the host can open, in ascending order of the descriptors. Only the
     /// native profile carries it.
     ///
     /// # Errors
@@ -94,7 +94,7 @@ impl RdmaMetadata {
         Ok(self)
     }
 
-    /// Says where processes of the host may leave their word that they are done. Only the native profile carries it.
+    /// Sets the slot in which processes of the host report their completion. Only the native profile carries it.
     ///
     /// # Errors
     ///
@@ -107,7 +107,7 @@ impl RdmaMetadata {
         Ok(self)
     }
 
-    /// Says until when the offer may be used, by how many initiators, and which of them claim it. Only the native
+    /// Sets the terms: the end of the offer, the number of its initiators, and those that claim it. Only the native
     /// profile carries it, from version 4.
     ///
     /// # Errors
@@ -119,7 +119,7 @@ impl RdmaMetadata {
         Ok(self)
     }
 
-    /// Says what the checksum of the offered bytes is. Only the native profile carries it, from version 4: initiators that
+    /// Sets the checksum of the offered bytes. Only the native profile carries it, from version 4: initiators that
     /// get the offer in another form read it unverified.
     ///
     /// # Errors
@@ -131,14 +131,14 @@ impl RdmaMetadata {
         Ok(self)
     }
 
-    /// Says which trace the offer belongs to. Only the native profile carries it, from version 4.
+    /// Sets the trace of the offer. Only the native profile carries it, from version 4.
     #[must_use]
     pub fn with_trace_context(mut self, context: TraceContext) -> Self {
         self.trace_context = Some(context);
         self
     }
 
-    /// Says which tensor the offered bytes are. Only the native profile carries it, from version 4.
+    /// Sets the tensor that the offered bytes are. Only the native profile carries it, from version 4.
     ///
     /// # Errors
     ///
@@ -357,7 +357,7 @@ impl RdmaMetadata {
         native::decode(bytes, limits)
     }
 
-    /// Decodes either profile within the default [`Limits`]; the first bytes tell which it is.
+    /// Decodes either profile within the default [`Limits`], by its first bytes.
     ///
     /// # Errors
     ///

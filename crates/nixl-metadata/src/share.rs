@@ -51,7 +51,7 @@ pub enum ShareKind {
 }
 
 impl Share {
-    /// Says that the memory of `descriptors`, a range of positions in the offer, can be opened by `kind`, and begins
+    /// A share of the memory of `descriptors`, a range of positions in the offer, which can be opened by `kind` and begins
     /// `offset` bytes into it. Is checked when it is [added](crate::RdmaMetadata::with_shares) to an offer.
     #[must_use]
     pub const fn new(descriptors: Range<usize>, kind: ShareKind, offset: u64) -> Self {

@@ -48,7 +48,7 @@ impl LooksAfter {
         self.next = Some((now.saturating_add(Self::FIRST), Self::FIRST));
     }
 
-    /// Whether a look is due.
+    /// Whether a poll is due.
     fn take(&mut self, now: Duration) -> bool {
         let Some((_, pause)) = self.next.filter(|(due, _)| *due <= now) else { return false };
         let pause = pause * 2;

@@ -132,9 +132,9 @@ pub enum TransportError {
         "the ticket names other blocks, layers or rights than the owner granted: it was altered or forged; discard the bytes and ask for a new one"
     )]
     NotGranted,
-    /// Layers were asked for that the owner has not filled yet.
+    /// The owner has not filled the requested layers yet.
     #[error(
-        "the layers below {ready} are ready, and those below {asked} were asked for: discard the bytes and ask again, by the same ticket, once they are ready"
+        "the layers below {ready} are ready, and those below {asked} are requested: discard the bytes and request them again, by the same ticket, once they are ready"
     )]
     NotReady {
         /// The layers below this one are ready.

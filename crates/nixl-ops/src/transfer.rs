@@ -229,7 +229,7 @@ pub unsafe trait Transfer: Send {
         false
     }
 
-    /// How long the engine expects it to take, before it was posted. `None` if it does not tell, or not just now.
+    /// The engine's estimate of its duration, before it was posted. `None` without an estimate, or without one just now.
     fn estimate(&self) -> Option<Duration> {
         None
     }

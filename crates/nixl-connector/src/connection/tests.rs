@@ -1,4 +1,4 @@
-//! Waits for the connection's thread, and what is closed after a peer has left.
+//! Waits for the connection's thread, and the memory that is closed after a peer has left.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;

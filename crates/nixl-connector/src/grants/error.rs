@@ -41,17 +41,17 @@ pub enum TicketError {
         slots: u32,
     },
     /// It grants the other access.
-    #[error("the ticket grants {}, not what is asked: ask the owner for one that does", granted(*.writing))]
+    #[error("the ticket grants {}, which does not cover the request: ask the owner for a ticket that does", granted(*.writing))]
     OtherRights {
         /// Whether it is one for writing.
         writing: bool,
     },
-    /// Layers are asked for that it does not grant.
-    #[error("layers {start}..{end} are asked for, and the ticket grants {first}..{last}")]
+    /// It does not grant the requested layers.
+    #[error("layers {start}..{end} are requested, and the ticket grants {first}..{last}")]
     Layers {
-        /// First layer asked for.
+        /// First requested layer.
         start: usize,
-        /// End of the layers asked for.
+        /// End of the requested layers.
         end: usize,
         /// First layer granted.
         first: u16,

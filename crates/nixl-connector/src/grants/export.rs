@@ -74,7 +74,7 @@ impl ExportOptions {
         self
     }
 
-    /// Says which tensor each block of a layout is, such as `[layers, outer, tokens, heads, head size]` of BF16. Peers get it by
+    /// Sets the tensor that each block of a layout is, such as `[layers, outer, tokens, heads, head size]` of BF16. Peers get it by
     /// [`RemoteExport::block_tensor`](super::RemoteExport::block_tensor). It has as many bytes as a block.
     #[must_use]
     pub fn block_tensor(mut self, layout: impl Into<String>, tensor: TensorLayout) -> Self {
@@ -431,7 +431,7 @@ impl Drop for ExportShared {
 }
 
 fn random() -> u64 {
-    // 0 says that no export is open.
+    // 0 if no export is open.
     (uuid::Uuid::new_v4().as_u128() as u64).max(1)
 }
 

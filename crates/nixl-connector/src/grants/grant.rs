@@ -1,4 +1,4 @@
-//! A grant, as its owner holds it.
+//! The owner's handle of a grant.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -31,7 +31,7 @@ impl Default for GrantOptions {
 }
 
 impl GrantOptions {
-    /// How long a grant lives unless it is renewed, or its owner says otherwise.
+    /// The default time to live of a grant, unless it is renewed.
     pub const TIME_TO_LIVE: Duration = Duration::from_secs(60);
 
     /// All layers, which are ready, for one reader and [a minute](Self::TIME_TO_LIVE).
@@ -146,7 +146,7 @@ impl Grant {
         &self.ticket
     }
 
-    /// Says that the layers below this one are ready. A smaller number than before changes nothing.
+    /// Marks the layers below this one as ready. A smaller number than before changes nothing.
     ///
     /// # Errors
     ///

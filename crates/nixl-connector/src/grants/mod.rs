@@ -3,7 +3,7 @@
 //! The owner [exports](Connector::export) layouts and sends the metadata to any number of peers, which
 //! [import](Connector::import) it. For each request it [grants](Export::grant) some blocks and sends the ticket, a few hundred
 //! bytes; the reader [reads](RemoteExport::read_blocks) them at any time, without a message to the owner, and checks afterwards that
-//! the grant still stood. So the owner reuses blocks as soon as it has ended their grant, and a read that comes too late is an
+//! the grant was still valid. So the owner reuses blocks as soon as it has ended their grant, and a read that comes too late is an
 //! error.
 //!
 //! Blocks are [granted for writing](Export::grant_write) to one peer at a time, which claims the grant before its first byte; the

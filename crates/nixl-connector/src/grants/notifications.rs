@@ -18,7 +18,7 @@ use super::remote::RemoteExport;
 /// transport may lose some, and this side drops what arrives beyond its bounds: 256 notifications and 256 KiB of a sender,
 /// 8,192 and 8 MiB of all.
 ///
-/// 1,024 imports are told apart. A further one takes the place of that which has been silent the longest; should that one go on,
+/// 1,024 imports are distinguished. A further one takes the place of that which has been silent the longest; should that one go on,
 /// it counts as a new import, of which nothing was received.
 ///
 /// Dropping it drops what it has not received. A later receiver of the export is told of that as lost.

@@ -2,7 +2,7 @@
 //!
 //! An engine that pins pages has the system allocate those that are not there yet, on the one thread that registers: NIXL holds the
 //! lock of its agent meanwhile, so registrations of one agent follow each other. Pages are therefore allocated before, by threads
-//! of the export's own, of which each takes the next step that none has taken.
+//! of the export's own, each of which takes the next free step.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

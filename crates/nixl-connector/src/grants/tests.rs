@@ -1,4 +1,4 @@
-//! Exports over the simulated network: what is granted is read, and nothing else counts.
+//! Exports over the simulated network: reads of granted blocks, and refusals of others.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,11 +1,11 @@
 //! Grants to write: offers that a ticket names.
 //!
-//! A write cannot be called back, so a writer claims its grant first, and what it may still be writing comes back by its message or
-//! by proof. That is what a writable offer does; a ticket for writing is one whose metadata its holder makes of the export's:
+//! A one-sided write cannot be recalled. So a writer claims its grant first, and blocks that it may still be writing come back by
+//! its message or by proof, as those of a writable offer do. The holder of a ticket derives the offer from it and from the export:
 //!
 //! | of the offer | in the ticket |
 //! |---|---|
-//! | key | the token, as a UUID. Its last six bytes are [bound](TicketTerms::bound) to what is granted: a ticket of other blocks names no offer |
+//! | key | the token, as a UUID. Its last six bytes are [bound](TicketTerms::bound) to the granted blocks: a ticket of other blocks names no offer |
 //! | token of its terms | the lower half of the token |
 //! | doorbell | slot and generation, on the page that the export names; no slot if that is [`NO_SLOT`] |
 //! | descriptors | blocks and layers: the chunks of the first block first |

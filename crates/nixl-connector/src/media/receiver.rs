@@ -99,7 +99,7 @@ impl MediaReceiver {
         self.connector.read(&media.to_read()?, local.memory().clone()).await
     }
 
-    /// Compares what was read into host memory with the content hash that the frontend stated, on a thread of the connection.
+    /// Compares the bytes in host memory with the frontend's content hash, on a thread of the connection.
     /// Without a hash there is nothing to compare.
     ///
     /// The hash detects accidents, such as a read of memory that the frontend has reused, and no forgeries.

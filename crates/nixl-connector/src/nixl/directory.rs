@@ -36,7 +36,7 @@ pub(super) struct Directory {
     on_lost: LostHook,
 }
 
-/// What is called with a peer that was retired since its connection is dead.
+/// The callback with a peer that was retired since its connection is dead.
 #[derive(Default)]
 struct LostHook(OnceLock<OnLost>);
 
@@ -72,7 +72,7 @@ impl Directory {
         self.entries().loaded(name).cloned()
     }
 
-    /// What transfers use of a peer that is loaded.
+    /// The state of a loaded peer for its transfers.
     pub(super) fn peer(&self, peer: &PeerId) -> Option<Arc<Peer>> {
         self.entries().loaded(peer.as_str()).map(|loaded| Arc::clone(&loaded.peer))
     }

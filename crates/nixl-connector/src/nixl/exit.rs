@@ -5,7 +5,7 @@
 //! destructors closes the gates, waits for the threads inside, and destroys the remaining agents.
 //!
 //! This takes at most [`PATIENCE`]. With a thread inside NIXL beyond that (waiting for a dead peer, or in a destructor), the
-//! destructors would crash. So the process ends there and then, with its exit status and its output written.
+//! destructors would crash. So the process ends at once, with its exit status and its output written.
 //!
 //! Likewise a fork waits up to [`LULL`] for threads inside NIXL: their locks would stay locked in the child, whose exit runs
 //! those destructors too. UCX's and NIXL's own threads may hold locks nevertheless.

@@ -112,7 +112,7 @@ pub enum NixlUnavailable {
     },
     /// A process has one NIXL, and it has opened another.
     #[error(
-        "NIXL below {} was asked for, and this process has opened {}: give all its connectors the same NixlOptions::prefix",
+        "NIXL below {} is requested, and this process has opened {}: give all its connectors the same NixlOptions::prefix",
         prefix.display(),
         path.display()
     )]

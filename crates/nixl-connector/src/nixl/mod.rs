@@ -18,7 +18,7 @@
 //! | a peer that died keeps its endpoints, attempts to reach it leak files | `directory` has NIXL forget it; `lost` does not let it be tried often; `endpoints` checks first that it listens |
 //! | memory that comes and goes makes it forget and load the peer, which leaks sockets on both sides | `peers` loads keys without a memory of their own once, over all addresses |
 //! | its listening socket is closed for good after one refused `accept` | `listener` notices, and the connector's health reports it |
-//! | its one error code also means that no file can be opened | `files` looks |
+//! | its one error code also means that no file can be opened | `files` checks the limit |
 //! | a peer that does not answer blocks everything for minutes | `agent` has UCX connect without waiting |
 //! | GPU memory is taken for the host's where no context is current | `gpu` makes it current around calls |
 //! | and where UCX did not see its allocation | `ucx/settings` has it query the driver |

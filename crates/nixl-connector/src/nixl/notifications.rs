@@ -1,4 +1,4 @@
-//! The notifications of one look at NIXL, read and handed out behind no lock.
+//! The notifications of one poll of NIXL, read and handed out outside the gate.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -9,7 +9,7 @@ use nixl_sys::NotificationMap;
 
 use super::exit;
 
-/// What a look could not hand out.
+/// The notifications of a poll that could not be handed out.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Missed {
     /// Senders and payloads that cannot be read.
@@ -66,7 +66,7 @@ fn read(
     }
 }
 
-/// The senders of a look.
+/// The senders of a poll.
 #[derive(Debug)]
 struct Senders<'a> {
     names: Vec<Cow<'a, str>>,

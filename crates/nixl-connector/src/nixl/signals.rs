@@ -1,8 +1,7 @@
 //! The application's handlers of signals, kept while UCX is loaded.
 //!
 //! UCX installs handlers of its own as its library loads, which print a backtrace and end the process or wait for a debugger. An
-//! application's handlers may be what it works by: those of a runtime that catches SIGSEGV, or of a server that reads its settings anew
-//! at SIGHUP.
+//! application may depend on its handlers: a runtime catches SIGSEGV, a server reads its settings anew at SIGHUP.
 #![allow(unsafe_code, reason = "reads and restores handlers of signals")]
 
 use std::mem::MaybeUninit;

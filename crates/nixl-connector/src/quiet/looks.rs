@@ -1,4 +1,4 @@
-//! Looks at the processes and sockets of this host. The watches of one connection share them.
+//! Scans of the processes and sockets of this host, shared by the watches of one connection.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, Weak};

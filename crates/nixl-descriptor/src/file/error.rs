@@ -74,7 +74,7 @@ pub enum FileError {
     NoSpace {
         /// The file.
         path: PathBuf,
-        /// Bytes asked for.
+        /// Requested bytes.
         len: u64,
         /// The system's error.
         #[source]
@@ -132,7 +132,7 @@ pub enum FileError {
         size: u64,
     },
     /// The range has no bytes, or there is none.
-    #[error("there are no bytes to use of {}: give ranges with at least one byte", path.display())]
+    #[error("the ranges of {} are empty: give ranges with at least one byte", path.display())]
     Empty {
         /// The file.
         path: PathBuf,

@@ -26,7 +26,7 @@ pub struct FileLease {
 impl FileRegion {
     /// Leases ranges of bytes that the file has now, or nothing. Ranges to be read may overlap.
     ///
-    /// Asks for the size as [`len`](Self::len) does. Panics: never.
+    /// Queries the size as [`len`](Self::len) does. Panics: never.
     ///
     /// # Errors
     /// [`FileError`]: no bytes, or not inside the file; another operation uses some of them; to write, the ranges overlap or the

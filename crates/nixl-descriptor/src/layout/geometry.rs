@@ -246,7 +246,7 @@ impl GeometryMismatch {
 /// Checks that blocks have the same shape on both sides: layers, outer, page size, inner and element width, not only
 /// their number of bytes. The number of blocks may differ.
 ///
-/// Heads are compared where both sides tell them; a plain inner size is compared with their product. Panics: never.
+/// Heads are compared where both sides state them; a plain inner size is compared with their product. Panics: never.
 ///
 /// # Errors
 /// [`GeometryMismatch`] with the first dimension that differs.

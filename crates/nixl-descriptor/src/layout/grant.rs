@@ -21,7 +21,7 @@ pub enum BlockGrantError {
     /// There is no such block.
     #[error("block {block} is out of range: the layout has {blocks} blocks")]
     OutOfRange {
-        /// Block asked for.
+        /// Requested block.
         block: u32,
         /// Number of blocks.
         blocks: usize,
@@ -33,7 +33,7 @@ pub enum BlockGrantError {
         block: u32,
     },
     /// More grants cover the block than are counted.
-    #[error("block {block} has as many grants as are counted: end some")]
+    #[error("block {block} has as many grants as can be counted: end some")]
     TooMany {
         /// Which block.
         block: u32,

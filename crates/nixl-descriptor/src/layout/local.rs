@@ -179,7 +179,7 @@ impl Layout {
     /// carries them does that. Panics: never.
     ///
     /// # Errors
-    /// [`SelectionError`] if there is no such block or layer, or none is asked for.
+    /// [`SelectionError`] if there is no such block or layer, or none is requested.
     pub fn chunk_descriptors(
         &self,
         blocks: &[usize],

@@ -130,7 +130,7 @@ pub enum SelectionError {
     /// There is no such block.
     #[error("block {block} is out of range: the layout has {blocks} blocks")]
     Block {
-        /// Block asked for.
+        /// Requested block.
         block: usize,
         /// Number of blocks.
         blocks: usize,
@@ -138,7 +138,7 @@ pub enum SelectionError {
     /// There are no such layers, or none at all in the range.
     #[error("layers {start}..{end} are out of range or empty: the layout has {layers} layers")]
     Layers {
-        /// First layer asked for.
+        /// First requested layer.
         start: usize,
         /// One past the last.
         end: usize,
@@ -148,7 +148,7 @@ pub enum SelectionError {
     /// There is no such outer part.
     #[error("outer index {outer} is out of range: the layout has {count}")]
     Outer {
-        /// Index asked for.
+        /// Requested index.
         outer: usize,
         /// 1 or 2.
         count: usize,
@@ -156,7 +156,7 @@ pub enum SelectionError {
     /// There are no such tokens in a block, or none at all in the range.
     #[error("tokens {start}..{end} are out of range or empty: a block has {page_size}")]
     Tokens {
-        /// First token asked for.
+        /// First requested token.
         start: usize,
         /// One past the last.
         end: usize,

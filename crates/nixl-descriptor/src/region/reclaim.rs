@@ -45,7 +45,7 @@ pub enum ReclaimError {
     /// The region was made from something else.
     #[error("the memory was not made from a {wanted}")]
     WrongType {
-        /// What was asked for.
+        /// The requested type.
         wanted: &'static str,
     },
     /// Another handle exists: a clone, a descriptor, a lease or an operation.
@@ -61,7 +61,7 @@ pub enum ReclaimError {
     Registered,
     /// An engine failed to deregister the memory earlier and may write to it at any time; it will be leaked, not freed.
     #[error(
-        "an engine failed to deregister the memory earlier: it cannot be used for anything else again"
+        "an engine failed to deregister the memory earlier: the memory stays with this library"
     )]
     Withheld,
     /// An engine just failed to deregister the memory. From now on it is [`Withheld`](Self::Withheld).

@@ -32,7 +32,7 @@ pub enum RegionError {
     /// The allocation failed.
     #[error("cannot allocate {len} bytes: {message}")]
     OutOfMemory {
-        /// Bytes asked for.
+        /// Requested bytes.
         len: usize,
         /// The error of the system or of the driver, and the remedy.
         message: String,

@@ -19,7 +19,7 @@ pub(crate) struct Link {
     socket: OwnedFd,
     process: OwnedFd,
     ended: AtomicBool,
-    /// Whether the process has the files that it was asked for.
+    /// Whether the process has the requested files.
     files: Mutex<HashMap<Name, bool>>,
     /// Held by the one that reads the socket.
     reading: Mutex<()>,
@@ -98,7 +98,7 @@ impl Link {
         self.is_live() && self.lock().get(name) == Some(&true)
     }
 
-    /// *Blocking* for a file that was not asked for yet.
+    /// *Blocking* for a file that was not requested before.
     pub(crate) fn presence(&self, name: &Name) -> Presence {
         self.look();
         let known = self.lock().get(name).copied();
@@ -137,14 +137,14 @@ impl Link {
         }
     }
 
-    /// Names that were never asked for are not kept.
+    /// Names that were never requested are not kept.
     fn note_released(&self, name: &Name) {
         if let Some(is_there) = self.lock().get_mut(name) {
             *is_there = false;
         }
     }
 
-    /// The name is not asked about any more.
+    /// The name is not requested any more.
     pub(super) fn forget(&self, name: &Name) {
         self.lock().remove(name);
     }

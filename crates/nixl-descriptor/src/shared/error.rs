@@ -29,7 +29,7 @@ pub enum SharedMemoryError {
         #[source]
         error: SharedError,
     },
-    /// What is there is not the memory of that name: its owner has released it, or never had it.
+    /// The file is not the memory of that name: its owner has released it, or never had it.
     #[error("the memory that another process shared is not there: its owner has released it")]
     Gone,
     /// It could become shorter under the mapping, or already is.

@@ -10,7 +10,7 @@ use nixl_device::locks::lock;
 use super::SharedName;
 use crate::rendezvous;
 
-/// The names and files of what this process has made. Its number does not tell: those of its threads lead to its files too.
+/// The names and files of the memory that this process has made. Its number is no proof: those of its threads lead to its files too.
 pub(crate) fn own() -> MutexGuard<'static, HashMap<[u8; 16], Weak<File>>> {
     static OWN: PerProcess<Mutex<HashMap<[u8; 16], Weak<File>>>> = PerProcess::new(Mutex::default);
     lock(OWN.get())

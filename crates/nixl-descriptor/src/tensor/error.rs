@@ -71,7 +71,7 @@ pub enum TensorError {
     },
     /// Elements of less than a byte do not come in runs of whole bytes.
     #[error(
-        "a run of {elements} elements of {dtype} starts or ends inside a byte, or runs are {stride} elements apart, which is no whole number of bytes"
+        "a run of {elements} elements of {dtype} starts or ends inside a byte, or the distance of runs, {stride} elements, is no whole number of bytes"
     )]
     SubByte {
         /// The type of the elements.
@@ -172,7 +172,7 @@ pub enum TensorError {
         size: usize,
     },
     /// The elements are of another type.
-    #[error("the elements are {dtype}, and {wanted} was asked for")]
+    #[error("the elements are {dtype}, and {wanted} is requested")]
     WrongType {
         /// The type of the elements.
         dtype: DType,

@@ -152,7 +152,7 @@ api! {
     optional {
         // Count, attributes, where each goes, address. Unlike cuPointerGetAttribute it takes unknown addresses.
         pointer_get_attributes = c"cuPointerGetAttributes" (u32, *mut i32, *mut *mut c_void, Address);
-        // Since 11.4; tells MIG devices of one GPU apart.
+        // Since 11.4; distinguishes MIG devices of one GPU.
         device_get_uuid_v2 = c"cuDeviceGetUuid_v2" (*mut [u8; 16], DeviceNumber);
         // Since 12.8: destinations, sources, sizes, count, attributes, their first indices, their count, index of the
         // copy at fault, stream.

@@ -18,7 +18,7 @@ pub struct MemoryAttributes {
     access: u32,
 }
 
-/// `CU_POINTER_ATTRIBUTE_*`, in the order in which they are asked.
+/// `CU_POINTER_ATTRIBUTE_*`, in the order of the query.
 pub(super) const ASKED: [i32; 8] = [2, 8, 10, 11, 12, 14, 16, 17];
 /// `CU_MEMORYTYPE_HOST`
 pub(super) const HOST: u64 = 1;
@@ -26,13 +26,13 @@ pub(super) const HOST: u64 = 1;
 pub(super) const READ: u32 = 1;
 
 impl MemoryAttributes {
-    /// The first address of the allocation. 0 if the driver does not tell.
+    /// The first address of the allocation. 0 if the driver does not report it.
     #[must_use]
     pub fn base(&self) -> u64 {
         self.base
     }
 
-    /// The allocation's number of bytes. 0 if the driver does not tell.
+    /// The allocation's number of bytes. 0 if the driver does not report it.
     #[must_use]
     #[allow(clippy::len_without_is_empty)] // a fact of the allocation's, not a container
     pub fn len(&self) -> u64 {
@@ -63,7 +63,7 @@ impl MemoryAttributes {
         self.handle_types
     }
 
-    /// Whether the device of the context that was asked may only read it.
+    /// Whether the device of the queried context may only read it.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.access == READ

@@ -26,7 +26,7 @@ use super::reaper;
 
 /// The primary context of a CUDA device: the one that the CUDA runtime, and so every framework, uses too.
 ///
-/// A small handle, free to copy. The context is retained when it is first asked for and stays until the process ends.
+/// A small handle, free to copy. The context is retained at its first request and stays until the process ends.
 /// It may be used from any thread; no thread needs to make it current.
 ///
 /// After a sticky error ([`CudaError::is_sticky`]) every call on this context returns that error, and what the device
@@ -211,7 +211,7 @@ impl Context {
         self.check(call, self.functions().call(function))
     }
 
-    /// Asks whether something is done, which is no error while it is not.
+    /// Queries whether something is done, which is no error while it is not.
     pub(super) fn query(
         &self,
         call: &'static str,
@@ -326,7 +326,7 @@ impl Context {
     }
 
     /// Whether `address` is host memory that the driver has pinned, in any way: memory that devices copy without
-    /// blocking. `false` for all other memory, and if the driver cannot tell. Takes under a microsecond.
+    /// blocking. `false` for all other memory, and if the driver does not report it. Takes under a microsecond.
     #[must_use]
     pub fn is_pinned(&self, address: u64) -> bool {
         const MEMORY_TYPE: i32 = 2;

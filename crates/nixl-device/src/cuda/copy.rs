@@ -97,9 +97,9 @@ pub enum CopyError {
     /// A range is not inside its memory.
     #[error("bytes {offset}..{offset}+{len} are not inside the {size} bytes there are")]
     OutOfBounds {
-        /// First byte asked for.
+        /// First requested byte.
         offset: usize,
-        /// Number of bytes asked for.
+        /// Requested number of bytes.
         len: usize,
         /// Number of bytes there are.
         size: usize,

@@ -49,7 +49,7 @@ impl CudaDevice {
         &self.name
     }
 
-    /// Where it is on the PCI bus. `None` if the driver does not tell.
+    /// Where it is on the PCI bus. `None` if the driver does not report it.
     #[must_use]
     pub fn pci(&self) -> Option<PciAddress> {
         self.pci

@@ -46,7 +46,7 @@ impl GpuLink {
         self.native_atomics
     }
 
-    /// How the link ranks among those of the machine; less is faster. `None` if the driver does not tell.
+    /// How the link ranks among those of the machine; less is faster. `None` if the driver does not report it.
     #[must_use]
     pub fn performance_rank(&self) -> Option<u32> {
         self.performance_rank

@@ -8,12 +8,12 @@ use crate::SharedError;
 #[non_exhaustive]
 pub enum MemoryError {
     /// No bytes were asked for.
-    #[error("memory of 0 bytes was asked for: it has at least one")]
+    #[error("memory of 0 bytes is requested: it has at least one")]
     Empty,
     /// The bytes do not fit into the address space.
     #[error("{len} bytes are more than the address space has")]
     TooLarge {
-        /// Bytes asked for.
+        /// Requested bytes.
         len: usize,
     },
     /// The device has too little free memory.
@@ -21,7 +21,7 @@ pub enum MemoryError {
     OutOfDeviceMemory {
         /// The device.
         ordinal: u32,
-        /// Bytes asked for.
+        /// Requested bytes.
         len: usize,
         /// The driver's error.
         #[source]
@@ -32,7 +32,7 @@ pub enum MemoryError {
         "cannot pin {len} bytes of host memory: {error}; check free memory, the container's limit and `ulimit -l`"
     )]
     OutOfPinnedMemory {
-        /// Bytes asked for.
+        /// Requested bytes.
         len: usize,
         /// The error of the driver or of the system.
         #[source]

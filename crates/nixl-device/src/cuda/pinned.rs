@@ -39,9 +39,9 @@ pub enum HostAccessError {
     /// The range is not inside the memory.
     #[error("bytes {offset}..{offset}+{len} are not inside the {size} bytes there are")]
     OutOfBounds {
-        /// First byte asked for.
+        /// First requested byte.
         offset: usize,
-        /// Number of bytes asked for.
+        /// Requested number of bytes.
         len: usize,
         /// Number of bytes there are.
         size: usize,

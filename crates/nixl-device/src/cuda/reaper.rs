@@ -1,7 +1,7 @@
 //! The reaper thread, which calls CUDA after a callback and waits for streams.
 //!
-//! It is started when it is first needed and sleeps while there is nothing to do. If it cannot be started, what it is
-//! given is leaked: that is safe.
+//! It is started at its first job, and sleeps without one. If it cannot be started, the values of its jobs are leaked, which is
+//! safe.
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;

@@ -22,7 +22,7 @@ pub enum CudaUnavailable {
         message: String,
     },
     /// The library lacks a function that every version of it since CUDA 11 has.
-    #[error("libcuda has no {name}; is it NVIDIA's, and at least of CUDA 11?")]
+    #[error("libcuda has no {name}: install NVIDIA's driver, of CUDA 11 or newer")]
     MissingSymbol {
         /// The function.
         name: String,

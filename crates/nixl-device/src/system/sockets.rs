@@ -1,4 +1,4 @@
-//! TCP sockets of this process: where each leads, and whether anything can still be read from it.
+//! TCP sockets of this process: their remote ends, and whether bytes can still be read from them.
 
 mod attribution;
 mod host;

@@ -1,9 +1,9 @@
 //! The path executor: picks for every operation the fastest path that both sides have.
 //!
-//! [`PathExecutor`] is what users configure. Each connection has a [state](path_connection) of its own, with the engine, the
+//! Users configure the [`PathExecutor`]. Each connection has a [state](path_connection) of its own, with the engine, the
 //! slots of staging and the peers' memory that is open here, and is reached by the [traits](executor) of executors. An
 //! operation becomes a [transfer](path_transfer) by the fastest path of its [plan](planning), and by the next ones if that fails;
-//! a path that has yet to show that it works is [tried](probe) first.
+//! a path without a success so far is [probed](probe) first.
 
 mod attempt;
 mod common;

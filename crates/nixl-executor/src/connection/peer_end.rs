@@ -1,4 +1,4 @@
-//! The end of a peer: its process is watched, and with it goes what is kept for the peer.
+//! The end of a peer: the watch of its process, and the removal of its state.
 
 use std::sync::{Arc, Weak};
 

@@ -1,4 +1,4 @@
-//! Counts of what is kept for peers.
+//! Counts of the state that is kept for peers.
 
 /// What is kept for peers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

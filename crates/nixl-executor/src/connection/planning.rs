@@ -1,4 +1,4 @@
-//! The plan of an operation: the query, what is known of the peer, and what this operation cannot use.
+//! The plan of an operation: the query, the peer's state, and the paths that this operation cannot use.
 
 use std::sync::Arc;
 

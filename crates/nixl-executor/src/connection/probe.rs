@@ -1,8 +1,8 @@
 //! Probe transfers: a small first transfer shows whether a path works before it carries all of an operation's bytes.
 //!
-//! What the two sides say of themselves only proposes a path: a GPU may have opened memory that it cannot reach, and an
-//! engine may have registered memory that its NIC cannot. So the first operation by such a path moves a little of its own
-//! bytes first, without a notification. If that fails, little is lost, and the next path writes over it.
+//! The facts of the two sides only propose a path: a GPU may have opened memory that it cannot reach, and an engine may have
+//! registered memory that its NIC cannot. So the first operation by such a path moves its first bytes alone, without a
+//! notification. If that fails, the next path writes over them.
 
 use std::task::{Context, Poll};
 

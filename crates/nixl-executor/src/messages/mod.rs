@@ -1,6 +1,6 @@
 //! Messages between the two executors of a transfer, and the queue by which one side sends.
 //!
-//! What a peer sends is validated [here](message). Requests for an offer are [messages of their own](request), with the proof that the
+//! Messages of a peer are [validated](message). Requests for an offer are [messages of their own](request), with the proof that the
 //! sender holds its metadata.
 
 mod message;

@@ -38,7 +38,7 @@ pub(crate) struct PresentedOffer {
     pub(crate) proof: Proof,
 }
 
-/// What shows that the sender holds the offer's metadata.
+/// The proof that the sender holds the offer's metadata.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(crate) enum Proof {
     /// The key alone, which is as random as a token and travels nowhere else. Of peers that speak version 1.

@@ -39,7 +39,7 @@ pub(crate) enum MessageError {
     NotAMessage,
     #[error("the message ends inside its {field}")]
     Truncated { field: &'static str },
-    #[error("the message's {field} is {value}, which cannot be")]
+    #[error("the message's {field} is {value}, which is out of range")]
     Bad { field: &'static str, value: u64 },
     #[error("{extra} bytes follow the message")]
     Trailing { extra: usize },

@@ -17,13 +17,13 @@ pub(crate) struct EngineEstimate {
 impl EngineEstimate {
     /// Transfers with descriptors of this length show the bandwidth: shorter ones are mostly latency.
     pub(crate) const FROM_BYTES: u64 = 64 * 1024;
-    /// An engine is not asked again after so many requests without an answer.
+    /// Requests without an answer after which an engine is not queried again.
     const MAX_SILENT: u32 = 4;
     /// Lower estimates mean sockets, in GB/s. UCX 1.22 estimates 0.0125 for sockets inside a machine and 11.7 for its shared
     /// memory, for any size; sockets over fast network cards may be above.
     const SOCKETS_BELOW: f64 = 1.0;
 
-    /// Whether the engine should be asked for a transfer of so many bytes in so many descriptors.
+    /// Whether a transfer of so many bytes in so many descriptors is worth a query of the engine.
     #[must_use]
     pub(crate) fn wants(&self, bytes: u64, descriptors: usize) -> bool {
         Self::tells(bytes, descriptors)

@@ -37,7 +37,7 @@ impl SlotStats {
         self.free
     }
 
-    /// Slots that a peer may still use, although their transfer has ended. They come back when the peer says that it does
+    /// Slots that a peer may still use, although their transfer has ended. They come back when the peer reports that it does
     /// not, or is gone; those that this process's own GPU or engine may use do not.
     #[must_use]
     pub fn quarantined(&self) -> usize {

@@ -1,9 +1,9 @@
-//! The path planner: which way the bytes of one operation go, between processes or inside this one.
+//! The path planner: the choice of a path for each operation, between processes or inside this one.
 //!
 //! Data and pure functions of facts: no locks, no environment, no driver, no metrics.
 //!
-//! - [`PathPlan`] has for every kind of path whether it is available for a [`PathQuery`], and at what [cost](PathCosts), or
-//!   what is missing: the [checks](check). It depends neither on the size nor on what happened before.
+//! - [`PathPlan`] has, for every kind of path and a [`PathQuery`], its [cost](PathCosts) or the missing condition, by the
+//!   [checks](check). It depends neither on the size nor on earlier operations.
 //! - [`PathPlan::choose`] picks the fastest for a size and one operation's [`PathHistory`], [`PathPlan::rank`] shows the order.
 //! - [`may_retry`] decides whether another path may be tried.
 

@@ -1,4 +1,4 @@
-//! Path plans: which kinds of path are available for a query, and at what cost.
+//! Path plans: the available kinds of path for a query, and their costs.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -56,7 +56,7 @@ pub struct PathPlan {
 pub struct Chosen<'a> {
     /// The path.
     pub(crate) path: &'a AvailablePath,
-    /// From begin to awaited completion, for the size that was asked about.
+    /// From begin to awaited completion, for the requested size.
     pub(crate) estimate: Duration,
 }
 
@@ -66,7 +66,7 @@ impl Chosen<'_> {
         self.path.kind
     }
 
-    /// From begin to awaited completion, for the size that was asked about.
+    /// From begin to awaited completion, for the requested size.
     pub fn estimate(&self) -> Duration {
         self.estimate
     }

@@ -36,7 +36,7 @@ pub(crate) struct ImportCache {
     mapped: Arc<AtomicUsize>,
     /// A sweep waits for its turn.
     sweeping: AtomicBool,
-    /// How often the system was asked whether a peer has its memory.
+    /// Queries of the system whether a peer has its memory.
     looks: AtomicU64,
 }
 
@@ -110,7 +110,7 @@ impl ImportCache {
     /// What is known of the memory.
     pub(crate) fn find(&self, memory_key: &RemoteMemoryKey) -> Found {
         let Some((memory, owner)) = self.lock().touch(memory_key) else { return Found::Closed };
-        // Asks the system: not under the lock.
+        // Queries the system: not under the lock.
         match owner.seen.get_or(|| self.look(&owner)) {
             true => Found::Open(memory),
             false if owner.has_let_go() => Found::Gone,

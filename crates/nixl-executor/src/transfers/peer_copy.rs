@@ -66,7 +66,7 @@ pub(crate) struct PeerCopy {
     /// Open as long as the copy may use it. Field order: after the copy.
     imports: Imports,
     leased: Leased,
-    /// Tells the peer. `None` if these are not all bytes.
+    /// Notifies the peer. `None` if these are not all bytes.
     notifier: Option<CompletionNotifier>,
 }
 

@@ -70,9 +70,11 @@ pub enum ChannelError {
         name: WorkerName,
     },
     /// The channel answered with the entry of another worker.
-    #[error("the channel returned an entry of `{found}` for `{wanted}`: it is damaged or lies")]
+    #[error(
+        "the channel returned an entry of `{found}` for `{wanted}`: its store is damaged or forged"
+    )]
     WrongEntry {
-        /// The name that was asked for.
+        /// The requested name.
         wanted: WorkerName,
         /// The name in the entry.
         found: WorkerName,
@@ -110,7 +112,7 @@ pub enum ChannelError {
         place: String,
     },
     /// A message that should be one of the channel's protocol is none.
-    #[error("{what} is malformed: the other side is no channel of this kind, or lies")]
+    #[error("{what} is malformed: the other side is no channel of this kind, or sends forged data")]
     Malformed {
         /// Which message.
         what: &'static str,
@@ -125,7 +127,7 @@ pub enum ChannelError {
     },
     /// A message could not be sealed, or its seal does not hold.
     #[cfg(feature = "seal")]
-    #[error("the seal of a message does not hold")]
+    #[error("the seal of a message is not valid")]
     Sealed(#[from] SealError),
 }
 

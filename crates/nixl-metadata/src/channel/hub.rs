@@ -219,7 +219,7 @@ impl Hub {
         }
     }
 
-    /// Asks a worker of this hub.
+    /// Sends a request to a worker of this hub.
     pub(crate) async fn ask(
         &self,
         from: &WorkerName,

@@ -53,7 +53,7 @@ pub struct Request {
     answer: Answer,
 }
 
-/// The way back to the one that asked.
+/// The way back to the requester.
 struct Answer {
     to: WorkerName,
     /// Of a sealed request.

@@ -1,4 +1,4 @@
-//! The same object inside a larger message, in any format for people.
+//! The same object inside a larger message, in any human-readable format of serde.
 
 use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;

@@ -85,7 +85,7 @@ impl ExportMetadata {
         })
     }
 
-    /// Says which of the memory other processes of the host can open, in ascending order. The positions of a share count the
+    /// Sets the memory that other processes of the host can open, in ascending order. The positions of a share count the
     /// parts of all layouts, those of the first layout first.
     ///
     /// # Errors
@@ -106,7 +106,7 @@ impl ExportMetadata {
         Ok(self)
     }
 
-    /// Says where processes of the host claim write grants: the page that the owner's [`SlotAddress`]s name.
+    /// Sets the place at which processes of the host claim write grants: the page that the owner's [`SlotAddress`]s name.
     ///
     /// # Errors
     ///
@@ -121,7 +121,7 @@ impl ExportMetadata {
         Ok(self)
     }
 
-    /// Says which tensor each block of some layouts is, by the positions of the layouts in ascending order.
+    /// Sets the tensors that the blocks of some layouts are, by the positions of the layouts in ascending order.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Sections: the part of a message in which later releases say more. Offers have it from version 4 on.
+//! Sections: the extensible part of a message. Offers have it from version 4 on.
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
@@ -11,8 +11,8 @@
 //! skipped without a look at its content, its length apart, or refused if it is required. The other bits of the flags are
 //! refused in a known section, whose content they could change, and ignored in one that is skipped.
 //!
-//! The content of an id never changes: not a field, not a byte more at its end. A release that has to say more adds a
-//! section with a new id, beside the old one while readers need that. Ids are never used again.
+//! The content of an id never changes: not a field, not a byte more at its end. New content gets a section with a new
+//! id, beside the old one while readers need that. Ids are never used again.
 //!
 //! Offers and exports draw on one list of ids, so an id means the same in both. Each has only its own:
 //!

@@ -1,4 +1,4 @@
-//! Lists on the wire, whose claimed length is not believed.
+//! Lists on the wire, allocated by their content and not by their claimed length.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -17,7 +17,7 @@ pub enum NativeVersion {
 }
 
 impl NativeVersion {
-    /// The newest: what is written unless another is asked for.
+    /// The newest, and the default for writing.
     pub const CURRENT: Self = Self::V4;
 
     /// The number on the wire.

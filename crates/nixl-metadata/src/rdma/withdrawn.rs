@@ -1,4 +1,4 @@
-//! Metadata in place of that of an offer whose memory is its owner's again.
+//! Metadata of withdrawn offers, which reaches no memory.
 
 use std::sync::Arc;
 

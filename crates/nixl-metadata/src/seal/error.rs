@@ -8,7 +8,7 @@ use nixl_device::Advice;
 pub enum SealError {
     /// A text is no key of PASETO v4.
     #[error(
-        "that is no PASERK key of version 4 of this kind: `k4.local.`, `k4.secret.` or `k4.public.`, and base64"
+        "not a PASERK key of version 4 of this kind: expected `k4.local.`, `k4.secret.` or `k4.public.`, and base64"
     )]
     BadKey,
     /// The message is no token of PASETO v4, or damaged beyond recognition.
@@ -32,7 +32,7 @@ pub enum SealError {
     #[error("the seal is for another audience")]
     OtherAudience,
     /// The seal is of another worker, another start of it, another request or another kind of message.
-    #[error("the seal is of another {what}: it was taken from its place")]
+    #[error("the seal is of another {what}: its message was moved or replayed")]
     OtherPlace {
         /// What differs.
         what: &'static str,

@@ -7,15 +7,15 @@
 //!
 //! The claims are PASETO's: `aud` is the audience, `sub` the worker, `exp` the expiry, `iat` the time of sealing, `jti` the id of a
 //! request; `use` is an entry, a request or a reply, `inc` the incarnation, `data` the bytes in base64. The footer
-//! has the key's PASERK id in `kid`, by which an opener chooses among its keys: a new key is given to openers first, then to
-//! sealers, then the old one is taken away.
+//! has the key's PASERK id in `kid`, by which an opener chooses among its keys. To replace a key, give the new one to the openers,
+//! then to the sealers, then remove the old one.
 //!
 //! # Replay
 //!
 //! A seal is bound to its use, its worker, its incarnation and its audience, and ends by its expiry. An entry is refused under
 //! another name or incarnation; a reply, for another request. Within its time, an entry that was withdrawn can be shown
-//! again, and a request can be sent again: what a request does twice has to be harmless, as the grant of a ticket is that ends by
-//! its own time.
+//! again, and a request can be sent again. So a repeated request has to be harmless, such as one for a ticket with a time to
+//! live.
 
 mod claims;
 mod error;

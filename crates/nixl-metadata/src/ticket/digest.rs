@@ -1,7 +1,7 @@
 //! The digest of a ticket.
 //!
-//! It finds accidents, and what a holder changed without computing it anew: XXH3 is no signature. The owner does not rely on
-//! it; a reader compares it with the one that the owner published.
+//! It detects accidents, and changes by a holder that does not recompute it: XXH3 is no signature. The owner does not rely on
+//! it; a reader compares it with the owner's published one.
 //!
 //! The owner publishes the digest to peers that do not hold the ticket. It has 64 bits, so it leaves at least 64 of the token's
 //! 128 unknown, provided that a token is used for one ticket only.

@@ -1,4 +1,4 @@
-//! Tickets: what the owner of an export hands out for each grant.
+//! Tickets, which an export's owner makes for its grants and peers present.
 
 mod codec;
 mod digest;

@@ -156,7 +156,7 @@ fn faults_are_named() {
         ticket(json!("?")),
         "the ticket is not padded standard base64: pass on the text as it was serialised"
     );
-    assert_eq!(ticket(json!("")), "the ticket ends too early: the rest was lost on the way");
+    assert_eq!(ticket(json!("")), "the ticket ends too early: the rest was lost in transit");
     assert_eq!(
         ticket(base64(&[&good[..], &[0]].concat())),
         "the ticket is followed by other bytes: pass on exactly one message, as it was encoded"

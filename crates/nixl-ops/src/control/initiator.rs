@@ -41,10 +41,10 @@ struct Inner {
 /// A write to an offer.
 #[derive(Debug)]
 struct Write {
-    /// The agent that is asked, and whose answer counts.
+    /// The queried agent, whose answer counts.
     owner: PeerId,
     state: State,
-    /// When it was asked first.
+    /// The time of the first query.
     asked: Duration,
 }
 
@@ -449,7 +449,7 @@ mod tests {
             })
         }
 
-        /// Asks the owner for an offer.
+        /// Sends the owner the claim of an offer.
         fn ask(&self, owner: &str) -> NotificationKey {
             let key = NotificationKey::random();
             self.0.ask(&key, &PeerId::new(owner), self.1.now());

@@ -88,13 +88,13 @@ impl Owner {
         }
     }
 
-    /// Asks the agents of offers that were given up whether they are writing.
+    /// Queries the agents of offers that were given up: are they writing?
     pub(crate) fn query(&self, table: &PassiveTable) {
         for (entry, agent) in table.wanted_words() {
             let Some(token) = entry.token() else { continue };
             let key = entry.key().as_bytes();
             let query = ControlMessage { key, token, verb: ControlVerb::Query }.encode();
-            // Asked again at the next look.
+            // Queried again at the next poll.
             let _ = self.transport.notify(&PeerId::new(agent), &query);
         }
     }

@@ -37,7 +37,7 @@ pub enum StaleRead {
     NotGranted,
     /// The owner has not filled all layers of the read.
     #[error(
-        "the layers below {ready} are ready, and those below {asked} are to be read: discard what was read and ask for them later"
+        "the layers below {ready} are ready, and those below {asked} are requested: discard the bytes and request them later"
     )]
     NotReady {
         /// The layers below this one are ready.
@@ -47,7 +47,7 @@ pub enum StaleRead {
     },
     /// The owner's words have no such slot.
     #[error(
-        "the owner's words have no slot {slot}: the ticket is of another export or forged; discard what was read"
+        "the owner's words have no slot {slot}: the ticket is of another export or forged; discard the bytes"
     )]
     NoSlot {
         /// The requested slot.

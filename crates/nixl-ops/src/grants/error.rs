@@ -64,9 +64,9 @@ pub enum GrantError {
         "the grant is not valid yet: the work that fills its blocks is not done; try again later"
     )]
     Unpublished,
-    /// Layers are asked for that are not ready.
+    /// The requested layers are not ready.
     #[error(
-        "the layers below {ready} are ready, and those below {asked} are to be read; ask for them later"
+        "the layers below {ready} are ready, and those below {asked} are requested; request them later"
     )]
     NotReady {
         /// The layers below this one are ready.
@@ -85,7 +85,7 @@ pub enum GrantError {
     },
     /// The ticket names other blocks, layers or rights than its owner granted.
     #[error(
-        "the ticket is not as its owner gave it: slot {slot} grants other blocks, layers or rights; ask for a new ticket"
+        "the ticket differs from its owner's: slot {slot} grants other blocks, layers or rights; ask for a new ticket"
     )]
     NotGranted {
         /// The slot.

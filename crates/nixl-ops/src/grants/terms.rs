@@ -1,4 +1,4 @@
-//! The terms and the identity of a grant.
+//! Terms and identity of a grant.
 
 use std::fmt;
 use std::num::NonZeroU32;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::spec::OfferSpec;
 
-/// Agents that are asked about each offer of their time that is given up without having been used.
+/// Agents that are queried about each offer of their time that is given up unused.
 #[derive(Debug, Default)]
 pub(super) struct Announced {
     by_agent: HashMap<Box<str>, Agent>,

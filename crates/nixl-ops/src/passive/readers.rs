@@ -76,7 +76,7 @@ pub(super) struct Looks {
 }
 
 impl Looks {
-    /// A look is followed by so many times of its length without one.
+    /// The pause after a scan, in its durations.
     const REST: u32 = 20;
 
     /// When to ask again, and the one that is to be looked at now, if a look is due.

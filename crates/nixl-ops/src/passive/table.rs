@@ -28,7 +28,7 @@ use crate::slots::OfferPage;
 use crate::sync::{Mutex, lock};
 use crate::{BlockingThread, Clock, EndedOffer, OperationError, OperationOptions, OperationStatus};
 
-/// What a look at the slots found at most.
+/// The most that a poll of the slots found.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum SlotsFound {
     Nothing,
@@ -46,7 +46,7 @@ pub(crate) struct PassiveTable {
     quarantine: Mutex<Vec<Arc<PassiveEntry>>>,
     /// Entries whose peers' messages are not waited for any more, and taken when they come.
     dormant: AtomicUsize,
-    /// Whether the peers of the quarantine are being asked about on the blocking thread.
+    /// Whether the peers of the quarantine are being checked on the blocking thread.
     checking: AtomicBool,
     retained: Mutex<VecDeque<Retained>>,
     /// What of it has outlived the life time of its offer.
@@ -58,7 +58,7 @@ pub(crate) struct PassiveTable {
     next_expiry: AtomicU64,
     proofs: OnceLock<Proofs>,
     announced: Mutex<Announced>,
-    /// How many agents were asked for their messages.
+    /// The number of queried agents.
     asked: AtomicUsize,
     pub(crate) page: Arc<OfferPage>,
     /// The grants of this connection's exports.

@@ -1,4 +1,4 @@
-//! The owner of the model: its cache, what it granted, and what it knows of the ends of grants.
+//! The owner of the model: its cache, its grants and their ends.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -49,7 +49,7 @@ pub(super) struct Granted {
     pub(super) owner: u32,
     /// The owner has ended it, or found its blocks free.
     pub(super) is_over: Cell<bool>,
-    /// A reader has said that it is done, or the owner is dead.
+    /// A reader has sent `done`, or the owner is dead.
     pub(super) may_be_over: Cell<bool>,
     expires: Duration,
 }

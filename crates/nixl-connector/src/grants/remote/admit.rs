@@ -1,4 +1,4 @@
-//! Admission of tickets: what is refused before anything moves.
+//! Admission of tickets: the refusals before the first byte moves.
 
 use std::ops::Range;
 use std::sync::Arc;

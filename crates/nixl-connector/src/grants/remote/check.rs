@@ -202,7 +202,7 @@ pub(super) fn check_of_layers(ticket: &Ticket, layers: &Range<usize>) -> WordChe
     check_of(ticket).of_layers_below(layers.end as u64)
 }
 
-/// What is said of a grant that does not stand, or whose layers are not ready.
+/// The error of a grant that has ended, or whose layers are not ready.
 pub(super) fn refused(stale: StaleRead) -> TransportError {
     match stale {
         StaleRead::NotGranted => TransportError::NotGranted,

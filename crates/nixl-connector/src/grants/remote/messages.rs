@@ -11,7 +11,7 @@ use crate::grants::error::TicketError;
 use crate::grants::write::key_of;
 
 impl RemoteExport {
-    /// Tells the owner that this import is done with a ticket: its grant ends once all its readers have said so, and its memory may
+    /// Notifies the owner that this import is done with a ticket: its grant ends once all its readers have done so, and its memory may
     /// be freed then. Saying it again changes nothing. Reads by the ticket are [`Stale`](crate::TransportError::Stale) from here
     /// on, and those that are under way, also cancelled ones, are waited for.
     ///
@@ -43,7 +43,7 @@ impl RemoteExport {
         self.tell_owner(ticket, GrantMessageKind::Done).await
     }
 
-    /// Asks the owner to give a ticket's grant its time to live anew, from when the message arrives. Reads by the ticket go on
+    /// Requests that the owner restarts the time to live of a ticket's grant, from the arrival of the message. Reads by the ticket go on
     /// beyond its own time once that is so, which each looks up by the words of the grant; a write is claimed, which decides. A peer
     /// whose transfers may take longer than the time to live asks well before its end, and again: an owner that awaits nothing takes
     /// messages once a second.

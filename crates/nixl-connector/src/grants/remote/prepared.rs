@@ -113,7 +113,7 @@ impl PreparedBlocks {
     const MOST_PIECES: usize = 1 << 16;
     /// Pairs of layouts.
     const MOST_PAIRS: usize = 4;
-    /// Reads of a pair before the engine is asked: layouts that are made for a read are not worth it.
+    /// Reads of a pair before lists are prepared: layouts that are made for a read are not worth it.
     const READS: u32 = 2;
 
     pub(super) fn get(&self, layout: usize, local: &Layout) -> Option<Arc<PreparedPair>> {

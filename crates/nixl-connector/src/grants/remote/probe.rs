@@ -1,4 +1,4 @@
-//! The probes of an import: the first bytes of each layout are read, after the owner was found to have the export open.
+//! The probes of an import: reads of the first bytes of each layout, after a check that the owner has the export open.
 
 use std::sync::Arc;
 use std::time::Duration;

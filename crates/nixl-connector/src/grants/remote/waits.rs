@@ -1,7 +1,7 @@
 //! Waits for layers that are not ready.
 //!
-//! The owner is asked once for each grant, by a message, and tells how many layers are ready whenever that rises, and the end of the
-//! grant. What counts is the words of the grant, at which a wait looks when it begins and when it was told.
+//! The reader sends one message for each grant. The owner answers with the number of ready layers at each rise, and at the end of the
+//! grant. The words of the grant decide: a wait reads them when it begins and after each answer.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::ConnectorError;
 #[cfg(doc)]
 use crate::grants::error::TicketError;
 
-/// The grants of whose layers an import is told.
+/// The grants whose layers an import watches.
 pub(super) struct WatchedGrants {
     by_generation: Mutex<RecentMap<u64, Arc<LayerWatch>>>,
 }
@@ -55,7 +55,7 @@ impl RemoteExport {
     /// Waits until the layers of a ticket below this one are ready, and returns how many are: those are read as their owner has filled
     /// them. Of a ticket of blocks that [some work](crate::GrantOptions::after) fills, until that is done.
     ///
-    /// The owner says when it is so: nothing is polled, but for one look a second in case its message is lost.
+    /// The owner sends a message then: nothing is polled, but for one poll a second in case the message is lost.
     ///
     /// Cancel safe.
     ///

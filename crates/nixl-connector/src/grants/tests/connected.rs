@@ -1,4 +1,4 @@
-//! Connections that end before a read, and exports that end before a probe: what is read is memory that its owner still keeps.
+//! Connections that end before a read, and exports that end before a probe: reads reach only memory that its owner still keeps.
 
 use nixl_ops::{Driver, PeerId, Transport};
 

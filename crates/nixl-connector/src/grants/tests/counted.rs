@@ -1,4 +1,4 @@
-//! Metrics of transfers of blocks, and what is left out of them, as a recorder counts both sides.
+//! Metrics of transfers of blocks on both sides, and the events that they leave out.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

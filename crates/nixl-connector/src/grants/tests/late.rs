@@ -1,4 +1,4 @@
-//! Nothing is posted once the time of a ticket is over, nor left posted for longer than its owner waits.
+//! Expired tickets: no post after the expiry, and none in flight for longer than the owner waits.
 
 use super::*;
 use crate::TransferLimits;

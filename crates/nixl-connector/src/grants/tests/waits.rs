@@ -1,4 +1,4 @@
-//! Waits for layers end by a message of the owner, within no look's time, and with the grant.
+//! Waits for layers, which end by a message of the owner, before the next poll of its words, or with the grant.
 
 use tokio::task::JoinHandle;
 

@@ -1,4 +1,4 @@
-//! Writes by tickets: of what was granted alone, and with their place among the transfers until they are quiet.
+//! Writes by tickets: of granted blocks alone, each with its permit until its engine is quiet.
 
 use std::pin::Pin;
 use std::sync::mpsc;

@@ -1,9 +1,9 @@
 //! Reads of the words of grants through the engine: one request for all reads that had ended before it was posted.
 //!
 //! A read *joins* once the completion of its bytes was seen. If no request is in flight, the first that is polled posts one for
-//! all that have joined; otherwise they wait for its end, and the next request is theirs: what one in flight brings may be older
-//! than their bytes. A request is the queue's and not that of the read which has posted it: it goes on if that is dropped or its
-//! time is over, and answers the others. Its room is used again once the engine has answered.
+//! all that have joined; otherwise they wait for its end, and the next request is theirs: words of a request in flight may be older
+//! than their bytes. The queue owns a request: it goes on if the read that posted it is dropped or times out, and completes the
+//! other reads. Its buffer is used again after the engine's answer.
 //!
 //! If all its slots lie in one window, the request is one that was prepared before and is posted again, which spares the engine
 //! most of what a short read costs.

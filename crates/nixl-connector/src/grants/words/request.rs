@@ -151,7 +151,7 @@ impl Execution for WordRequest {
         // A part of a failed request may still arrive.
         let room = self.room.take().filter(|_| asked.is_ok());
         self.queue.ended(room, Vec::new());
-        // A failure has been told to each.
+        // Each has got the failure.
         Poll::Ready(Ok(()))
     }
 

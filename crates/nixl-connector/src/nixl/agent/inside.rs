@@ -87,7 +87,7 @@ impl Inside {
         drop(self.lists.try_remove(place));
     }
 
-    /// Takes the notifications that have arrived, if there are any. Also of a look that failed.
+    /// Takes the notifications that have arrived, if there are any, also of a poll that failed.
     pub(in super::super) fn take_notifications(
         &mut self,
     ) -> (Option<NotificationMap>, Result<(), NixlError>) {

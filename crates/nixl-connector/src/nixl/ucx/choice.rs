@@ -1,6 +1,6 @@
 //! The settings of UCX that the connector chooses for a machine, and its network devices if it has more than UCX takes.
 //!
-//! `cargo xtask doctor` compiles this file too: so it prints and tries what connectors choose.
+//! `cargo xtask doctor` compiles this file too, so it prints and tries the choice of connectors.
 
 use std::env;
 use std::fs;

@@ -11,7 +11,7 @@ const SHARED_MEMORY: [&str; 4] = ["MM", "POSIX", "SYSV", "XPMEM"];
 const LARGEST_ELEMENT: u32 = 1 << 16;
 const MOST_ELEMENTS: u32 = 1 << 15;
 
-/// What UCX asks for the places of devices, by name.
+/// The settings of UCX's places of devices, by name.
 const TOPOLOGIES: [&str; 2] = ["sysfs", "default"];
 
 /// A wait of UCX, in seconds, eight of which were seen in the load of its library.

@@ -19,7 +19,7 @@ use crate::nixl::{NixlOptions, NixlUnavailable};
 
 const FIXED: &str = "UCX reads it once, when its library is loaded: set the variable in the environment before the program starts";
 
-/// The settings of one connector, decided before UCX is asked. By their names without `UCX_`.
+/// The settings of one connector, decided before UCX checks them. By their names without `UCX_`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(in crate::nixl) struct Plan(BTreeMap<String, (String, SettingSource)>);
 

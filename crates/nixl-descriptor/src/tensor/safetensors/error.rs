@@ -57,7 +57,7 @@ pub enum SafetensorsError {
         dtype: String,
     },
     /// A tensor has a shape that is none.
-    #[error("the shape of the tensor {name:?} is no tensor's: {error}")]
+    #[error("the shape of the tensor {name:?} is invalid: {error}")]
     BadShape {
         /// The name of the tensor.
         name: String,

@@ -1,4 +1,4 @@
-//! Fork: telling a process from those that were forked from it, and keeping what belongs to one out of the other.
+//! Forks: the generation of a process, and values that belong to one process alone.
 //!
 //! The child of a fork has the memory of its parent and one of its threads. A lock that another thread held stays locked in it, a channel
 //! leads to no thread, and files, shared pages and epoll sets are the parent's too. So inherited values are neither used nor dropped in a

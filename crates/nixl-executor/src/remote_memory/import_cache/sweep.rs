@@ -38,7 +38,7 @@ impl ImportCache {
         self.close(|owner| *owner.peer == *peer);
     }
 
-    /// *Blocking.* Closes what processes had that have ended.
+    /// *Blocking.* Closes the memory of processes that have ended.
     pub(super) fn close_of_ended(&self) {
         self.close(|owner| owner.process.as_ref().is_some_and(|p| p.process().has_ended()));
     }

@@ -32,7 +32,7 @@ pub(super) struct RemoteCopyInitiator {
     /// The first thing that went wrong.
     failure: Option<TransportError>,
     last_heard: Duration,
-    /// When the peer was last asked to stop.
+    /// The time of the last request to the peer to stop.
     recalled: Option<Duration>,
     process: ProcessWatch,
     /// When it was last looked at.

@@ -31,7 +31,7 @@ impl RemoteCopies {
         Self { sessions: Arc::clone(sessions), context: Arc::new(context) }
     }
 
-    /// Asks the peer to copy, to or from GPU memory of this side.
+    /// Requests a copy by the peer, to or from GPU memory of this side.
     pub(crate) fn begin(
         &self,
         request: &TransferRequest<'_>,
@@ -182,7 +182,7 @@ fn ranges(
         let offset = |address: u64| share.offset().wrapping_add(address).wrapping_sub(first);
         Some(ExportedRange { handle, offsets: run.iter().map(|d| offset(d.address())).collect() })
     };
-    // Before the driver is asked for each.
+    // Before the driver is queried for each.
     let runs = descriptors.chunk_by(|a, b| a.region().id() == b.region().id()).count();
     if descriptors.len() > messages::MAX_RANGE_OFFSETS || runs > messages::MAX_EXPORTED_RANGES {
         let reason = format!(

@@ -5,7 +5,7 @@
 //! | `entry/{worker}` | an entry | its owner's lease |
 //! | `inbox/{worker}` | the incarnation of the one that takes requests | its lease |
 //! | `request/{worker}/{id}` | a request | its lease, or the worker |
-//! | `reply/{id}` | a reply | its lease, or the one that asked |
+//! | `reply/{id}` | a reply | its lease, or the requester |
 //!
 //! A name of a worker is written in hexadecimal digits, so that none begins another. etcd's own limit of a request is 1.5 MiB, of
 //! which base64 leaves about 1 MiB.

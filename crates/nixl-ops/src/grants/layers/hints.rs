@@ -36,7 +36,7 @@ struct Watched {
     messages: u64,
     /// The largest number of layers in them.
     layers: u64,
-    /// When the owner was asked last.
+    /// The time of the last request to the owner.
     asked: Option<Duration>,
     /// The number of the last wait.
     last: u64,

@@ -47,7 +47,7 @@ impl Driver {
 }
 
 impl GrantTable {
-    /// Tells a reader of this process of the layers of a grant.
+    /// Notifies a reader of this process of the layers of a grant.
     ///
     /// # Errors
     ///

@@ -17,7 +17,7 @@ pub(in crate::grants) type Told = (Arc<Watcher>, u64);
 /// The notified readers of one grant.
 #[derive(Debug, Default)]
 pub(in crate::grants) struct Watchers {
-    /// In the order in which they asked last.
+    /// In the order of their last requests.
     all: Vec<Arc<Watcher>>,
     /// The agents that have asked: the engine may be connected to each.
     agents: Vec<Box<str>>,

@@ -87,7 +87,7 @@ impl Grant {
         self.published.is_some() && self.layers >= self.last
     }
 
-    /// What its readers are told now.
+    /// The present notice for its readers.
     pub(super) fn told(&self) -> Vec<Told> {
         self.watchers.told(self.layers).collect()
     }

@@ -118,7 +118,7 @@ impl PassiveEntry {
         self.let_go_before(|| {})
     }
 
-    /// Gives back what can be given back of an offer that was given up. Returns whether all can.
+    /// Gives back the free memory of an offer that was given up. Returns whether all is free.
     fn let_go_before(self: &Arc<Self>, wake: impl FnOnce()) -> bool {
         // The lock is not held in what follows.
         let revoked = lock(&self.state).revoke(self);
