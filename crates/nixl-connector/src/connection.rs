@@ -98,7 +98,7 @@ impl Connection {
         let knowledge = PeerKnowledge::new(of, &peers, &slots, (&control, &work));
         let (lost, introduced) = (knowledge.clone(), knowledge.clone());
         let exited = knowledge.clone();
-        slots.set_on_exit(move |pid| exited.close_pages_soon(pid));
+        slots.set_on_exit(move |page| exited.close_soon(page));
         driver.mailboxes(&slots).set_on_introduced(move |peer, pid| {
             introduced.let_go_at_exit(peer, pid);
         });

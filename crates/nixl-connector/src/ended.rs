@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
+use nixl_descriptor::SharedName;
 use nixl_device::{ProcessError, ProcessExits};
 use nixl_ops::{
     BlockingThread as _, ConnectionExecutor, Driver, OnLeaving, PeerId, RemoteSlots, Transport,
@@ -126,11 +127,11 @@ impl PeerKnowledge {
         }));
     }
 
-    /// A process has ended that has pages of slots open here, whether or not it was a peer. Does not block.
-    pub(crate) fn close_pages_soon(&self, pid: u32) {
+    /// The owner of a page of slots has ended, whether or not it was a peer. Does not block.
+    pub(crate) fn close_soon(&self, page: SharedName) {
         let slots = Weak::clone(&self.slots);
         self.work.run(Box::new(move || {
-            slots.upgrade().into_iter().for_each(|slots| slots.close_of(pid));
+            slots.upgrade().into_iter().for_each(|slots| slots.close(&page));
         }));
     }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nixl_descriptor::{
     ForeignProcess, Presence, Rendezvous, RendezvousError, RendezvousState, SharedMemory,
@@ -140,14 +140,6 @@ fn child() {
     drop(rendezvous);
 }
 
-fn eventually(what: &str, mut is: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is() {
-        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 #[test]
 fn memory_goes_both_ways_between_namespaces_and_ends_with_its_owner() {
     let test = "memory_goes_both_ways_between_namespaces_and_ends_with_its_owner";
@@ -191,8 +183,11 @@ fn memory_goes_both_ways_between_namespaces_and_ends_with_its_owner() {
 
     let held = SharedMemory::new(100).unwrap();
     assert_eq!(child.ask(&format!("open {}", text_of(&held.name()))), "0 true");
+    let (told, is_told) = std::sync::mpsc::channel();
+    let watch = theirs.watch_owner(move || told.send(()).unwrap()).unwrap();
     drop(child);
-    eventually("the end of the child", || theirs.presence() == Presence::Absent);
+    is_told.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert!(watch.process().has_ended() && theirs.presence() == Presence::Absent);
     assert!(!theirs.is_there() && !held.name().is_held_elsewhere());
     assert_eq!(memory.word(0).unwrap().load(SeqCst), 7, "what is mapped stays");
     drop(rendezvous);

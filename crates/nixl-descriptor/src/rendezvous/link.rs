@@ -5,9 +5,10 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use nixl_device::ProcessWatch;
 use nixl_device::locks::{lock, try_lock};
 
 use super::RendezvousError;
@@ -17,7 +18,7 @@ use crate::shared::{Presence, Unprovable};
 /// A connection to a process that gives its files to this one.
 pub(crate) struct Link {
     socket: OwnedFd,
-    process: OwnedFd,
+    process: Arc<ProcessWatch>,
     ended: AtomicBool,
     /// Whether the process has the requested files.
     files: Mutex<HashMap<Name, bool>>,
@@ -56,7 +57,7 @@ impl Link {
         };
         Ok(Self {
             socket,
-            process,
+            process: Arc::new(ProcessWatch::of_descriptor(process)),
             ended: AtomicBool::new(false),
             files: Mutex::default(),
             reading: Mutex::default(),
@@ -112,10 +113,15 @@ impl Link {
         };
         match known {
             Some(false) => Presence::Absent,
-            _ if wire::has_ended(&self.process) => Presence::Absent,
+            _ if self.process.has_ended() => Presence::Absent,
             Some(true) if self.is_live() => Presence::Here,
             _ => Presence::Unknown(Unprovable::NotMet),
         }
+    }
+
+    /// The process on the other side.
+    pub(crate) fn process(&self) -> &Arc<ProcessWatch> {
+        &self.process
     }
 
     /// Whether the connection lasts.

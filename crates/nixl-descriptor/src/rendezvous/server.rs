@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
+use nixl_device::ProcessWatch;
 use nixl_device::locks::lock;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -36,15 +37,14 @@ struct Client {
     /// `None` once the connection has ended.
     socket: Option<Arc<OwnedFd>>,
     /// After its first message.
-    process: Option<OwnedFd>,
+    process: Option<ProcessWatch>,
     given: HashSet<Name>,
 }
 
 impl Client {
     /// It may have files mapped that it got, also after the end of its connection.
     fn may_hold(&self) -> bool {
-        !self.given.is_empty()
-            && self.process.as_ref().is_none_or(|process| !wire::has_ended(process))
+        !self.given.is_empty() && self.process.as_ref().is_none_or(|process| !process.has_ended())
     }
 }
 
@@ -173,7 +173,7 @@ impl Shared {
             Incoming::Message(message) => match (message.kind, message.descriptor) {
                 (Kind::Hello, Some(process)) if client.process.is_none() => {
                     let is_process = wire::is_process(&process);
-                    client.process = is_process.then_some(process);
+                    client.process = is_process.then(|| ProcessWatch::of_descriptor(process));
                     is_process
                 }
                 (Kind::Open, None) if client.process.is_some() => {

@@ -4,7 +4,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use nixl_device::{
-    FileIdentity, ProcessError, ProcessWatch, SharedError, proc_is_of_this_namespace,
+    ExitWatch, FileIdentity, ProcessError, ProcessExits, ProcessWatch, SharedError,
+    proc_is_of_this_namespace,
 };
 
 use super::own;
@@ -145,6 +146,22 @@ impl SharedName {
     #[must_use]
     pub fn is_by_rendezvous(&self) -> bool {
         rendezvous::link_of(&self.name).is_some()
+    }
+
+    /// Calls `on_exit` once, when the process that is named has ended, as [`ProcessExits::watch`] does: also one in another PID
+    /// namespace.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn watch_owner(
+        &self,
+        on_exit: impl FnOnce() + Send + 'static,
+    ) -> Result<ExitWatch, ProcessError> {
+        match rendezvous::link_of(&self.name) {
+            Some(link) => ProcessExits::global().watch_process(link.process(), on_exit),
+            None => ProcessExits::global().watch(self.pid, None, on_exit),
+        }
     }
 
     /// Whether a process in another PID namespace that got this process's file by a rendezvous may have it mapped: it runs.

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use nixl_descriptor::{SharedMemoryError, SharedName};
+use nixl_device::ExitWatch;
 use nixl_device::locks::{lock, try_lock};
-use nixl_device::{ExitWatch, ProcessExits};
 use nixl_metadata::{RdmaMetadata, SlotAddress};
 
 use super::page::OfferPage;
@@ -24,7 +24,7 @@ pub struct RemoteSlots {
     on_exit: OnceLock<OnExit>,
 }
 
-type OnExit = Arc<dyn Fn(u32) + Send + Sync>;
+type OnExit = Arc<dyn Fn(SharedName) + Send + Sync>;
 
 impl Default for RemoteSlots {
     fn default() -> Self {
@@ -84,9 +84,9 @@ impl RemoteSlots {
         Self { by_name: Mutex::new(RecentMap::new(Self::KEPT)), pid, on_exit: OnceLock::new() }
     }
 
-    /// Sets what is called, from a thread that must not block, with the identifier of a process that has ended while a page of it was
-    /// open here. Only the first call counts.
-    pub fn set_on_exit(&self, on_exit: impl Fn(u32) + Send + Sync + 'static) {
+    /// Sets what is called, from a thread that must not block, with each open page whose owner's process has ended: to
+    /// [close](Self::close) it. Only the first call counts.
+    pub fn set_on_exit(&self, on_exit: impl Fn(SharedName) + Send + Sync + 'static) {
         let _ = self.on_exit.set(Arc::new(on_exit));
     }
 
@@ -102,6 +102,13 @@ impl RemoteSlots {
             Known::Own(own) => Some(Reached::Own(Arc::clone(own))),
             Known::Unreachable => None,
         }
+    }
+
+    /// *Blocking.* Closes a page.
+    pub fn close(&self, page: &SharedName) {
+        let closed = self.lock().remove(page);
+        // Unmapped outside the lock.
+        drop(closed);
     }
 
     /// *Blocking.* Closes the pages of an ended process.
@@ -146,9 +153,9 @@ impl RemoteSlots {
     fn map(&self, name: &SharedName) -> Result<(MappedPage, Option<ExitWatch>), SharedMemoryError> {
         let is_foreign = name.is_by_rendezvous();
         // Before the page is opened, so that a process which takes the number later is not taken for the owner.
-        let exit = self.on_exit.get().filter(|_| !is_foreign).and_then(|on_exit| {
-            let (on_exit, pid) = (Arc::clone(on_exit), name.pid);
-            let watch = ProcessExits::global().watch(pid, None, move || on_exit(pid));
+        let exit = self.on_exit.get().and_then(|on_exit| {
+            let (on_exit, name) = (Arc::clone(on_exit), *name);
+            let watch = name.watch_owner(move || on_exit(name));
             // Where none can be had, the page goes with the peer or by a sweep.
             watch
                 .inspect_err(|error| tracing::debug!(%error, "an owner of slots is not watched"))
@@ -274,15 +281,15 @@ mod tests {
         let slots = Arc::new(RemoteSlots::default());
         let (closed, is_closed) = mpsc::channel();
         let of_exit = Arc::downgrade(&slots);
-        slots.set_on_exit(move |pid| {
-            of_exit.upgrade().into_iter().for_each(|slots| slots.close_of(pid));
-            closed.send(pid).unwrap();
+        slots.set_on_exit(move |page| {
+            of_exit.upgrade().into_iter().for_each(|slots| slots.close(&page));
+            closed.send(page).unwrap();
         });
         slots.open_page(&page);
         assert!(slots.reached(&page).is_some());
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(is_closed.recv(), Ok(page.pid));
+        assert_eq!(is_closed.recv(), Ok(page));
         assert!(!slots.knows(&page));
     }
 

@@ -96,41 +96,34 @@ impl ProcessExits {
         start_time: Option<u64>,
         on_exit: impl FnOnce() + Send + 'static,
     ) -> Result<ExitWatch, ProcessError> {
-        let refused =
-            |errno: Errno| ProcessError::Refused { pid, error: io::Error::from(errno).into() };
         let mut state = self.lock();
-        let epoll = state.start(self, pid)?;
         // One that has not ended still has its number.
-        let known = state.by_pid.get(&pid).copied();
-        let known = known.and_then(|id| Some((id, Arc::clone(&state.watched.get(&id)?.process))));
-        let (known, process) = match known.filter(|(_, process)| !process.has_ended()) {
-            Some((id, process)) => (Some(id), process),
-            None => (None, Arc::new(ProcessWatch::open(pid)?)),
+        let known = state.by_pid.get(&pid).and_then(|id| state.watched.get(id));
+        let known = known.map(|watched| Arc::clone(&watched.process));
+        let process = match known.filter(|process| !process.has_ended()) {
+            Some(process) => process,
+            None => Arc::new(ProcessWatch::open(pid)?),
         };
         let is_another = start_time.is_some_and(|wanted| {
             process.start_time().is_some_and(|start_time| start_time != wanted)
         });
-        if is_another {
-            return Err(ProcessError::NotThere { pid });
+        match is_another {
+            true => Err(ProcessError::NotThere { pid }),
+            false => state.watch(self, &process, Box::new(on_exit)),
         }
-        let callback = state.next();
-        let of = match known {
-            Some(id) => id,
-            None => {
-                let id = state.next();
-                let data = epoll::EventData::new_u64(id);
-                let events = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
-                epoll::add(&*epoll, process.handle(), data, events).map_err(refused)?;
-                let watched = Watched { process: Arc::clone(&process), callbacks: HashMap::new() };
-                state.watched.insert(id, watched);
-                state.by_pid.insert(pid, id);
-                id
-            }
-        };
-        if let Some(watched) = state.watched.get_mut(&of) {
-            watched.callbacks.insert(callback, Box::new(on_exit));
-        }
-        Ok(ExitWatch { exits: self, process: LeakInChild::new(process), of, callback })
+    }
+
+    /// As [`watch`](Self::watch), for a process that is there by its descriptor, which all its watches share.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](ProcessError::Refused), as there.
+    pub fn watch_process(
+        &'static self,
+        process: &Arc<ProcessWatch>,
+        on_exit: impl FnOnce() + Send + 'static,
+    ) -> Result<ExitWatch, ProcessError> {
+        self.lock().watch(self, process, Box::new(on_exit))
     }
 
     /// Processes that are watched and have not ended as far as is known. Each takes a descriptor.
@@ -183,6 +176,40 @@ impl ProcessExits {
 }
 
 impl State {
+    fn watch(
+        &mut self,
+        exits: &'static ProcessExits,
+        process: &Arc<ProcessWatch>,
+        on_exit: Callback,
+    ) -> Result<ExitWatch, ProcessError> {
+        let pid = process.pid();
+        let epoll = self.start(exits, pid)?;
+        let is_this = |(_, watched): &(&u64, &Watched)| Arc::ptr_eq(&watched.process, process);
+        let of = match self.watched.iter().find(is_this) {
+            Some((&known, _)) => known,
+            None => {
+                let id = self.next();
+                let data = epoll::EventData::new_u64(id);
+                let events = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+                epoll::add(&*epoll, process.handle(), data, events).map_err(|errno| {
+                    ProcessError::Refused { pid, error: io::Error::from(errno).into() }
+                })?;
+                let watched = Watched { process: Arc::clone(process), callbacks: HashMap::new() };
+                self.watched.insert(id, watched);
+                if pid != 0 {
+                    self.by_pid.insert(pid, id);
+                }
+                id
+            }
+        };
+        let callback = self.next();
+        if let Some(watched) = self.watched.get_mut(&of) {
+            watched.callbacks.insert(callback, on_exit);
+        }
+        let process = LeakInChild::new(Arc::clone(process));
+        Ok(ExitWatch { exits, process, of, callback })
+    }
+
     /// The set of what the thread waits for, which is started unless it runs.
     fn start(
         &mut self,
@@ -308,6 +335,25 @@ mod tests {
         assert!(first.process().has_ended());
         drop((first, second, panics, theirs, told));
         assert!(tellings.recv_timeout(LIMIT).is_err(), "nothing is kept");
+    }
+
+    #[test]
+    fn a_process_that_is_known_by_a_descriptor_is_watched() {
+        let mut child = child();
+        let pid = rustix::process::Pid::from_child(&child);
+        let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+        let process = Arc::new(ProcessWatch::of_descriptor(handle.unwrap()));
+        let (told, tellings) = mpsc::channel();
+        let exits = ProcessExits::global();
+        let watch = |word| {
+            let told = told.clone();
+            exits.watch_process(&process, move || told.send(word).unwrap()).unwrap()
+        };
+        let watches = [watch(1), watch(1)];
+        drop(watch(2));
+        end(&mut child);
+        assert_eq!([(); 2].map(|()| tellings.recv_timeout(LIMIT).unwrap()), [1, 1]);
+        assert!(watches[0].process().has_ended() && tellings.try_recv().is_err());
     }
 
     #[test]

@@ -86,11 +86,18 @@ impl ProcessWatch {
         }
     }
 
+    /// The process of a descriptor that [`pidfd_open`](https://man7.org/linux/man-pages/man2/pidfd_open.2.html) made, as one that another
+    /// process sent. It may be of another PID namespace, so its number is not known here.
+    #[must_use]
+    pub fn of_descriptor(handle: OwnedFd) -> Self {
+        Self { handle, pid: 0 }
+    }
+
     pub(super) fn handle(&self) -> &OwnedFd {
         &self.handle
     }
 
-    /// The number it was opened by. Another process may have it once this one has ended.
+    /// The number it was opened by; 0 if by a [descriptor](Self::of_descriptor). Another process may have it once this one has ended.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid

@@ -44,15 +44,12 @@ impl ImportCache {
             self.sweep();
         }
         // Before the memory: a process that has not ended afterwards had the number all along.
-        let pid = match memory_key.name() {
-            // The sweeps find its end.
-            Some(name) if name.is_by_rendezvous() => None,
-            Some(name) => Some(name.pid),
-            None => by.pid,
-        };
-        let process = match pid {
-            Some(pid) => self.process(pid),
-            None => None,
+        let process = match memory_key.name() {
+            Some(name) if name.is_by_rendezvous() => {
+                noticed(name.watch_owner(self.closing())).map(Arc::new)
+            }
+            Some(name) => self.process(name.pid),
+            None => by.pid.and_then(|pid| self.process(pid)),
         };
         let mut mapped = None;
         let memory: Arc<dyn TransferBuffer> = match memory_key {
@@ -101,24 +98,22 @@ impl ImportCache {
         if let Some(known) = known.filter(|known| !known.process().has_ended()) {
             return Some(known);
         }
-        let (me, background) = (Weak::clone(&self.me), Arc::clone(&self.background));
-        let close = move || {
-            background.run(Box::new(move || {
-                me.upgrade().into_iter().for_each(|imports| imports.close_of_ended());
-            }));
-        };
-        let watch = ProcessExits::global().watch(pid, None, close);
-        let watch = watch.inspect_err(|error| {
-            // Sweeps close its memory.
-            if !matches!(error, ProcessError::NotThere { .. }) {
-                tracing::warn!(%error, "the end of a peer's process will be noticed late");
-            }
-        });
-        let watch = Arc::new(watch.ok()?);
+        let watch = noticed(ProcessExits::global().watch(pid, None, self.closing()));
+        let watch = Arc::new(watch?);
         let mut opened = self.lock();
         opened.processes.retain(|_, process| process.strong_count() > 0);
         opened.processes.insert(pid, Arc::downgrade(&watch));
         Some(watch)
+    }
+
+    /// What closes the memory of processes that have ended.
+    fn closing(&self) -> impl FnOnce() + Send + 'static {
+        let (me, background) = (Weak::clone(&self.me), Arc::clone(&self.background));
+        move || {
+            background.run(Box::new(move || {
+                me.upgrade().into_iter().for_each(|imports| imports.close_of_ended());
+            }));
+        }
     }
 
     /// Address space for the memory, for which others are closed that were not used for longer.
@@ -167,4 +162,15 @@ fn map(name: &SharedName) -> Result<Region, ImportError> {
         _ => ImportError::Failed(error.into()),
     })?;
     Region::try_from(memory).map_err(|e| ImportError::Failed(e.into()))
+}
+
+/// A watch, if there is one.
+fn noticed(watch: Result<ExitWatch, ProcessError>) -> Option<ExitWatch> {
+    let watch = watch.inspect_err(|error| {
+        // Sweeps close its memory.
+        if !matches!(error, ProcessError::NotThere { .. }) {
+            tracing::warn!(%error, "the end of a peer's process will be noticed late");
+        }
+    });
+    watch.ok()
 }
