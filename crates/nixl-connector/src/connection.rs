@@ -37,7 +37,7 @@ pub(crate) struct Connection {
     executor: Arc<dyn ConnectionExecutor>,
     driver: Arc<Driver>,
     control: ControlThread,
-    /// For long lists, large checksums, and what is kept for peers that have ended.
+    /// For long lists, large checksums, and the clean-up after peers that have ended.
     work: WorkThread,
     registrations: Arc<RegistrationCache>,
     peers: Arc<PeerTable>,

@@ -120,7 +120,7 @@ enum Subject {
     },
     AnyHost,
     Holders {
-        /// `None` if one of them cannot be told.
+        /// `None` if one of them is not known.
         files: Option<Arc<Vec<FileIdentity>>>,
         /// No process may be one that cannot be looked into.
         on_gpu: bool,

@@ -8,7 +8,7 @@ const NAME: &str = "shmem_enabled";
 
 /// # Errors
 ///
-/// [`RegionError::NoHugePages`] if the system gives none to memory that asks for them.
+/// [`RegionError::NoHugePages`] if the system gives none to memory that requests them.
 pub(crate) fn check() -> Result<(), RegionError> {
     check_by(|setting| std::fs::read_to_string(format!("{SETTINGS}/{setting}")).ok())
 }

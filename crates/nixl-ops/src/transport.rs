@@ -158,7 +158,7 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
         }
     }
 
-    /// Sets what is called with a peer once its connection is known to be dead, by a failed transfer or message, and the engine has
+    /// Sets the callback with a peer once its connection is known to be dead, by a failed transfer or message, and the engine has
     /// forgotten it. It must not block, and no lock of the engine's is held. Only the first call counts. By default it is dropped: the
     /// engine does not tell.
     fn set_on_lost(&self, on_lost: OnLost) {

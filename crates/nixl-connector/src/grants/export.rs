@@ -82,7 +82,7 @@ impl ExportOptions {
         self
     }
 
-    /// Where to tell how far the export has come.
+    /// The receiver of the export's progress.
     #[must_use]
     pub fn progress(mut self, progress: &ExportProgress) -> Self {
         self.progress = progress.clone();
@@ -381,7 +381,7 @@ impl ExportShared {
         Ok(ready.map_err(|_| TransportError::Stale)?)
     }
 
-    /// A layout by its position, and the layers of it that are asked for, or all.
+    /// A layout by its position, and its requested layers, or all.
     pub(super) fn layers_of(
         &self,
         layout: u16,

@@ -207,7 +207,7 @@ impl Grant {
     /// # Errors
     ///
     /// [`ConnectorError::WorkQueue`] if the queue does not take it. Then the grant has ended when this returns, which is sooner
-    /// than asked for, and as safe.
+    /// than requested, and as safe.
     pub fn end_on(self, queue: &dyn WorkQueue) -> Result<(), ConnectorError> {
         let ends = self.alive.ends;
         ends.table()?;

@@ -227,7 +227,7 @@ impl Populating {
             let (region, at) = (part.region(), part.offset());
             if let Err(error) = nixl_descriptor::populate(region, at + range.start..at + range.end)
             {
-                // Registering finds them missing, and says so if it cannot go on.
+                // The registration allocates them, or fails with the error.
                 tracing::debug!(%error, "pages of an export are not allocated ahead");
                 return;
             }

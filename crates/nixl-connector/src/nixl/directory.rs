@@ -140,7 +140,7 @@ impl Directory {
         Ok(connected)
     }
 
-    /// Tells NIXL of what it does not know.
+    /// Loads what NIXL does not know.
     fn bring_up_to_date(
         self: &Arc<Self>,
         spec: &ConnectSpec<'_>,

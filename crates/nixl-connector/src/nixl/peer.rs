@@ -28,8 +28,7 @@ impl Peer {
         Arc::new(Self { id, connection, transfers: Arc::default(), broken, forgotten })
     }
 
-    /// NIXL has failed with the peer, and does not tell why: it is the peer, or the way to it, unless this side can open no files. That
-    /// says nothing of the peer.
+    /// NIXL has failed with the peer, without a reason. The peer, or the way to it, counts as broken, unless this side can open no files.
     pub(super) fn failed(&self, lack_of_files: Option<TransportError>) -> TransportError {
         lack_of_files.unwrap_or_else(|| {
             self.set_broken();

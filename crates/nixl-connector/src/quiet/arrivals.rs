@@ -19,7 +19,7 @@ type Ends = (Option<SocketAddr>, Option<SocketAddr>, u64);
 pub(super) struct MayBring {
     /// Those to other hosts, and to hosts that are not known.
     pub(super) far: bool,
-    /// Those of whose sockets the kernel does not tell.
+    /// Those whose sockets the kernel does not report.
     pub(super) unknown: bool,
 }
 

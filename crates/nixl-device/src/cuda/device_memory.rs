@@ -25,7 +25,7 @@ impl DeviceMemory {
     ///
     /// # Errors
     ///
-    /// [`MemoryError`]: no bytes asked for, too little memory, or the driver's error.
+    /// [`MemoryError`]: a request for no bytes, too little memory, or the driver's error.
     pub fn new(context: &Context, len: usize) -> Result<Self, MemoryError> {
         Ok(Self::from_block(PooledBlock::owned(DeviceBlock::new(context, len)?), len))
     }

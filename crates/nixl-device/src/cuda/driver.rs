@@ -16,7 +16,7 @@ use crate::locks::lock;
 pub(super) struct Driver {
     pub(super) functions: Functions,
     facts: CudaDriver,
-    /// By ordinal. `None` until the device's primary context is first asked for.
+    /// By ordinal. `None` until the first request for the device's primary context.
     contexts: Vec<Mutex<Option<&'static ContextState>>>,
 }
 

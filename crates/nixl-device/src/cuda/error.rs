@@ -35,7 +35,7 @@ pub struct CudaError {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CudaErrorClass {
-    /// There is not enough memory of the kind asked for. Free some and try again.
+    /// There is not enough memory of the requested kind. Free some and try again.
     OutOfMemory,
     /// The context is broken for good: all later calls on its device fail until the process ends. No context of
     /// another device can be made any more either, and those that exist may fail too.
@@ -74,13 +74,13 @@ impl CudaError {
         matches!(self.class(), CudaErrorClass::Sticky)
     }
 
-    /// Whether memory of the kind asked for has run out.
+    /// Whether memory of the requested kind has run out.
     #[must_use]
     pub const fn is_out_of_memory(&self) -> bool {
         matches!(self.class(), CudaErrorClass::OutOfMemory)
     }
 
-    /// Whether this driver, device or system cannot do what was asked.
+    /// Whether this driver, device or system does not support the call.
     #[must_use]
     pub const fn is_not_supported(&self) -> bool {
         matches!(self.class(), CudaErrorClass::NotSupported)
@@ -126,7 +126,7 @@ pub enum DeviceError {
     /// There is no device of this number.
     #[error("there is no cuda:{ordinal}: this process sees {count} devices")]
     NoSuchDevice {
-        /// The number asked for.
+        /// The requested number.
         ordinal: u32,
         /// How many devices there are.
         count: u32,

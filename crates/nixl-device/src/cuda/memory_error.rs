@@ -7,7 +7,7 @@ use crate::SharedError;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MemoryError {
-    /// No bytes were asked for.
+    /// A request for no bytes.
     #[error("memory of 0 bytes is requested: it has at least one")]
     Empty,
     /// The bytes do not fit into the address space.
@@ -41,7 +41,7 @@ pub enum MemoryError {
     /// The limit of a pool is reached. Wait until some of its memory is dropped, or raise the limit.
     #[error("the pool has no {len} bytes left: {in_use} of at most {limit} bytes are in use")]
     PoolExhausted {
-        /// Bytes asked for, rounded up to the pool's size class.
+        /// Requested bytes, rounded up to the pool's size class.
         len: usize,
         /// Bytes in use, likewise.
         in_use: usize,

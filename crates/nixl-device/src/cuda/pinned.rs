@@ -62,7 +62,7 @@ impl PinnedMemory {
     ///
     /// # Errors
     ///
-    /// [`MemoryError`]: no bytes asked for, too little memory or too low a limit, or the driver's error.
+    /// [`MemoryError`]: a request for no bytes, too little memory or too low a limit, or the driver's error.
     pub fn new(context: &Context, len: usize) -> Result<Self, MemoryError> {
         Ok(Self::from_block(PooledBlock::owned(PinnedBlock::new(context, len)?), len))
     }
@@ -99,7 +99,7 @@ impl PinnedMemory {
         self.context
     }
 
-    /// The NUMA node that the memory was asked from. `None` if the system does not tell which is near.
+    /// The NUMA node that the memory was requested from. `None` if the system does not report the nearest.
     #[must_use]
     pub fn numa_node(&self) -> Option<u32> {
         self.numa_node

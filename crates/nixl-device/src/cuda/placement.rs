@@ -11,7 +11,7 @@ use crate::system::tree::Tree;
 /// Where host memory near a device is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Placement {
-    /// The NUMA node next to the device. `None` if the system does not tell.
+    /// The NUMA node next to the device. `None` if the system does not report it.
     pub(super) node: Option<u32>,
     /// The processors of that node. Empty if there is but one node, or none is known: then nothing needs to be done.
     cpus: Vec<u32>,

@@ -170,7 +170,7 @@ impl Stream {
         }
     }
 
-    /// Drops what was kept for work that is done. Never waits for the device.
+    /// Drops the values kept for work that is done. Never waits for the device.
     pub fn reclaim(&self) {
         // Dropping is foreign code and may free memory, so it happens without the lock.
         let mut passed = Vec::new();

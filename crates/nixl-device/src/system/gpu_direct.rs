@@ -59,7 +59,7 @@ impl NvidiaDriver {
         &self.version
     }
 
-    /// Open or proprietary. `None` if `/proc/driver/nvidia/version` does not tell.
+    /// Open or proprietary. `None` if `/proc/driver/nvidia/version` does not state it.
     #[must_use]
     pub fn flavor(&self) -> Option<NvidiaDriverFlavor> {
         self.flavor

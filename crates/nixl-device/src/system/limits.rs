@@ -19,7 +19,7 @@ pub enum ProcessLimit {
 }
 
 impl ProcessLimit {
-    /// The limit in force. `None` without one, and where the system refuses to tell, as filters of system calls do.
+    /// The limit in force. `None` without one, and where the system refuses the query, as filters of system calls do.
     #[must_use]
     pub fn soft(self) -> Option<u64> {
         let resource = match self {

@@ -19,7 +19,7 @@ pub enum NodeAccess {
     Granted,
 }
 
-/// Asks the kernel instead of opening the node, which could wake the device.
+/// Queries the kernel instead of opening the node, which could wake the device.
 pub(crate) fn node_access(tree: &Tree, path: &str) -> NodeAccess {
     match access(tree.real_path(path), Access::READ_OK | Access::WRITE_OK) {
         Ok(()) => NodeAccess::Granted,

@@ -288,7 +288,7 @@ fn host_bridge_name(path: &[String]) -> String {
     path.strip_prefix(["sys".to_owned(), "devices".to_owned()].as_slice()).unwrap_or(path).join("/")
 }
 
-/// The kernel prints -1 for a device whose node the firmware does not tell.
+/// The kernel prints -1 for a device whose node the firmware does not report.
 fn numa_node(tree: &Tree, folder: &str) -> Option<u32> {
     let node: i32 = tree.value(&format!("{folder}/numa_node"), "a NUMA node or -1", |text| {
         text.parse().ok().filter(|node| *node >= -1)

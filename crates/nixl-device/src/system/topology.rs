@@ -11,7 +11,7 @@ use super::numa::{NumaNode, read_nodes};
 use super::pci::PciFunction;
 use super::tree::{Note, Tree};
 
-/// What `/sys`, `/proc` and `/dev` tell about the memories and links of this machine.
+/// The memories and links of this machine, as `/sys`, `/proc` and `/dev` describe them.
 ///
 /// A snapshot: ports go up and down, modules are loaded. It serialises for people and tools to read.
 ///

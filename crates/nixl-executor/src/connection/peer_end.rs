@@ -45,7 +45,7 @@ impl PathConnection {
         forget_on(&**self.link.work(), Weak::clone(&self.me), peer.to_owned());
     }
 
-    /// The peer announces its end. What is kept for it is of no use if that is true and is made again if not, but for sessions:
+    /// The peer announces its end. Its state is of no use if that is true and is made again if not, but for sessions:
     /// those end by themselves or with its process.
     pub(super) fn leaves(&self, peer: &str) {
         if !self.services.sessions.has_peer(peer) {

@@ -56,7 +56,7 @@ impl PathConnection {
         }
     }
 
-    /// What kind of memory a list is. Host memory is asked whether it is pinned only where that matters.
+    /// The kind of memory of a list. Whether host memory is pinned is queried only where that matters.
     pub(super) fn local_kind(&self, list: &DescriptorList, remote: Device) -> MemoryKind {
         let gpu = list.iter().find(|d| !d.device().is_host());
         match (gpu, list.as_slice().first()) {
@@ -112,7 +112,7 @@ impl PathConnection {
         (Arc::clone(plan), history, peer.failures())
     }
 
-    /// Asks the engine once for each peer what it expects of a transfer between host memories.
+    /// Queries the engine once for each peer for its estimate of a transfer between host memories.
     pub(super) fn ask_engine(&self, peer: &Peer, request: &TransferRequest<'_>) {
         let (bytes, descriptors) = (request.local().total_bytes(), request.local().len());
         let is_host = || is_host(request.local()) && is_host_memory(request.remote());

@@ -31,7 +31,7 @@ impl Successes {
     }
 }
 
-/// Tells the recorder that is installed the units and meanings of the metrics of this crate.
+/// Passes the units and descriptions of this crate's metrics to the installed recorder.
 fn describe() {
     use Unit::{Bytes, Count};
     describe_counter!("nixl_attempts_total", Count, "Paths that were tried for operations");

@@ -7,7 +7,7 @@ use nixl_ops::{OperationKind, PathPolicy};
 use crate::facts::{Engine, OfferFacts, ShareForm};
 use crate::local::MemoryKind;
 
-/// The query of a plan. All descriptors of each side are memory of one kind; for an operation that mixes them, ask
+/// The query of a path plan. All descriptors of each side are memory of one kind; for an operation that mixes them, ask
 /// for each pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(clippy::exhaustive_structs, reason = "a query must set each field")]

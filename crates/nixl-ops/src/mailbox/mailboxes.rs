@@ -41,7 +41,7 @@ impl Mailboxes {
         self.lock().get(agent).copied()
     }
 
-    /// Sets what is called with an agent that its own message has [introduced](Self::introduced), and with its process. Only the first
+    /// Sets the callback with an agent that its own message has [introduced](Self::introduced), and with its process. Only the first
     /// call counts.
     pub fn set_on_introduced(&self, on_introduced: impl Fn(&PeerId, u32) + Send + Sync + 'static) {
         let _ = self.on_introduced.set(Box::new(on_introduced));

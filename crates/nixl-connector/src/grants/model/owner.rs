@@ -34,7 +34,7 @@ pub(super) fn geometry() -> LayoutGeometry {
     .unwrap()
 }
 
-/// What a layer of a block holds: each word says all of it.
+/// The content of a layer of a block, which each of its words states.
 pub(super) fn content(block: usize, layer: usize, version: u32) -> Vec<u8> {
     let word = u64::from(version) << 16 | (block as u64) << 8 | layer as u64;
     word.to_ne_bytes().repeat(geometry().layer_len() / size_of::<u64>())

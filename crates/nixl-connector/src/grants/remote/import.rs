@@ -34,7 +34,7 @@ impl Default for ImportOptions {
 }
 
 impl ImportOptions {
-    /// Bytes that are looked at for pages to map before the first read, unless it is said otherwise.
+    /// The default of the bytes whose pages are mapped before the first read.
     pub const PREFAULT: u64 = 1 << 30;
 
     /// [A GiB](Self::PREFAULT) is pre-faulted.

@@ -130,7 +130,7 @@ impl PreparedBlocks {
         None
     }
 
-    /// A pair was read through the engine, which was told ranges one by one: prepares lists if it is worth it.
+    /// A pair was read through the engine by ranges one by one: prepares lists if it is worth it.
     pub(super) fn was_read(
         self: &Arc<Self>,
         (layout, local): (usize, &Layout),

@@ -275,7 +275,7 @@ fn has_expired(error: &ConnectorError) -> bool {
     error.as_transport() == Some(&TransportError::OfferEnded { why: EndedOffer::Expired })
 }
 
-/// Whether the engine was told the ranges one by one.
+/// Whether the engine got the ranges one by one.
 fn by_ranges(path: &PathReport) -> bool {
     let is_of_engine = matches!(path.kind(), PathKind::Direct | PathKind::GpuDirect);
     is_of_engine && !path.uses_prepared_lists()

@@ -86,7 +86,7 @@ impl Captures {
         self.open.iter().filter(|capture| !capture.is_valid).count()
     }
 
-    /// What `cuStreamIsCapturing` says.
+    /// The answer of `cuStreamIsCapturing`.
     pub(super) fn status(&self, stream: Handle, context: Handle, out: *mut i32) -> i32 {
         const NONE: i32 = 0;
         const ACTIVE: i32 = 1;

@@ -8,7 +8,7 @@ use rustix::io::{Errno, Result};
 
 /// Calls `see` with the number of each descriptor of the process (or thread) that `folder` is of, such as `/proc/1`, the
 /// first bytes of its link, and the folder in which the number is the name of that link. Ends early if `see` returns `false`.
-/// A file system is not asked, so one that hangs does not matter.
+/// Without a query of a file system, so one that hangs does not matter.
 pub(crate) fn each_descriptor(
     folder: &str,
     mut see: impl FnMut(&CStr, &[u8], BorrowedFd<'_>) -> bool,

@@ -27,7 +27,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 #[cfg(all(test, loom))]
 use loom_model::{AtomicPtr, AtomicU64};
 
-/// Tells a process from those that it was forked from, and from those that are forked from it.
+/// Distinguishes a process from those that it was forked from, and from those that are forked from it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ForkGeneration(pub(super) u64);
 
@@ -39,7 +39,7 @@ struct Line {
     unsupported: AtomicU64,
     /// The latest generation of this process and of those before it. A child inherits it.
     latest: AtomicU64,
-    /// That of the first process of this line that asked. A child inherits it.
+    /// That of the first process of this line that queried it. A child inherits it.
     first: AtomicU64,
 }
 
@@ -287,7 +287,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Runs it in a child of a fork, and returns whether it said yes.
+    /// Runs it in a child of a fork, and returns its answer.
     pub(in super::super) fn in_child(look: impl FnOnce() -> bool) -> bool {
         // SAFETY: the child calls nothing that another thread's locks could stop, and ends without destructors.
         unsafe extern "C" {

@@ -183,7 +183,7 @@ pub(crate) fn holders_of_sockets(inodes: &HashSet<u64>, limit: Duration) -> Hash
     inodes.iter().map(|inode| (*inode, Holders { pids: pids(inode), ..rest.clone() })).collect()
 }
 
-/// How a look into a process went.
+/// The result of the scan of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {
     /// All that it has was seen, or it has ended.
@@ -264,7 +264,7 @@ fn look_for_files(
 ) -> Look {
     let mut look = |folder: &str| {
         let open = look_at_descriptors(folder, budget, |name, link, folder| {
-            // Files of other systems are not asked who they are: the answer may take for ever.
+            // Files of other file systems are not queried: the answer may take for ever.
             if link.starts_with(b"/memfd:")
                 && let Ok(stat) = statat(folder, name, AtFlags::empty())
             {

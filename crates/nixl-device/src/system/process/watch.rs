@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, child_subreaper, pidfd_open};
 use super::identity::{ProcessIdentity, Stat, proc_is_of_this_namespace};
 use crate::SharedError;
 
-/// A process of this PID namespace, to be asked whether it has ended: that very one, whichever gets its number afterwards.
+/// A watch for the end of a process of this PID namespace, also if another process gets its number afterwards.
 pub struct ProcessWatch {
     handle: OwnedFd,
     pid: u32,

@@ -93,7 +93,7 @@ fn request(family: AddressFamily, between: Option<(SocketAddr, SocketAddr)>) -> 
     bytes
 }
 
-/// Asks the kernel and takes what it answers. Returns the error that it reports, or 0.
+/// Sends the kernel a query and reads the answer. Returns the error that it reports, or 0.
 fn exchange(request: &[u8], rows: &mut Vec<Row>) -> Result<i32, String> {
     let say = |errno: rustix::io::Errno| errno.to_string();
     let flags = SocketFlags::CLOEXEC;

@@ -31,9 +31,9 @@ pub struct TcpSocket {
 pub enum TcpState {
     /// Both sides may send.
     Established,
-    /// This side asked for a connection.
+    /// This side has requested a connection.
     SynSent,
-    /// The other side asked for a connection and has not confirmed it.
+    /// The other side has requested a connection and has not confirmed it.
     SynReceived,
     /// This side has sent its end of stream, which is not acknowledged.
     FinWait1,
@@ -132,7 +132,7 @@ impl TcpSocket {
         self.state != TcpState::Listen && self.remote.is_none_or(|remote| remote.ip() == address)
     }
 
-    /// This side. `None` if the kernel does not tell. IPv4 addresses inside IPv6 are given as IPv4 ones.
+    /// This side. `None` if the kernel does not report it. IPv4 addresses inside IPv6 are given as IPv4 ones.
     #[must_use]
     pub fn local(&self) -> Option<SocketAddr> {
         self.local
@@ -152,13 +152,13 @@ impl TcpSocket {
     }
 
     /// Bytes that wait to be read, without the end of stream, which the kernel counts as one. Connections that wait to be
-    /// accepted if it listens. `None` if the kernel does not tell.
+    /// accepted if it listens. `None` if the kernel does not report it.
     #[must_use]
     pub fn unread(&self) -> Option<u64> {
         self.unread
     }
 
-    /// Bytes that the other side has not acknowledged. `None` if the kernel does not tell, or if it listens.
+    /// Bytes that the other side has not acknowledged. `None` if the kernel does not report it, or if it listens.
     #[must_use]
     pub fn unsent(&self) -> Option<u64> {
         self.unsent
@@ -289,7 +289,7 @@ impl Looks {
         match getxattr(path, "system.sockprotoname", &mut protocol[..]) {
             Ok(len) if is_tcp(&protocol[..len]) => {}
             Ok(_) | Err(Errno::NOENT) => return None,
-            // A kernel that does not tell.
+            // A kernel that does not report it.
             Err(_) => {}
         }
         match self.duplicate(number) {

@@ -6,7 +6,7 @@ use nixl_device::DeviceKind;
 
 use super::gpu_backend::GpuBackend;
 
-/// The allocation under a region of GPU memory, for which the driver is asked once.
+/// The allocation under a region of GPU memory, queried from the driver once.
 pub(crate) fn allocation_of<'a>(
     gpus: &dyn GpuBackend,
     region: &'a Region,

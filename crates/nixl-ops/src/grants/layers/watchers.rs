@@ -19,7 +19,7 @@ pub(in crate::grants) type Told = (Arc<Watcher>, u64);
 pub(in crate::grants) struct Watchers {
     /// In the order of their last requests.
     all: Vec<Arc<Watcher>>,
-    /// The agents that have asked: the engine may be connected to each.
+    /// The agents with a request: the engine may be connected to each.
     agents: Vec<Box<str>>,
 }
 
