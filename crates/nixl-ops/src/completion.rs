@@ -41,7 +41,7 @@ pub(crate) enum Memory {
 }
 
 impl<T> State<T> {
-    /// Whether this is the end, and whom it wakes.
+    /// Whether this is the end, and the waker.
     fn end(
         &mut self,
         status: OperationStatus,

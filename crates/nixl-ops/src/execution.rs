@@ -20,7 +20,7 @@ pub trait Execution: Send {
         CompletionMode::Polled
     }
 
-    /// How long it is expected to take from its first poll to its end, if it can tell; asked once, before that poll.
+    /// The expected duration from its first poll to its end, if known; queried once, before that poll.
     /// Its waiter is woken shortly before, to poll closely. Only what wakes the driver at its end
     /// ([`Driver::waker`](crate::Driver::waker)) gains by an answer.
     fn expected(&self) -> Option<Duration> {

@@ -85,7 +85,7 @@ pub unsafe trait Transport: Send + Sync + fmt::Debug + 'static {
     fn local_metadata(&self) -> Result<Bytes, TransportError>;
 
     /// What a peer needs to reach these memories, which are registered now, and nothing of others. `None`, as by default: a peer
-    /// needs [all](Self::local_metadata), or the engine does not tell just now.
+    /// needs [all](Self::local_metadata), or the engine cannot report it just now.
     fn metadata_of(&self, memories: &[Registration]) -> Option<Bytes> {
         let _ = memories;
         None

@@ -63,7 +63,7 @@ impl IdleLooks {
     const SHORTEST: Duration = Duration::from_millis(10);
     /// Bytes in one receipt after which the next comes sooner.
     const MUCH: u64 = 1 << 16;
-    /// Notifications that could not be read after which the next look comes sooner: a flood of names, of which a look reads a part.
+    /// Unreadable notifications after which the next poll comes sooner: a flood of names, of which a poll reads a part.
     const MANY: u64 = 1024;
 
     pub(crate) const fn new() -> Self {

@@ -233,7 +233,7 @@ impl Export {
     ///
     /// # Errors
     ///
-    /// [`ConnectorError::Grant`] says which block cannot be granted; [`ConnectorError::Draining`]; [`ConnectorError::WorkQueue`]
+    /// [`ConnectorError::Grant`] with the block that cannot be granted; [`ConnectorError::Draining`]; [`ConnectorError::WorkQueue`]
     /// if the queue of [`GrantOptions::after`] refuses.
     pub fn grant(
         &self,

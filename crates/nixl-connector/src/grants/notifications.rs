@@ -21,7 +21,7 @@ use super::remote::RemoteExport;
 /// 1,024 imports are distinguished. A further one takes the place of that which has been silent the longest; should that one go on,
 /// it counts as a new import, of which nothing was received.
 ///
-/// Dropping it drops what it has not received. A later receiver of the export is told of that as lost.
+/// Dropping it drops the queued notifications. A later receiver of the export gets their number as lost.
 pub struct ExportNotifications {
     receiver: NotificationReceiver,
     export: Weak<ExportShared>,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How far an export has come: give it to [`ExportOptions::progress`](crate::ExportOptions::progress), and look at a clone from
-/// another task or thread. One tells of one export.
+/// another task or thread. One shows one export.
 #[derive(Clone, Debug, Default)]
 pub struct ExportProgress(Arc<Bytes>);
 

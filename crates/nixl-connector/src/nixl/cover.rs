@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Those of the ranges that lie in no other: their starts and ends ascend together, so one look-up tells whether any covers another range.
+/// Those of the ranges that lie in no other: their starts and ends ascend together, so one look-up shows whether any covers another range.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cover(BTreeMap<u64, u64>);
 

@@ -4,8 +4,8 @@
 use super::blob::{Blob, Memory};
 use super::worker_address::WorkerAddresses;
 
-/// Reads the input, and a blob as NIXL makes them with the input's [edits](edited). What is let through is in bounds and says the same
-/// when it is written again.
+/// Reads the input, and a blob as NIXL makes them with the input's [edits](edited). An accepted blob is in bounds and has the same
+/// content when it is encoded again.
 pub fn blob(input: &[u8]) {
     check_blob(input);
     check_blob(&edited(sample_blob(), input));
@@ -31,7 +31,7 @@ fn check_blob(bytes: &[u8]) {
 }
 
 /// Checks the input as the address of a UCX worker, and one that UCX has made with the input's [edits](edited), and takes each for
-/// this process's own. What is let through ends where it says, and is not this process's.
+/// this process's own. An accepted address ends where its lengths end, and is not this process's.
 pub fn worker_address(input: &[u8]) {
     check_address(input);
     check_address(&edited(sample_address(), input));

@@ -162,7 +162,7 @@ impl Loaded {
         (common && !self.each).then_some(first.key)
     }
 
-    /// The memories that NIXL knows. Of one peer: what another says of its own, however much, holds nothing up.
+    /// The memories that NIXL knows, with a lock for each peer: long metadata of another holds nothing up.
     pub(super) fn memories(&self) -> RwLockReadGuard<'_, Memories> {
         read(&self.memories)
     }

@@ -46,7 +46,7 @@ pub struct NixlTransport {
 }
 
 impl NixlTransport {
-    /// Starts an agent of this name, which must be unique among all agents that ever connect: NIXL cannot tell a restarted
+    /// Starts an agent of this name, which must be unique among all agents that ever connect: NIXL cannot distinguish a restarted
     /// agent from its predecessor. **Blocks** for tens of milliseconds; its later blocking work runs on `control`.
     ///
     /// # Errors

@@ -159,7 +159,7 @@ impl Claims {
         Ok(())
     }
 
-    /// Notes that the owner is about to be asked for an offer.
+    /// Notes that a claim of an offer is about to be sent to the owner.
     fn ask(&self, key: &NotificationKey, owner: &PeerId, now: Duration) {
         let mut inner = self.lock();
         inner.owners.note_asked(owner.as_str());

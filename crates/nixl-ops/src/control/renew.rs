@@ -14,7 +14,7 @@ impl Driver {
         self.shared().passive.renew(key.as_bytes(), token)
     }
 
-    /// Asks the owner of such an offer, a connected peer, for that.
+    /// Sends the request to the owner of such an offer, a connected peer.
     ///
     /// Cancel safe: the message is sent or it is not.
     ///

@@ -77,7 +77,7 @@ impl Shared {
         })
     }
 
-    /// Receives a message; what it asks for joins the active tasks. Returns whether it was taken.
+    /// Receives a message; the requested work joins the active tasks. Returns whether it was taken.
     fn receive_into(
         &self,
         active: &mut VecDeque<Arc<TaskSlot>>,

@@ -63,7 +63,7 @@ impl Reactor {
         let started = self.shared.clock.now();
         self.listener.listen(&self.shared.parking);
         let idle = self.active.is_empty();
-        // A peer's word, whose waiter is woken before anything else is looked at.
+        // A peer's completion, whose waiter is woken before anything else is polled.
         let rung = self.listener.rang().then(|| self.take_page());
         let new_waiter = self.shared.new_waiter.swap(false, Ordering::SeqCst);
         let mut progress = self.shared.admit(&mut self.active) | new_waiter;

@@ -15,7 +15,7 @@ const HEAD: usize = 16;
 const BURST: usize = 64;
 
 /// What the owner takes is bounded for each look, and every message has what messages have. Once nothing more is written, a few looks
-/// take all there is; a message of an honest sender then arrives, unless it is told that the ring is full.
+/// take all there is; a message of an honest sender then arrives, unless its send reports a full ring.
 pub fn mailbox(input: &[u8]) {
     let page = Arc::new(OfferPage::default());
     let (key, honest) = (NotificationKey::random(), Lane::default());
@@ -110,7 +110,7 @@ impl Steps<'_> {
         Some(u64::from_le_bytes(*word))
     }
 
-    /// Stores words from the one after `base` on that a byte says.
+    /// Stores words by the bits of a byte, from the one after `base` on.
     fn store(&mut self, memory: &SharedMemory, base: usize) {
         let (skipped, count) = (self.byte().unwrap_or(0), self.byte().unwrap_or(0));
         for at in 0..count {

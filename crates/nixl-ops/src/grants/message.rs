@@ -107,7 +107,7 @@ impl GrantMessage {
 }
 
 impl GrantMessage {
-    /// Records that the reader is done, if it says so. Returns whether its grant's ticket is not outstanding any more.
+    /// Records that the reader is done, if the message reports it. Returns whether its grant's ticket is not outstanding any more.
     pub(super) fn is_done_with(&self, tickets: &OutstandingTickets) -> bool {
         let is_done = self.kind == GrantMessageKind::Done;
         is_done && tickets.done(self.generation, &self.token, self.reader)

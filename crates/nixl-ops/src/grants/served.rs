@@ -73,7 +73,7 @@ impl ServedGrants {
     }
 
     fn any(&self, is_so: impl Fn(&GrantTable) -> bool) -> bool {
-        // Asked several times in each turn of the driver: without a list of the tables.
+        // Called several times in each turn of the driver: without a list of the tables.
         if self.count.load(Ordering::Acquire) == 0 {
             return false;
         }

@@ -173,7 +173,7 @@ impl GrantTable {
         state.grant(slot, generation).ok_or(GrantError::Over)
     }
 
-    /// Changes the state, then calls the wakers of ended waits, tells readers and counts ended grants, all without the lock.
+    /// Changes the state, then calls the wakers of ended waits, notifies readers and counts ended grants, all without the lock.
     fn change<R>(&self, work: impl FnOnce(&mut Changes<'_>) -> R) -> R {
         let (wakers, told, ended) = (Vec::new(), Vec::new(), Vec::new());
         let mut changes = Changes { table: self, state: self.lock(), wakers, told, ended };

@@ -95,7 +95,7 @@ fn claim(memory: &SharedMemory, reply: Option<SharedName>) -> Option<Claimed> {
     free.chain(abandoned).find_map(|(index, from)| take(index, *from))
 }
 
-/// Frees the lanes of senders of a process that has ended, for senders that cannot tell its end. Written messages are whole, and stay.
+/// Frees the lanes of senders of a process that has ended, for senders that cannot detect its end. Written messages are whole, and stay.
 pub(crate) fn free_lanes_of(memory: &SharedMemory, pid: u32) {
     for index in 0..SlotAddress::LANES {
         let Some(word) = memory.word(Ring::of_page(index).word(0)) else { return };

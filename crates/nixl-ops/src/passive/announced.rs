@@ -42,7 +42,7 @@ impl Announced {
         oldest: impl FnOnce() -> Option<Duration>,
     ) -> u64 {
         if let Some(known) = self.by_agent.get_mut(agent) {
-            // One that was out of time may have been asked about none of the offers since.
+            // One that was out of time may have been queried about none of the offers since.
             if !known.may_write(now) {
                 known.since = unix_millis;
             }

@@ -79,7 +79,7 @@ impl Looks {
     /// The pause after a scan, in its durations.
     const REST: u32 = 20;
 
-    /// When to ask again, and the one that is to be looked at now, if a look is due.
+    /// When to call again, and the export to scan now, if a scan is due.
     pub(super) fn due(
         &self,
         readers: &[Arc<ExportReaders>],
@@ -98,7 +98,7 @@ impl Looks {
         (again, readers.get(count % readers.len()).map(Arc::clone))
     }
 
-    /// A look that began then has taken so long.
+    /// A scan that began then has taken so long.
     pub(super) fn ended(&self, begun: Duration, took: Duration) {
         let next = begun.saturating_add(took.saturating_mul(Self::REST));
         self.next.fetch_max(nanos(next), Ordering::AcqRel);

@@ -54,7 +54,7 @@ impl OfferMetrics {
         HeldGauges([GaugeShare::of(offers, 1), GaugeShare::of(of_bytes, bytes)])
     }
 
-    /// Counts an offer that has ended, and tells `tracing` at `DEBUG`. `failure` is the cause if it has not completed. A recorder or
+    /// Counts an offer that has ended, with an event of `tracing` at `DEBUG`. `failure` is the cause if it has not completed. A recorder or
     /// subscriber that panics costs no more than this.
     pub(super) fn ended(
         &self,

@@ -1,4 +1,4 @@
-//! A model of an owner and its readers on a stepped network: every read is right, or says why it is not.
+//! A model of an owner and its readers on a stepped network: every read is right, or ends with the reason.
 //!
 //! The network moves one chunk of one request at a time, in any order. Between two chunks the owner grants, ends and overwrites
 //! blocks and slots are granted anew; readers are stopped, cut off, killed and started anew, and so is the owner. A read that

@@ -19,7 +19,7 @@ pub(super) const BLOCKS: usize = 12;
 pub(super) const LAYERS: usize = 3;
 /// Grants alive: a few slots are used again and again.
 const SLOTS: u32 = 6;
-/// Readers must begin this much before the owner ends a grant, since tickets tell time in milliseconds.
+/// Readers must begin this much before the owner ends a grant, since tickets have times in milliseconds.
 const ROUNDING: Duration = Duration::from_millis(2);
 
 pub(super) fn geometry() -> LayoutGeometry {

@@ -60,7 +60,7 @@ impl RemoteExport {
 
     /// Sends the owner of the export a message, which its [receiver](crate::Export::notifications) finds in the order in which this
     /// import and its clones have begun to send. It may be lost: with the owner, without a receiver, or if more arrive than the
-    /// owner keeps; the receiver is then told with the next one.
+    /// owner keeps; the receiver gets their number with the next one.
     ///
     /// Its place among the notifications is that of the first poll. Cancel safe: if the future is dropped before it ends, the
     /// message is sent or it is not, and in the second case it counts as lost.

@@ -12,7 +12,7 @@ use super::connected::{LastConnection, RECONNECTS, is_reconnected};
 use crate::grants::read::Lists;
 use crate::{Connector, ConnectorError};
 
-/// The time from the begin of a look to the post of the probe after it. The owner of a closed export keeps its memory for
+/// The time from the begin of a check to the post of the probe after it. The owner of a closed export keeps its memory for
 /// [longer](Driver::IMPORT).
 const AFTER_LOOK: Duration = Driver::IMPORT.checked_div(2).unwrap();
 

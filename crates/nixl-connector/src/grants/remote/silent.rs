@@ -12,7 +12,7 @@ use crate::offload::Offloaded;
 use crate::{Connector, ConnectorError};
 
 impl Connector {
-    /// Reads a peer's memory, of which the peer is not told, if `check` succeeds directly before the post; on this connection if one
+    /// Reads a peer's memory, without a notification to the peer, if `check` succeeds directly before the post; on this connection if one
     /// is given. The deadline counts from the call.
     pub(super) async fn read_silently(
         &self,

@@ -25,7 +25,7 @@ pub(super) struct WatchedGrants {
 }
 
 impl WatchedGrants {
-    /// Grants that are kept while no wait is for them. Of others, the owner is asked again.
+    /// Grants that are kept while no wait is for them. For others, the owner gets a new request.
     const MOST: usize = 256;
 
     fn watch(&self, generation: u64, make: impl FnOnce() -> Arc<LayerWatch>) -> Arc<LayerWatch> {
@@ -116,7 +116,7 @@ impl RemoteExport {
         let mut watch: Option<Arc<LayerWatch>> = None;
         loop {
             self.admit_in_time(ticket, options).await?;
-            // Before the words are looked at: what is said after that ends the wait.
+            // Before the words are read: a message after that ends the wait.
             let heard = watch.as_ref().map_or(0, |watch| watch.messages());
             match self.stage(ticket, options).await? {
                 Some(layers) if layers >= asked => {

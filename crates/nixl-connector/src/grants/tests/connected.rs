@@ -5,7 +5,7 @@ use nixl_ops::{Driver, PeerId, Transport};
 use super::*;
 use crate::simulated::Faults;
 
-/// The transfers of a look at the words, of the bytes, and of the words after them.
+/// The transfers of the words before, of the bytes, and of the words after them.
 const ANEW: usize = 3;
 /// Those of a read on a connection that is known.
 const KNOWN: usize = 2;

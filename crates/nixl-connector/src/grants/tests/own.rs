@@ -37,7 +37,7 @@ async fn an_altered_ticket_reads_nothing_in_its_owners_process_either() {
     assert_eq!(read(&bytes, 0), block(7));
 }
 
-/// A layout that the export does not have, in metadata that says that it has.
+/// A layout that the export does not have, in metadata that names it.
 #[tokio::test]
 async fn a_layout_that_the_export_does_not_have_is_refused() {
     let world = World::new().await;

@@ -7,7 +7,7 @@ use nixl_descriptor::{DependencyError, QueuedFunction, WorkQueue};
 
 use super::*;
 
-/// A stream that does one piece of its work when it is told.
+/// A stream that does one piece of its work at a test's command.
 #[derive(Default)]
 pub(super) struct Stream {
     queued: Mutex<VecDeque<QueuedFunction>>,

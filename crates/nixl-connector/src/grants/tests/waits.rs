@@ -57,7 +57,7 @@ impl Timed {
         task.await.unwrap()
     }
 
-    /// The end of a task, by a look at the latest.
+    /// The end of a task, by the next poll at the latest.
     async fn at_last<T>(&self, task: JoinHandle<T>) -> T {
         while !task.is_finished() {
             self.step(Duration::from_millis(5)).await;

@@ -80,7 +80,7 @@ async fn a_word_that_was_read_before_a_read_ended_does_not_serve_it() {
     let grant = afar.world.export.grant(0, &[5], GrantOptions::new()).unwrap();
     let ticket = grant.ticket().clone();
     let first = afar.stalled(&ticket, &local).await;
-    // The word that says otherwise is here already, of a request that has not ended.
+    // Another word is here already, of a request that has not ended.
     assert!(grant.end());
     let len = geometry().layer_len();
     for region in &afar.world.cache {

@@ -25,7 +25,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What is known of a peer, told plainly.
+/// The state of a peer, as plain fields.
 #[derive(Clone, Debug, Default)]
 struct Told {
     loaded: Vec<u8>,

@@ -147,7 +147,7 @@ impl Drop for Hinted<'_> {
     }
 }
 
-/// Does not print the reader's number, by which it is told.
+/// Does not print the reader's number, which admits notices to it.
 impl fmt::Debug for LayerWatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LayerWatch").field("messages", &self.messages()).finish_non_exhaustive()

@@ -2,7 +2,7 @@
 //!
 //! A reader that waits sends one request for each grant. The owner then sends it the number of ready layers whenever that rises, and the
 //! grant's end: only the latest number, if several are on their way. The number is a hint to look at the words of the grant, which
-//! alone decide. Both messages may be lost, so a reader looks and asks again once a second while it waits.
+//! alone decide. Both messages may be lost, so a waiting reader reads the words and repeats its request once a second.
 //!
 //! | control message | from | key | token | rest |
 //! |---|---|---|---|---|

@@ -15,7 +15,7 @@ use crate::{
 
 impl Driver {
     /// The version of the messages about offers and exports ([`MessageVersions::claims`](nixl_metadata::MessageVersions::claims))
-    /// whose owners tell readers of ready layers. Owners of earlier releases ignore that they are asked.
+    /// whose owners notify readers of ready layers. Owners of earlier releases ignore the request.
     pub const LAYER_WAITS_SINCE: u16 = 3;
 
     /// Takes an owner's messages about the layers of a grant, for a reader of this random number.
@@ -23,7 +23,7 @@ impl Driver {
         self.shared().hints.watch(reader, generation)
     }
 
-    /// Asks the owner of a grant, a connected peer, to tell of its layers. `metadata` is that of this connection's agent, as it
+    /// Requests notices of a grant's layers from its owner, a connected peer. `metadata` is that of this connection's agent, as it
     /// travels, unless the owner's `mailbox` takes the message: then its answers come to this connection's mailbox.
     ///
     /// Cancel safe: the message is sent or it is not.

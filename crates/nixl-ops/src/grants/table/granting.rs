@@ -96,7 +96,7 @@ impl GrantTable {
         })
     }
 
-    /// Tells a reader of the layers of a grant, now and from now on, and of its end. Returns `false` for one of more agents than
+    /// Notifies a reader of the layers of a grant, now and from now on, and of its end. Returns `false` for one of more agents than
     /// the grant has readers.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ pub(super) struct Grant {
     pub(super) token: [u8; 16],
     pub(super) layout: u16,
     pub(super) blocks: BlockGrant,
-    /// The digest of its ticket, once its word says that it is valid.
+    /// The digest of its ticket, once its word has its generation.
     pub(super) published: Option<u64>,
     /// Layers that are ready.
     pub(super) layers: u64,
