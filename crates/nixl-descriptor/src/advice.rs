@@ -293,6 +293,7 @@ impl SelectionError {
             | Self::Layers { .. }
             | Self::Outer { .. }
             | Self::Tokens { .. }
+            | Self::Pieces { .. }
             | Self::NoBlocks => Advice::GiveUp,
         }
     }

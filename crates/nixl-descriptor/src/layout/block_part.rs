@@ -8,6 +8,7 @@ use super::local::Layout;
 use super::pair::ChunkPairError;
 use super::placement::{ByteSpan, Placement, SelectionError};
 use super::remote_pairs::{RemotePairs, check, pair_remote_chunks};
+use crate::descriptor::Descriptor;
 
 /// A part of each block of a transfer.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -42,6 +43,25 @@ impl BlockPart {
     #[must_use]
     pub fn layers(&self) -> &Range<usize> {
         &self.layers
+    }
+
+    /// The outer parts, if they are not all.
+    #[must_use]
+    pub fn outer_parts(&self) -> Option<&Range<usize>> {
+        self.outer.as_ref()
+    }
+
+    /// The tokens, if they are not all.
+    #[must_use]
+    pub fn token_range(&self) -> Option<&Range<usize>> {
+        self.tokens.as_ref()
+    }
+
+    /// The number of chunks of a part of a block of this geometry: one for each layer and outer part.
+    #[must_use]
+    pub fn chunks(&self, geometry: &LayoutGeometry) -> usize {
+        let outers = self.outer.as_ref().map_or(geometry.outer(), |outer| outer.len());
+        self.layers.len().saturating_mul(outers)
     }
 
     /// Whether it has all bytes of its layers.
@@ -94,7 +114,8 @@ pub fn pair_remote_parts(
     }
     let sides = ((remote.placement(), remote_blocks), (local.placement(), local_blocks));
     let spans = spans(sides, part)?;
-    let mut pairs = RemotePairs::with_capacity(spans.len());
+    let pieces = spans.len() / local_blocks.len();
+    let mut pairs = RemotePairs::with_capacity(spans.len(), pieces);
     for (there, here) in spans {
         pairs.push((there.part, remote.span(there.part, there.offset, there.len)), {
             // Inside its part, as the constructor of the layout checked.
@@ -117,6 +138,53 @@ pub fn pair_parts(
     part: &BlockPart,
 ) -> Result<Vec<(ByteSpan, ByteSpan)>, ChunkPairError> {
     spans(((src.placement(), src_blocks), (dst.placement(), dst_blocks)), part)
+}
+
+impl Layout {
+    /// A part of blocks in the order of the runs that a peer has [paired](pair_remote_parts), if it has cut each block into as many
+    /// [pieces](RemotePairs::pieces). Neighbours are one descriptor.
+    ///
+    /// # Errors
+    /// [`SelectionError`]: there are no such blocks or parts; [`SelectionError::Pieces`] if the part cannot be cut so.
+    pub fn piece_descriptors(
+        &self,
+        blocks: &[usize],
+        part: &BlockPart,
+        pieces: usize,
+    ) -> Result<Vec<Descriptor>, SelectionError> {
+        let (placement, strides) = (self.placement(), self.placement().strides);
+        let ids = placement.select(blocks)?;
+        placement.check_layers(&part.layers)?;
+        let (outers, bytes) = part.ranges(&placement.geometry)?;
+        let chunks = part.layers.len() * outers.len();
+        let is_cut = pieces > 0 && chunks.is_multiple_of(pieces);
+        // Less than a chunk is a piece of its own.
+        if !is_cut || (pieces < chunks && !part.has_whole_layers(&placement.geometry)) {
+            return Err(SelectionError::Pieces { pieces, chunks });
+        }
+        let mut spans: Vec<ByteSpan> = Vec::new();
+        for piece in 0..pieces {
+            for &block in ids.ids().iter() {
+                for chunk in (0..chunks / pieces).map(|at| piece * (chunks / pieces) + at) {
+                    let layer = part.layers.start + chunk / outers.len();
+                    let outer = outers.start + chunk % outers.len();
+                    let in_layer = strides.in_layer(block as usize, outer);
+                    let (part, offset) = strides.of_layer(layer, in_layer);
+                    let next = ByteSpan { part, offset: offset + bytes.start, len: bytes.len() };
+                    match spans.last_mut() {
+                        Some(last)
+                            if last.part == next.part && last.offset + last.len == next.offset =>
+                        {
+                            last.len += next.len;
+                        }
+                        _ => spans.push(next),
+                    }
+                }
+            }
+        }
+        // Inside their parts, as the constructor checked.
+        Ok(spans.iter().map(|span| self.parts()[span.part].part(span.offset, span.len)).collect())
+    }
 }
 
 /// A layout and blocks of it.
@@ -233,7 +301,7 @@ mod tests {
             let pairs = pair_remote_parts(&remote, &theirs, &here, &ours, &part).unwrap();
             let runs: usize = pairs.remote_parts().iter().map(|(_, runs)| runs).sum();
             prop_assert_eq!(runs, pairs.remote().len());
-            let spans = pairs.remote().to_vec();
+            let (spans, pieces) = (pairs.remote().to_vec(), pairs.pieces());
             let mut found: Vec<_> = spans
                 .iter()
                 .zip(pairs.into_local())
@@ -242,6 +310,13 @@ mod tests {
             expected.sort_unstable();
             found.sort_unstable();
             prop_assert_eq!(&found, &expected);
+            // The owner lists the same bytes in the same order.
+            let listed = there.piece_descriptors(&theirs, &part, pieces).unwrap();
+            let bytes = |start: u64, len: u64| (start..start + len).collect::<Vec<_>>();
+            let of_owner: Vec<_> =
+                listed.iter().flat_map(|d| bytes(d.address(), d.len() as u64)).collect();
+            let of_peer: Vec<_> = spans.iter().flat_map(|span| bytes(span.address, span.len)).collect();
+            prop_assert_eq!(of_owner, of_peer);
             if !part.has_whole_layers(here.geometry()) {
                 let at = |layout: &Layout, span: ByteSpan, byte: usize| {
                     layout.parts()[span.part].address() + (span.offset + byte) as u64
@@ -275,6 +350,12 @@ mod tests {
         assert_eq!(of(all().tokens(3..5)), tokens(3, 5));
         assert_eq!(of(all().tokens(2..2)), tokens(2, 2));
         assert!(matches!(of(BlockPart::of_layers(0..4).tokens(0..1)), ChunkPairError::Source(_)));
+        let cut = |part: BlockPart, pieces| there.piece_descriptors(&[1], &part, pieces).map(drop);
+        let uneven = |pieces, chunks| Err(SelectionError::Pieces { pieces, chunks });
+        assert_eq!(cut(all(), 0), uneven(0, OUTER));
+        assert_eq!(cut(BlockPart::of_layers(0..3), 4), uneven(4, 3 * OUTER));
+        assert_eq!(cut(all().tokens(0..1), 1), uneven(1, OUTER));
+        assert_eq!(cut(all().tokens(0..1), OUTER), Ok(()));
         let twice = pair_remote_parts(&remote, &[0, 1], &here, &[1, 1], &all().tokens(0..1));
         assert_eq!(twice.unwrap_err(), ChunkPairError::Duplicate { block: 1 });
     }

@@ -163,6 +163,14 @@ pub enum SelectionError {
         /// Tokens of a block.
         page_size: usize,
     },
+    /// The chunks of a block's part cannot be cut into so many equal pieces.
+    #[error("{chunks} chunks of each block cannot be cut into {pieces} pieces")]
+    Pieces {
+        /// Number of pieces.
+        pieces: usize,
+        /// Number of chunks.
+        chunks: usize,
+    },
     /// No block is selected.
     #[error("no blocks are selected: give at least one block id")]
     NoBlocks,

@@ -19,12 +19,14 @@ pub struct RemotePairs {
     remote: Vec<Span>,
     local: Vec<Descriptor>,
     parts: Vec<(usize, usize)>,
+    pieces: usize,
 }
 
 impl RemotePairs {
-    pub(super) fn with_capacity(runs: usize) -> Self {
+    /// Room for so many runs, in which each block is cut into so many pieces.
+    pub(super) fn with_capacity(runs: usize, pieces: usize) -> Self {
         let (remote, local) = (Vec::with_capacity(runs), Vec::with_capacity(runs));
-        Self { remote, local, parts: Vec::new() }
+        Self { remote, local, parts: Vec::new(), pieces }
     }
 
     /// Adds a run of a part of the peer's layout.
@@ -47,6 +49,12 @@ impl RemotePairs {
     #[must_use]
     pub fn remote_parts(&self) -> &[(usize, usize)] {
         &self.parts
+    }
+
+    /// The number of pieces of each block, in whose order the runs are: the first piece of each block, then the second of each.
+    #[must_use]
+    pub fn pieces(&self) -> usize {
+        self.pieces
     }
 
     /// Memory of this process, as many runs of the same lengths.
@@ -82,7 +90,8 @@ pub fn pair_remote_chunks(
     let place = |strides: Strides, block: usize, (layer, outer): (usize, usize)| {
         strides.of_layer(layer, strides.in_layer(block, outer))
     };
-    let mut pairs = RemotePairs::with_capacity(fold.pieces().saturating_mul(runs.len()));
+    let count = fold.pieces();
+    let mut pairs = RemotePairs::with_capacity(count.saturating_mul(runs.len()), count);
     for piece in (0..fold.pieces()).map(|index| fold.piece(index)) {
         for run in &*runs {
             let len = run.len() * fold.len;
