@@ -27,7 +27,7 @@ mod tests {
         fn messages_that_are_nearly_right(
             version in 0..4u8,
             session: [u8; 16],
-            tag in 0..17u8,
+            tag in 0..19u8,
             rest in vec(any::<u8>(), 0..300),
         ) {
             super::staging(&[&b"nxs"[..], &[version], &session, &[tag], &rest].concat());

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use nixl_descriptor::{DescriptorList, RegistrationCache};
 use nixl_device::Device;
-use nixl_metadata::{NotificationKey, PeerInfo, RdmaMetadata, Share};
+use nixl_metadata::{ExportId, NotificationKey, PeerInfo, RdmaMetadata, Share};
 
 use crate::{
-    Clock, DirectTransfer, Execution, Mailboxes, Offer, PathKind, PeerId, QuietProof, Rejected,
-    TransferRequest, Transport, TransportError, WaitFor,
+    Clock, DirectTransfer, Execution, GrantTable, Mailboxes, Offer, PathKind, PeerId, QuietProof,
+    Rejected, TransferRequest, Transport, TransportError, WaitFor,
 };
 
 /// Factory of the executor of each connection, configured by the application.
@@ -105,6 +105,12 @@ pub trait OfferRegistry {
 
     /// The passive operation of this key has ended, or its creation failed.
     fn offer_ended(&self, key: &NotificationKey);
+
+    /// An export was opened by a connector that uses this executor: peers may ask it to take part in their reads by tickets, for as long
+    /// as there is the table of its grants. By default it takes no part.
+    fn export_opened(&self, export: ExportId, table: &Arc<GrantTable>) {
+        let _ = (export, table);
+    }
 
     /// Adds this side's facts for peers.
     fn describe(&self, info: PeerInfo) -> PeerInfo;

@@ -84,6 +84,7 @@ mod status;
 mod sync;
 mod task;
 mod telemetry;
+mod ticket_read;
 mod transfer;
 mod transport;
 mod typical;
@@ -111,9 +112,9 @@ pub use executor::{
 };
 pub use grants::{
     DoneOutcome, ExportNotification, FreeBlocks, GrantError, GrantMessage, GrantMessageKind,
-    GrantStats, GrantTable, GrantTableOptions, GrantTerms, GrantWords, Granted, LayerWatch,
-    NotificationReceiver, NotificationSender, OutstandingTickets, SpentWords, StaleRead, TicketEnd,
-    WordCheck, WrittenBlocks,
+    GrantStats, GrantTable, GrantTableOptions, GrantTerms, GrantWords, Granted, GrantedCopy,
+    LayerWatch, NotificationReceiver, NotificationSender, OutstandingTickets, SpentWords,
+    StaleRead, TicketEnd, WordCheck, WrittenBlocks,
 };
 pub use mailbox::{Mailbox, Mailboxes};
 pub use nixl_device::Advice;
@@ -141,6 +142,7 @@ pub use slots::{FoundSlot, OfferSlot, RecentCheck, RemoteSlot, RemoteSlots, fore
 pub use spent::{KeyRecord, KeyUse, SpentKeys, SpentStats};
 pub use status::{OperationStatus, StatusError};
 pub use telemetry::{ByLabels, GaugeShare, PerRecorder, transport_label};
+pub use ticket_read::TicketRead;
 pub use transfer::{CompletionMode, Transfer, TransferSpec};
 pub use transport::{OnLost, Transport};
 pub use usage::OfferUse;

@@ -190,6 +190,7 @@ pub struct PathReport {
     pub(crate) descriptors: usize,
     medium: Option<Medium>,
     is_listed: bool,
+    is_checked: bool,
     chunks: u64,
     rails: u32,
     hops: Vec<Hop>,
@@ -213,6 +214,7 @@ impl PathReport {
             descriptors,
             medium: None,
             is_listed: false,
+            is_checked: false,
             chunks: 1,
             rails: 1,
             hops: Vec::new(),
@@ -240,6 +242,13 @@ impl PathReport {
     #[must_use]
     pub fn with_prepared_lists(mut self, is_listed: bool) -> Self {
         self.is_listed = is_listed;
+        self
+    }
+
+    /// The same report, of a read whose grant [its owner has checked](Self::is_checked_by_owner) or not.
+    #[must_use]
+    pub fn with_owner_check(mut self, is_checked: bool) -> Self {
+        self.is_checked = is_checked;
         self
     }
 
@@ -309,6 +318,13 @@ impl PathReport {
         self.is_listed
     }
 
+    /// Whether the owner of the blocks took part in a read by a ticket, and has seen after each of its copies that the grant stood. Then
+    /// the reader needs no check of its own.
+    #[must_use]
+    pub fn is_checked_by_owner(&self) -> bool {
+        self.is_checked
+    }
+
     /// What carried the bytes between the processes, if they left this one and it is known.
     #[must_use]
     pub fn medium(&self) -> Option<Medium> {
@@ -364,6 +380,9 @@ impl fmt::Display for PathReport {
         }
         if self.is_listed {
             f.write_str("; by prepared lists")?;
+        }
+        if self.is_checked {
+            f.write_str("; checked by the owner")?;
         }
         if self.chunks > 1 {
             write!(f, "; {} chunks", self.chunks)?;

@@ -8,7 +8,8 @@ use nixl_descriptor::{DescriptorList, Leased, Registration};
 use nixl_metadata::{AgentMetadata, OperationKind, RdmaMetadata};
 
 use crate::{
-    Listed, PathPolicy, PeerId, RemoteSlot, Transfer, TransferSpec, Transport, TransportError,
+    Listed, PathPolicy, PeerId, RemoteSlot, TicketRead, Transfer, TransferSpec, Transport,
+    TransportError,
 };
 
 /// An operation to run. The lists have been [paired](crate::pair).
@@ -33,6 +34,7 @@ pub struct Route<'a> {
     pub(crate) notifies: bool,
     listed: Option<Listed<'a>>,
     connection: Option<NonZeroU64>,
+    ticket_read: Option<&'a TicketRead>,
 }
 
 impl<'a> Route<'a> {
@@ -74,10 +76,16 @@ impl<'a> Route<'a> {
     }
 
     /// Whether the target waits for a notification of the end. Not for a read under a grant, of whose end its owner learns by the
-    /// ticket; paths in which the target takes part, and which begin at an offer, are then not available.
+    /// ticket; paths in which the target takes part then need [the ticket](Self::ticket_read).
     #[must_use]
     pub fn notifies(&self) -> bool {
         self.notifies
+    }
+
+    /// The ticket of a read under a grant, by which the owner can be asked to take part.
+    #[must_use]
+    pub fn ticket_read(&self) -> Option<&'a TicketRead> {
+        self.ticket_read
     }
 }
 
@@ -123,6 +131,15 @@ impl<'a> TransferRequest<'a> {
     pub fn on_connection(mut self, connection: Option<NonZeroU64>) -> Self {
         if let Some(route) = &mut self.route {
             route.connection = connection;
+        }
+        self
+    }
+
+    /// The same request, by a ticket: its owner can be asked to take part.
+    #[must_use]
+    pub fn by_ticket(mut self, read: Option<&'a TicketRead>) -> Self {
+        if let Some(route) = &mut self.route {
+            route.ticket_read = read;
         }
         self
     }
@@ -187,6 +204,7 @@ impl<'a> TransferRequest<'a> {
             notifies: true,
             listed: None,
             connection: None,
+            ticket_read: None,
         });
         Self { kind, local, leased, remote, route, policy: PathPolicy::auto() }
     }

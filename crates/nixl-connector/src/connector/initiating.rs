@@ -8,7 +8,7 @@ use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Registration};
 use nixl_metadata::{AgentMetadata, OperationKind, RdmaMetadata};
 use nixl_ops::{
     ClaimDemand, EndedOffer, Execution, KeyRecord, Listed, OfferSpec, OfferUse, OperationOptions,
-    PathPolicy, PathReport, PeerId, RemoteSlot, SpentKeys, TransferRequest, Transport,
+    PathPolicy, PathReport, PeerId, RemoteSlot, SpentKeys, TicketRead, TransferRequest, Transport,
     TransportError, pair,
 };
 
@@ -128,6 +128,7 @@ impl Connector {
             notifies: true,
             listed: None,
             connection: None,
+            by_ticket: None,
         };
         let (execution, peer) =
             self.execute(&to, (peer, registrations), initiator_metadata).await?;
@@ -142,7 +143,7 @@ impl Connector {
         remote: &RdmaMetadata,
         to: SilentRead<'_>,
     ) -> Result<(Box<dyn Execution>, PeerId), ConnectorError> {
-        let SilentRead { policy, known, listed, connection } = to;
+        let SilentRead { policy, known, listed, connection, by_ticket } = to;
         let here = &self.shared.connection;
         here.run(here.executor().prepare(memory.0, Some(remote))).await?;
         let peer = match known {
@@ -151,10 +152,24 @@ impl Connector {
             None => here.connect(remote).await?,
         };
         let registrations = here.register(memory.0).await?;
-        let kind = OperationKind::Read;
-        let (slot, notifies) = (None, false);
-        let to = ToPeer { kind, memory, remote, policy, slot, notifies, listed, connection };
-        self.execute(&to, (peer, registrations), None).await
+        let asks_owner =
+            by_ticket.is_some() && here.executor().needs_local_metadata(memory.0, remote);
+        let initiator_metadata = match asks_owner {
+            true => Some(here.local_metadata().await?),
+            false => None,
+        };
+        let to = ToPeer {
+            kind: OperationKind::Read,
+            memory,
+            remote,
+            policy,
+            slot: None,
+            notifies: false,
+            listed,
+            connection,
+            by_ticket,
+        };
+        self.execute(&to, (peer, registrations), initiator_metadata).await
     }
 
     /// Prepares it by the executor; again after a reconnect if the engine has dropped the peer or registrations, as other
@@ -222,6 +237,8 @@ pub(crate) struct SilentRead<'a> {
     pub(crate) listed: Option<Listed<'a>>,
     /// The only connection to the peer that it may use.
     pub(crate) connection: Option<NonZeroU64>,
+    /// The ticket, by which the executor may ask the owner to take part.
+    pub(crate) by_ticket: Option<&'a TicketRead>,
 }
 
 /// A transfer to or from a peer's memory.
@@ -234,6 +251,7 @@ struct ToPeer<'a> {
     notifies: bool,
     listed: Option<Listed<'a>>,
     connection: Option<NonZeroU64>,
+    by_ticket: Option<&'a TicketRead>,
 }
 
 impl<'a> ToPeer<'a> {
@@ -244,13 +262,15 @@ impl<'a> ToPeer<'a> {
         registrations: Arc<[Registration]>,
         initiator_metadata: Option<AgentMetadata>,
     ) -> TransferRequest<'a> {
-        let &Self { kind, memory, remote, policy, slot, notifies, listed, connection } = self;
+        let &Self { kind, memory, remote, policy, slot, notifies, listed, connection, by_ticket } =
+            self;
         let request =
             TransferRequest::inter_process(kind, memory, remote, transport, peer, registrations)
                 .with_initiator_metadata(initiator_metadata)
                 .with_slot(slot)
                 .listed(listed)
                 .on_connection(connection)
+                .by_ticket(by_ticket)
                 .under(policy);
         match notifies {
             true => request,

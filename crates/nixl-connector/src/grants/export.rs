@@ -203,6 +203,9 @@ impl Connector {
         };
         table.open(id.value());
         connection.driver().serve_grants(id.value(), &table);
+        if let Some(offers) = connection.executor().offers() {
+            offers.export_opened(id, &table);
+        }
         let Registered { held: registrations, made } = registered;
         let held = Held { registrations, made, memory: Arc::new(all) };
         let shared = Arc::new(ExportShared {

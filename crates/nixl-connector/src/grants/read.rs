@@ -21,6 +21,8 @@ pub(super) type Sides<'a> = (&'a Ticket, &'a Layout, &'a [usize]);
 pub(super) struct Lists {
     pub(super) local: DescriptorList,
     pub(super) remote: RdmaMetadata,
+    /// [Pieces](RemotePairs::pieces) of each block.
+    pub(super) pieces: usize,
 }
 
 impl Lists {
@@ -33,7 +35,8 @@ impl Lists {
         let pairs = pairs_of_blocks(theirs, sides, part)?;
         let runs = (pairs.remote(), pairs.remote_parts());
         let remote = of_peer(export, sides.0.layout().into(), runs)?;
-        Ok(Self { local: DescriptorList::try_from(pairs.into_local())?, remote })
+        let pieces = pairs.pieces();
+        Ok(Self { local: DescriptorList::try_from(pairs.into_local())?, remote, pieces })
     }
 
     /// The words of a slot.
@@ -49,6 +52,7 @@ impl Lists {
         Ok(Self {
             local,
             remote: offered((export, NotificationKey::random()), vec![words], Vec::new())?,
+            pieces: 1,
         })
     }
 
@@ -76,7 +80,7 @@ impl Lists {
             shares.extend(share(export, (layout, index), address, index..index + 1));
         }
         let key = NotificationKey::random();
-        Ok(Self { local, remote: offered((export, key), descriptors, shares)? })
+        Ok(Self { local, remote: offered((export, key), descriptors, shares)?, pieces: 1 })
     }
 }
 

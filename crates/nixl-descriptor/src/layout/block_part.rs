@@ -142,7 +142,7 @@ pub fn pair_parts(
 
 impl Layout {
     /// A part of blocks in the order of the runs that a peer has [paired](pair_remote_parts), if it has cut each block into as many
-    /// [pieces](RemotePairs::pieces). Neighbours are one descriptor.
+    /// [pieces](RemotePairs::pieces): a descriptor for each, all equally long.
     ///
     /// # Errors
     /// [`SelectionError`]: there are no such blocks or parts; [`SelectionError::Pieces`] if the part cannot be cut so.
@@ -162,28 +162,30 @@ impl Layout {
         if !is_cut || (pieces < chunks && !part.has_whole_layers(&placement.geometry)) {
             return Err(SelectionError::Pieces { pieces, chunks });
         }
-        let mut spans: Vec<ByteSpan> = Vec::new();
+        let of_piece = chunks / pieces;
+        let place = |block: u32, chunk: usize| {
+            let layer = part.layers.start + chunk / outers.len();
+            let outer = outers.start + chunk % outers.len();
+            strides.of_layer(layer, strides.in_layer(block as usize, outer))
+        };
+        // Where its first and its last chunk lie the same way in all blocks.
+        let is_together = |piece: usize| {
+            let (first, last) = (place(0, piece * of_piece), place(0, (piece + 1) * of_piece - 1));
+            first.0 == last.0 && first.1 + (of_piece - 1) * bytes.len() == last.1
+        };
+        if !(0..pieces).all(is_together) {
+            return Err(SelectionError::Pieces { pieces, chunks });
+        }
+        let mut list = Vec::with_capacity(pieces.saturating_mul(ids.ids().len()));
         for piece in 0..pieces {
             for &block in ids.ids().iter() {
-                for chunk in (0..chunks / pieces).map(|at| piece * (chunks / pieces) + at) {
-                    let layer = part.layers.start + chunk / outers.len();
-                    let outer = outers.start + chunk % outers.len();
-                    let in_layer = strides.in_layer(block as usize, outer);
-                    let (part, offset) = strides.of_layer(layer, in_layer);
-                    let next = ByteSpan { part, offset: offset + bytes.start, len: bytes.len() };
-                    match spans.last_mut() {
-                        Some(last)
-                            if last.part == next.part && last.offset + last.len == next.offset =>
-                        {
-                            last.len += next.len;
-                        }
-                        _ => spans.push(next),
-                    }
-                }
+                let (part, offset) = place(block, piece * of_piece);
+                // Inside its part, as the constructor checked.
+                let len = of_piece * bytes.len();
+                list.push(self.parts()[part].part(offset + bytes.start, len));
             }
         }
-        // Inside their parts, as the constructor checked.
-        Ok(spans.iter().map(|span| self.parts()[span.part].part(span.offset, span.len)).collect())
+        Ok(list)
     }
 }
 
@@ -313,6 +315,9 @@ mod tests {
             // The owner lists the same bytes in the same order.
             let listed = there.piece_descriptors(&theirs, &part, pieces).unwrap();
             let bytes = |start: u64, len: u64| (start..start + len).collect::<Vec<_>>();
+            let len = listed[0].len();
+            prop_assert_eq!(listed.len(), pieces * theirs.len());
+            prop_assert!(listed.iter().all(|d| d.len() == len));
             let of_owner: Vec<_> =
                 listed.iter().flat_map(|d| bytes(d.address(), d.len() as u64)).collect();
             let of_peer: Vec<_> = spans.iter().flat_map(|span| bytes(span.address, span.len)).collect();
@@ -356,6 +361,11 @@ mod tests {
         assert_eq!(cut(BlockPart::of_layers(0..3), 4), uneven(4, 3 * OUTER));
         assert_eq!(cut(all().tokens(0..1), 1), uneven(1, OUTER));
         assert_eq!(cut(all().tokens(0..1), OUTER), Ok(()));
+        assert_eq!(cut(BlockPart::of_layers(0..3), 1), Ok(()));
+        let (per_layer, _kept) = layout(LayoutKind::PerLayer(LayerOrder::BlockFirst), 2);
+        let all_layers = BlockPart::of_layers(0..3);
+        let apart = per_layer.piece_descriptors(&[1], &all_layers, 1).map(drop);
+        assert_eq!(apart, uneven(1, 3 * OUTER), "each layer is in memory of its own");
         let twice = pair_remote_parts(&remote, &[0, 1], &here, &[1, 1], &all().tokens(0..1));
         assert_eq!(twice.unwrap_err(), ChunkPairError::Duplicate { block: 1 });
     }

@@ -1,12 +1,13 @@
 //! The executor traits of a connection, implemented by `PathConnection`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nixl_descriptor::DescriptorList;
 use nixl_device::{Device, SharedError};
-use nixl_metadata::{NotificationKey, PeerInfo, RdmaMetadata, Share};
+use nixl_metadata::{ExportId, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    ConnectionExecutor, Execution, Offer, OfferRegistry, PeerId, PeerService, Prefault,
+    ConnectionExecutor, Execution, GrantTable, Offer, OfferRegistry, PeerId, PeerService, Prefault,
     Preparation, Received, TransferRequest, TransportError,
 };
 
@@ -95,6 +96,10 @@ impl OfferRegistry for PathConnection {
             // They may be idle from now on.
             self.shared.maintenance.note_use();
         }
+    }
+
+    fn export_opened(&self, export: ExportId, table: &Arc<GrantTable>) {
+        self.services.sessions.export_opened(export, table);
     }
 
     fn describe(&self, info: PeerInfo) -> PeerInfo {

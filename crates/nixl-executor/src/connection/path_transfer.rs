@@ -9,7 +9,7 @@ use nixl_descriptor::{DescriptorList, Leased, Registration};
 use nixl_metadata::{AgentMetadata, OperationKind, RdmaMetadata};
 use nixl_ops::{
     Execution, OperationError, PathKind, PathPolicy, PathReport, PeerId, PeerMemory, RemoteSlot,
-    TransferRequest, Transport, TransportError, forward_execution,
+    TicketRead, TransferRequest, Transport, TransportError, forward_execution,
 };
 
 use super::attempt::Attempt;
@@ -55,6 +55,7 @@ struct Owned {
     slot: Option<RemoteSlot>,
     notifies: bool,
     connection: Option<NonZeroU64>,
+    ticket_read: Option<TicketRead>,
     remote: RdmaMetadata,
     transport: Arc<dyn Transport>,
     peer: PeerId,
@@ -73,6 +74,7 @@ impl Owned {
             slot: route.slot().cloned(),
             notifies: route.notifies(),
             connection: route.connection(),
+            ticket_read: route.ticket_read().cloned(),
             remote: request.remote().clone(),
             transport: Arc::clone(route.transport()),
             peer: route.peer().clone(),
@@ -94,6 +96,7 @@ impl Owned {
         .with_initiator_metadata(self.initiator_metadata.clone())
         .with_slot(self.slot.as_ref())
         .on_connection(self.connection)
+        .by_ticket(self.ticket_read.as_ref())
         .under(self.policy);
         match self.notifies {
             true => request,

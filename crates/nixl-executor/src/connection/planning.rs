@@ -13,7 +13,7 @@ use crate::local::{MemoryKind, is_host, kind_of};
 use crate::peers::{EngineEstimate, Peer, PeerState};
 use crate::planner::{Export, PathHistory, PathPlan, PathQuery};
 use crate::remote_memory::{RemoteMemoryKey, export, memory_key};
-use crate::transfers::copier;
+use crate::transfers::{copier, why_owner_takes_no_part};
 
 impl PathConnection {
     /// What is known of a peer's offer.
@@ -147,18 +147,18 @@ impl PathConnection {
         {
             history.note_tried(PathKind::StagedOnGpu, reason);
         }
-        if request.route().as_ref().is_some_and(|route| !route.notifies()) {
-            let reason = "the owner takes part in the transfer of an offer, not of a grant";
+        if let Some(route) = request.route().as_ref().filter(|route| !route.notifies()) {
+            let owner = request.remote().peer();
+            let why_not_staged = why_owner_takes_no_part(route.ticket_read(), owner);
+            let copied = "the owner's GPU copies for the transfer of an offer, not of a grant";
             for path in &plan.available {
-                let owner_works = match path.kind {
-                    PathKind::StagedBothSides | PathKind::StagedOnGpu => true,
-                    PathKind::StagedOneSide => !plan.query.remote.is_host(),
-                    PathKind::CudaIpc => is_copied_by_owner(&plan.query),
-                    _ => false,
+                let why_not = match path.kind {
+                    PathKind::StagedBothSides | PathKind::StagedOnGpu => why_not_staged,
+                    PathKind::StagedOneSide if !plan.query.remote.is_host() => why_not_staged,
+                    PathKind::CudaIpc if is_copied_by_owner(&plan.query) => Some(copied),
+                    _ => None,
                 };
-                if owner_works {
-                    history.note_tried(path.kind, reason);
-                }
+                why_not.into_iter().for_each(|reason| history.note_tried(path.kind, reason));
             }
         }
         if self.imports.refused.any()

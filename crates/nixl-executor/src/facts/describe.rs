@@ -6,10 +6,12 @@ use nixl_ops::Medium;
 use super::LocalFacts;
 
 /// The version of staging messages that this release speaks. The form of version 3 is that of version 2; it means that chunks are staged
-/// on a GPU, too.
-pub(crate) const STAGING: u16 = 3;
+/// on a GPU, too. Version 4 has the requests of reads by tickets.
+pub(crate) const STAGING: u16 = 4;
 /// From which version on chunks are staged on the source's GPU if the initiator requests it.
 pub(crate) const STAGING_ON_GPU: u16 = 3;
+/// From which version on the owner of an export takes part in reads by tickets.
+pub(crate) const STAGING_BY_TICKET: u16 = 4;
 /// The version of the messages that request a copy by a peer's GPU. The form of version 3 is that of version 2; it means that
 /// GPU memory is offered for such copies, too.
 pub(crate) const REMOTE_COPY: u16 = 3;

@@ -7,7 +7,9 @@ mod discover;
 mod sides;
 mod ucx;
 
-pub(crate) use describe::{REMOTE_COPY, REMOTE_COPY_OF_GPUS, STAGING, STAGING_ON_GPU};
+pub(crate) use describe::{
+    REMOTE_COPY, REMOTE_COPY_OF_GPUS, STAGING, STAGING_BY_TICKET, STAGING_ON_GPU,
+};
 pub use sides::{Engine, LocalFacts, OfferFacts, PeerFacts};
 pub(crate) use sides::{Fact, LocalGpu, PeerGpu, ShareForm};
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::fmt;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::request::{self, CancelCopy, Open, RemoteCopyRequest};
+use super::ticket_request::{self, GrantRefusal, OpenTicket};
 use super::wire::{self, MessageError, Reader, SessionId, bad, put_text};
 use crate::local::SharedHandle;
 
@@ -77,6 +78,9 @@ pub(crate) enum Message {
         slot: u16,
         round: u32,
     },
+    OpenTicket(OpenTicket),
+    /// Source to sink: the grant does not stand. Nothing is being written, and nothing will be.
+    GrantRefused(GrantRefusal),
 }
 
 impl Message {
@@ -97,7 +101,14 @@ impl Message {
             Self::NotFound => "unused",
             Self::Ready(_) => "ready",
             Self::Taken { .. } => "taken",
+            Self::OpenTicket(_) => "open by ticket",
+            Self::GrantRefused(_) => "refusal of a grant",
         }
+    }
+
+    /// Whether it requests a part in a read by a ticket.
+    pub(crate) fn is_by_ticket(&self) -> bool {
+        matches!(self, Self::OpenTicket(_))
     }
 
     /// Magic, version, session (16 bytes), tag, and the fields in order. Big-endian; counts of grants in one byte, lengths of
@@ -166,6 +177,8 @@ impl Message {
                 out.put_u16(*slot);
                 out.put_u32(*round);
             }
+            Self::OpenTicket(open) => open.put(&mut out),
+            Self::GrantRefused(refusal) => refusal.put(&mut out),
         }
         out.freeze()
     }
@@ -176,6 +189,7 @@ impl Message {
             Self::Open(open) => &open.offer,
             Self::RemoteCopyRequest(copy_request) => &copy_request.offer,
             Self::CancelCopy(cancel) => &cancel.offer,
+            Self::OpenTicket(_) => return 2,
             _ => return 1,
         };
         if offer.is_of_version_1() { 1 } else { 2 }
@@ -196,6 +210,7 @@ impl Message {
                     Self::RemoteCopyRequest(RemoteCopyRequest::read_v2(&mut rest)?)
                 }
                 request::CANCEL_COPY => Self::CancelCopy(CancelCopy::read_v2(&mut rest)?),
+                ticket_request::OPEN_TICKET => Self::OpenTicket(OpenTicket::read(&mut rest)?),
                 other => return Err(bad("tag", other)),
             },
         };
@@ -255,6 +270,7 @@ impl Message {
                 offset: rest.u64("offset")?,
             }),
             15 => Self::Taken { slot: rest.u16("slot")?, round: rest.u32("slot")? },
+            ticket_request::GRANT_REFUSED => Self::GrantRefused(GrantRefusal::read(rest)?),
             other => return Err(bad("tag", other)),
         })
     }
@@ -279,7 +295,8 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use nixl_metadata::{NotificationKey, OperationKind};
+    use nixl_descriptor::layout::BlockPart;
+    use nixl_metadata::{ExportId, NotificationKey, OperationKind, Rights, Ticket, TicketTerms};
 
     use super::super::request::{ExportedRange, PresentedOffer, Proof};
     use super::*;
@@ -291,6 +308,49 @@ mod tests {
             key: NotificationKey::new(&key).unwrap(),
             proof,
         })
+    }
+
+    fn open_ticket() -> impl Strategy<Value = OpenTicket> {
+        let blocks = proptest::collection::hash_set(any::<u32>(), 1..40);
+        let part = (0..90u16, 1..9u16, any::<Option<bool>>(), any::<Option<(u8, u8)>>());
+        let rest = (any::<u32>(), any::<u64>(), vec(any::<u8>(), 0..3000));
+        let process = any::<Option<NonZeroU32>>();
+        (any::<(u64, u64, u32)>(), blocks, part, rest, process).prop_map(
+            |((export, generation, slot), blocks, part, rest, on_gpu_by)| {
+                let (first, layers, outer, tokens) = part;
+                let terms = TicketTerms {
+                    export: ExportId::new(export),
+                    layout: 3,
+                    layers: 0..100,
+                    rights: Rights::Read,
+                    slot,
+                    generation,
+                    token: [9; 16],
+                    expires_unix_millis: export,
+                };
+                let blocks: Vec<_> = blocks.into_iter().collect();
+                let mut part = BlockPart::of_layers(first.into()..(first + layers).into());
+                if let Some(first) = outer.map(usize::from) {
+                    part = part.outer(first..first + 1);
+                }
+                if let Some((first, count)) = tokens {
+                    let first = usize::from(first);
+                    part = part.tokens(first..first + usize::from(count) + 1);
+                }
+                let (pieces, chunk_bytes, initiator_metadata) = rest;
+                let initiator_metadata = initiator_metadata.into();
+                let ticket = Ticket::new(terms, blocks).unwrap();
+                OpenTicket { ticket, part, pieces, chunk_bytes, initiator_metadata, on_gpu_by }
+            },
+        )
+    }
+
+    fn refusal() -> impl Strategy<Value = GrantRefusal> {
+        prop_oneof![
+            Just(GrantRefusal::Stale),
+            Just(GrantRefusal::NotGranted),
+            any::<(u64, u64)>().prop_map(|(ready, asked)| GrantRefusal::NotReady { ready, asked }),
+        ]
     }
 
     fn message() -> impl Strategy<Value = Message> {
@@ -361,6 +421,8 @@ mod tests {
                 Message::Ready(ReadyChunk { chunk, slot, round, handle, offset })
             }),
             any::<(u16, u32)>().prop_map(|(slot, round)| Message::Taken { slot, round }),
+            open_ticket().prop_map(Message::OpenTicket),
+            refusal().prop_map(Message::GrantRefused),
         ]
     }
 
@@ -379,6 +441,10 @@ mod tests {
             let is_shorter = |cut: &Message| match (cut, &message) {
                 (Message::Open(cut), Message::Open(open)) => {
                     open.on_gpu_by.is_some() && *cut == Open { on_gpu_by: None, ..open.clone() }
+                }
+                (Message::OpenTicket(cut), Message::OpenTicket(open)) => {
+                    let shorter = OpenTicket { on_gpu_by: None, ..open.clone() };
+                    open.on_gpu_by.is_some() && *cut == shorter
                 }
                 _ => false,
             };
@@ -406,6 +472,13 @@ mod tests {
             let expected = offer.map(|offer| (SessionId(7), offer.clone()));
             prop_assert_eq!(&PresentedOffer::peek(&bytes), &expected);
             let short = PresentedOffer::peek(&bytes[..chunking.index(bytes.len())]);
+            prop_assert!(short.is_none() || short == expected);
+            let expected = match &message {
+                Message::OpenTicket(open) => Some((SessionId(7), open.ticket.export().value())),
+                _ => None,
+            };
+            prop_assert_eq!(OpenTicket::peek(&bytes), expected);
+            let short = OpenTicket::peek(&bytes[..chunking.index(bytes.len())]);
             prop_assert!(short.is_none() || short == expected);
         }
 

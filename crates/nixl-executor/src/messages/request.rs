@@ -90,7 +90,7 @@ pub(crate) struct ExportedRange {
     pub(crate) offsets: Vec<u64>,
 }
 
-/// The section of `Open` for chunks that are staged on a GPU. As the first number, so that it is in front of those of later
+/// The section of a request for chunks that are staged on a GPU. As the first number, so that it is in front of those of later
 /// releases.
 const ON_GPU: u16 = 0;
 pub(super) const OPEN: u8 = 0;
@@ -167,11 +167,7 @@ impl Open {
         out.put_u64(self.chunk_bytes);
         self.offer.put_key_of_version_1(out);
         put_initiator_metadata(out, &self.initiator_metadata);
-        if let Some(process) = self.on_gpu_by.filter(|_| !self.offer.is_of_version_1()) {
-            out.put_u16(ON_GPU);
-            out.put_u32(size_of::<u32>() as u32);
-            out.put_u32(process.get());
-        }
+        put_process(self.on_gpu_by.filter(|_| !self.offer.is_of_version_1()), out);
     }
 
     pub(super) fn read_v1(rest: &mut Reader<'_>) -> Result<Self, MessageError> {
@@ -185,18 +181,7 @@ impl Open {
         let offer = PresentedOffer::read(rest)?;
         let (kind, chunk_bytes) = (rest.kind()?, rest.u64("chunk size")?);
         let initiator_metadata = rest.initiator_metadata()?;
-        let mut on_gpu_by = None;
-        read_sections(rest, |number, mut content| {
-            if number != ON_GPU {
-                return Ok(());
-            }
-            let process = content.u32("process")?;
-            on_gpu_by = Some(NonZeroU32::new(process).ok_or_else(|| bad("process", process))?);
-            match content.0.len() {
-                0 => Ok(()),
-                extra => Err(MessageError::Trailing { extra }),
-            }
-        })?;
+        let on_gpu_by = read_process(rest)?;
         Ok(Self { offer, kind, chunk_bytes, initiator_metadata, on_gpu_by })
     }
 }
@@ -309,6 +294,31 @@ impl CancelCopy {
         let reason = rest.text("reason", wire::MAX_REASON)?.to_owned();
         Ok(Self { offer, initiator_metadata, reason })
     }
+}
+
+/// Adds the section of chunks that are staged on a GPU: the initiator's process.
+pub(super) fn put_process(process: Option<NonZeroU32>, out: &mut BytesMut) {
+    let Some(process) = process else { return };
+    out.put_u16(ON_GPU);
+    out.put_u32(size_of::<u32>() as u32);
+    out.put_u32(process.get());
+}
+
+/// Reads the sections to the end of the message: the initiator's process, if the chunks are staged on a GPU.
+pub(super) fn read_process(rest: &mut Reader<'_>) -> Result<Option<NonZeroU32>, MessageError> {
+    let mut on_gpu_by = None;
+    read_sections(rest, |number, mut content| {
+        if number != ON_GPU {
+            return Ok(());
+        }
+        let process = content.u32("process")?;
+        on_gpu_by = Some(NonZeroU32::new(process).ok_or_else(|| bad("process", process))?);
+        match content.0.len() {
+            0 => Ok(()),
+            extra => Err(MessageError::Trailing { extra }),
+        }
+    })?;
+    Ok(on_gpu_by)
 }
 
 /// Skips the sections to the end of a message of which this release has none.

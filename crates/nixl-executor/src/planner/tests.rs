@@ -389,7 +389,8 @@ fn a_peer_takes_part_if_its_messages_are_of_this_version_an_earlier_one_or_the_n
         (2, [true; 2]),
         (3, [true; 2]),
         (4, [true; 2]),
-        (5, [false; 2]),
+        (5, [true, false]),
+        (6, [false; 2]),
         (u16::MAX, [false; 2]),
     ] {
         let [staging, remote_copy] = supports_version;

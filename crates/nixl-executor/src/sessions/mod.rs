@@ -1,10 +1,12 @@
 //! Sessions of a connection: transfers in which both executors take part, as the protocol between them sees them.
 //!
-//! A peer [opens a session](Sessions::admit) by a request that presents an offer of this side; messages of the session go to its
+//! A peer [opens a session](Sessions::admit) by a request that presents an offer of this side, or a ticket of one of its
+//! [exports]; messages of the session go to its
 //! [inbox](table). The transfer that reads the inbox moves the session's bytes. Slots that a peer
 //! may still use after the session's end are in [quarantine](Membership::quarantine).
 
 mod error;
+mod exports;
 mod offers;
 mod peer_quiet;
 mod quarantine;

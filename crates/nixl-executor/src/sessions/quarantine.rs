@@ -69,7 +69,7 @@ impl Quarantine {
     /// Releases the slots that a late message names as done.
     pub(super) fn hear(&mut self, message: &Message) {
         match (&self.use_by_peer, message) {
-            (UseByPeer::Writes, Message::Stopped { .. })
+            (UseByPeer::Writes, Message::Stopped { .. } | Message::GrantRefused(_))
             | (UseByPeer::Reads(_), Message::Stop { .. } | Message::Done) => self.release(),
             (UseByPeer::Writes, Message::Filled { slot: Some((slot, round)), .. })
             | (UseByPeer::Reads(_), Message::Taken { slot, round }) => {

@@ -8,14 +8,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use metrics::counter;
 use nixl_device::locks::lock;
-use nixl_metadata::{AgentMetadata, Limits, NotificationKey, OperationKind};
-use nixl_ops::{Claim, ConnectionContext, Mailbox, Offer, PeerId, Received, TransportError};
+use nixl_metadata::{AgentMetadata, ExportId, Limits, NotificationKey, OperationKind, Ticket};
+use nixl_ops::{
+    Claim, ConnectionContext, GrantTable, Mailbox, Offer, PeerId, Received, TransportError,
+};
 
+use super::exports::Exports;
 use super::offers::Offers;
 use super::peer_quiet::PeerQuiet;
 use super::table::{Membership, SessionTable};
 use super::{failed, gone};
-use crate::messages::{self, Message, MessageError, Outbox, PresentedOffer, SessionId};
+use crate::messages::{self, Message, MessageError, OpenTicket, Outbox, PresentedOffer, SessionId};
 use crate::peers::Peers;
 use crate::pinned_slots::StagingConfig;
 
@@ -27,7 +30,8 @@ pub(crate) struct Sessions {
     table: Arc<SessionTable>,
     peers: Arc<Peers>,
     offers: Mutex<Offers>,
-    /// Requests that presented no offer of this side.
+    exports: Mutex<Exports>,
+    /// Requests that presented no offer and no export of this side.
     strangers: AtomicU64,
     /// Whether a job on the blocking thread is about to prove peers quiet.
     proving: AtomicBool,
@@ -40,6 +44,8 @@ impl Sessions {
     const CHECK: Duration = Duration::from_secs(1);
     /// How long after the end of the last offer peers are expected to ask for one. Nothing ticks for ever.
     const LATE: Duration = Duration::from_secs(120);
+    /// How long readers wait at most for the answer of a side whose grants they may read with its help.
+    const GRANTED: Duration = Duration::from_millis(2);
 
     pub(crate) fn new(
         link: ConnectionContext,
@@ -52,6 +58,7 @@ impl Sessions {
             table: Arc::default(),
             peers,
             offers: Mutex::default(),
+            exports: Mutex::default(),
             strangers: AtomicU64::new(0),
             proving: AtomicBool::new(false),
         })
@@ -75,7 +82,7 @@ impl Sessions {
         self.table.waiting()
     }
 
-    /// Requests that presented no offer of this side.
+    /// Requests that presented no offer and no export of this side.
     pub(crate) fn strangers(&self) -> u64 {
         self.strangers.load(Ordering::Relaxed)
     }
@@ -122,8 +129,12 @@ impl Sessions {
         self.table.wants_proof()
     }
 
-    /// Peers may ask for an offer that is complete, and for a while after it was withdrawn; sinks for the last message of a source.
+    /// Peers may ask for an offer that is complete, and for a while after it was withdrawn; readers for this side's part as long as
+    /// something is granted; sinks for the last message of a source.
     pub(crate) fn poll_interval(&self) -> Option<Duration> {
+        if self.is_granted() {
+            return Some(Self::GRANTED);
+        }
         if !self.offers().is_empty() || self.table.has_stalled() {
             return Some(Self::CHECK);
         }
@@ -134,6 +145,22 @@ impl Sessions {
 
     pub(crate) fn offer_created(&self, offer: Offer) {
         self.offers().offer_created(offer);
+    }
+
+    /// Readers may ask this side to take part in reads of this export.
+    pub(crate) fn export_opened(&self, export: ExportId, table: &Arc<GrantTable>) {
+        lock(&self.exports).opened(export, table);
+    }
+
+    /// The grants of an export.
+    pub(crate) fn grants_of(&self, export: u64) -> Option<Arc<GrantTable>> {
+        lock(&self.exports).table(export)
+    }
+
+    /// Whether a grant of an export is alive.
+    fn is_granted(&self) -> bool {
+        let tables = lock(&self.exports).tables();
+        tables.iter().any(|table| table.is_used())
     }
 
     pub(crate) fn offer_ended(&self, key: &NotificationKey) {
@@ -178,10 +205,12 @@ impl Sessions {
         from: &str,
         payload: &[u8],
     ) -> Result<(SessionId, Message), Received> {
-        if let Some((id, presented)) = PresentedOffer::peek(payload)
-            && !self.offers().know(&presented)
-            && !self.table.has(id, from)
-        {
+        let stranger = match (PresentedOffer::peek(payload), OpenTicket::peek(payload)) {
+            (Some((id, presented)), _) => (!self.offers().know(&presented)).then_some(id),
+            (_, Some((id, export))) => self.grants_of(export).is_none().then_some(id),
+            _ => None,
+        };
+        if stranger.is_some_and(|id| !self.table.has(id, from)) {
             self.strangers.fetch_add(1, Ordering::Relaxed);
             counter!("nixl_requests_of_strangers_total").increment(1);
             return Err(Received::Ignored);
@@ -225,18 +254,43 @@ impl Sessions {
         key: &NotificationKey,
         initiator_metadata: Bytes,
     ) -> Option<(Membership, Outbox)> {
+        let may_introduce = || self.offers().may_introduce(key, from);
+        self.admit_if(id, from, (key, initiator_metadata), may_introduce)
+    }
+
+    /// A session that a reader requests, whose message has the export of its ticket.
+    pub(crate) fn admit_reader(
+        &self,
+        id: SessionId,
+        from: &str,
+        ticket: &Ticket,
+        initiator_metadata: Bytes,
+    ) -> Option<(Membership, Outbox)> {
+        // Sessions are counted by grants as by offers.
+        let key = uuid::Uuid::from_bytes(*ticket.token()).to_string();
+        let key = NotificationKey::new(&key).ok()?;
+        let export = ticket.export().value();
+        let may_introduce = || lock(&self.exports).may_introduce(export, from);
+        self.admit_if(id, from, (&key, initiator_metadata), may_introduce)
+    }
+
+    fn admit_if(
+        &self,
+        id: SessionId,
+        from: &str,
+        (key, initiator_metadata): (&NotificationKey, Bytes),
+        may_introduce: impl FnOnce() -> bool,
+    ) -> Option<(Membership, Outbox)> {
         if self.table.len() >= Self::MAX_SERVED || from == self.link.transport().agent_name() {
             return None;
         }
         let len = initiator_metadata.len();
         let initiator_metadata =
             AgentMetadata::from_compressed(initiator_metadata, &Limits::default()).ok()?;
-        if !self.peers.is_connected_with(from, &initiator_metadata)
-            && !self.offers().may_introduce(key, from)
-        {
+        if !self.peers.is_connected_with(from, &initiator_metadata) && !may_introduce() {
             tracing::debug!(
                 from,
-                "a request in the name of one agent more than the offer has readers"
+                "a request in the name of one agent more than the offer or export is for"
             );
             return None;
         }

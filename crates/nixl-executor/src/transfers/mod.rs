@@ -18,4 +18,4 @@ mod tests;
 pub(crate) use peer_copy::{PeerCopy, copier, is_not_open, owner_gone};
 pub(crate) use remote_copy::RemoteCopyContext;
 pub(crate) use services::Services;
-pub(crate) use staged::StagingMode;
+pub(crate) use staged::{StagingMode, why_owner_takes_no_part};

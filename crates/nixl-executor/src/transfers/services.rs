@@ -41,6 +41,7 @@ impl Services {
         let name = message.name();
         let served = match message {
             Message::Open(open) => self.staging.serve(id, from, open),
+            Message::OpenTicket(open) => self.staging.serve_reader(id, from, open),
             Message::RemoteCopyRequest(copy_request) => {
                 self.remote_copies.serve(id, from, copy_request)
             }

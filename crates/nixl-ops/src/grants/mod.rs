@@ -36,7 +36,7 @@ pub use message::{GrantMessage, GrantMessageKind};
 pub use notifications::{ExportNotification, NotificationReceiver, NotificationSender};
 pub use outstanding::OutstandingTickets;
 pub(crate) use served::ServedGrants;
-pub use table::{DoneOutcome, GrantStats, GrantTable, SpentWords};
+pub use table::{DoneOutcome, GrantStats, GrantTable, GrantedCopy, SpentWords};
 pub use terms::{GrantTableOptions, GrantTerms, Granted, TicketEnd};
 pub use waiters::{FreeBlocks, WrittenBlocks};
 pub use words::GrantWords;

@@ -3,6 +3,7 @@
 mod blocks;
 mod changes;
 mod closing;
+mod copies;
 mod ending;
 mod granting;
 mod state;
@@ -16,6 +17,7 @@ use nixl_device::locks::lock;
 
 use self::changes::Changes;
 pub use self::closing::SpentWords;
+pub use self::copies::GrantedCopy;
 pub use self::ending::DoneOutcome;
 pub(super) use self::state::GrantEnd;
 use self::state::{Grant, State};
@@ -115,7 +117,7 @@ impl GrantTable {
     }
 
     /// Whether a grant has not ended.
-    pub(super) fn is_used(&self) -> bool {
+    pub fn is_used(&self) -> bool {
         self.lock().alive() > 0
     }
 

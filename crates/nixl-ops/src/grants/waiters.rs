@@ -1,7 +1,7 @@
 //! Waiters for free blocks.
 //!
-//! A block is held by its grants to read, which the layout counts, and by its grant to write, which is counted here from its begin
-//! until no peer writes it any more.
+//! A block is held by its grants to read, which the layout counts, and by those to write and by copies for readers, which are counted
+//! here from their begin until nothing writes or copies it any more.
 //!
 //! A waiter watches one of its granted blocks. When that block is free it watches the next granted one, and wakes when there is
 //! none: the end of a grant costs nothing for unwatched blocks.
@@ -25,7 +25,7 @@ pub(super) struct Waiters {
     waiting: HashMap<u64, Waiter>,
     /// Layout, block, and the waiter that watches it.
     watched: BTreeSet<(u16, u32, u64)>,
-    /// The number of grants to write, by layout and block.
+    /// The number of grants to write and of copies for readers, by layout and block.
     written: HashMap<(u16, u32), u32>,
 }
 
@@ -106,7 +106,7 @@ impl Waiters {
         wakers
     }
 
-    /// Counts a grant to write.
+    /// Counts a grant to write, or a copy for a reader.
     pub(super) fn write_begins(&mut self, layout: u16, blocks: &[u32]) {
         for &block in blocks {
             *self.written.entry((layout, block)).or_default() += 1;
@@ -175,7 +175,8 @@ impl Drop for FreeBlocks {
     }
 }
 
-/// Blocks that are granted for writing, which [`FreeBlocks`] waits for until this is dropped.
+/// Blocks that are granted for writing, or [copied](super::GrantedCopy) for a reader. [`FreeBlocks`] waits for them until this is
+/// dropped.
 ///
 /// In a forked child the drop changes nothing.
 pub struct WrittenBlocks {

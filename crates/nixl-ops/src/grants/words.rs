@@ -84,6 +84,11 @@ impl GrantWords {
         check.ready(&self.words)
     }
 
+    /// As [`WordCheck::check_mapped`], for a copy by the owner.
+    pub(super) fn check(&self, check: &WordCheck) -> Result<(), StaleRead> {
+        check.check(&self.words)
+    }
+
     /// As [`WordCheck::stage`], for a reader in the owner's process.
     ///
     /// # Errors

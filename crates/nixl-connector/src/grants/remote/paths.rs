@@ -1,8 +1,9 @@
 //! The paths between the memories of an export and those of this process.
 
-use nixl_descriptor::layout::{Layout, pair_remote_chunks};
+use nixl_descriptor::layout::{BlockPart, Layout, RemoteLayout, pair_remote_chunks};
 use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases};
-use nixl_ops::{PathKind, PathReport};
+use nixl_metadata::{MetadataError, Rights, Ticket, TicketTerms};
+use nixl_ops::{PathKind, PathReport, TicketRead};
 
 use super::check::Words;
 use super::{Imported, RemoteExport};
@@ -55,12 +56,14 @@ impl RemoteExport {
             return Ok(PathReport::new(PathKind::SameProcessCopy, "memcpy", bytes, 1));
         }
         let remote = of_peer((metadata, key), at, (pairs.remote(), pairs.remote_parts()))?;
+        let by_ticket = self.planned((at, theirs), pairs.pieces())?;
         let local = DescriptorList::try_from(pairs.into_local())?;
         let plan = async {
             let leased = Leased::from(Leases::acquire(local.as_slice(), LeaseMode::Write)?);
             let options = connector.default_options();
             let (policy, known) = (options.path_policy(), peer.as_ref());
-            let to = SilentRead { policy, known, ..SilentRead::default() };
+            let by_ticket = by_ticket.as_ref();
+            let to = SilentRead { policy, known, by_ticket, ..SilentRead::default() };
             let prepare = connector.prepare_silently((&local, &leased), &remote, to);
             let driver = connector.connection().driver();
             let (prepared, _) = driver.with_timeout(options, prepare).await?;
@@ -68,5 +71,26 @@ impl RemoteExport {
             Ok(execution.report())
         };
         plan.await
+    }
+
+    /// A read of a block of a layout, for a plan: its ticket is of no grant, and is never sent.
+    fn planned(
+        &self,
+        (at, theirs): (usize, &RemoteLayout),
+        pieces: usize,
+    ) -> Result<Option<TicketRead>, MetadataError> {
+        let layers = theirs.geometry().layers();
+        let terms = TicketTerms {
+            export: self.0.metadata.export(),
+            layout: u16::try_from(at).unwrap_or(u16::MAX),
+            layers: 0..u16::try_from(layers).unwrap_or(u16::MAX),
+            rights: Rights::Read,
+            slot: 0,
+            generation: 0,
+            token: [0; 16],
+            expires_unix_millis: 0,
+        };
+        let (ticket, part) = (Ticket::new(terms, [0])?, BlockPart::of_layers(0..layers));
+        Ok(self.by_ticket(&ticket, &part, pieces))
     }
 }

@@ -156,7 +156,7 @@ impl RemoteExport {
         let export = (&import.metadata, &import.key);
         let remote = of_peer(export, ticket.layout().into(), (&remote, &parts))?;
         let (policy, known) = (options.path_policy(), import.peer.as_ref());
-        let to = SilentRead { policy, known, listed: None, connection };
+        let to = SilentRead { policy, known, connection, ..SilentRead::default() };
         let prepare = import.connector.prepare_silently((&local, &leased), &remote, to);
         let driver = import.connector.connection().driver();
         let (prepared, options) = driver.with_timeout(options, prepare).await?;

@@ -8,7 +8,7 @@ use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases};
 use nixl_metadata::{Rights, Ticket};
 use nixl_ops::{
     Completion, EndedOffer, Execution, OperationKind, OperationOptions, PathKind, PathPolicy,
-    PathReport, PeerId, ReadOperation, StaleRead, TransportError, WordCheck,
+    PathReport, PeerId, ReadOperation, StaleRead, TicketRead, TransportError, WordCheck,
 };
 
 use super::check::{Words, check_of_layers, refused};
@@ -116,6 +116,8 @@ impl RemoteExport {
                     words.check_owner()?;
                 }
             }
+            // The owner has looked at them after each of its copies.
+            (_, Some(_)) if done.path().is_some_and(PathReport::is_checked_by_owner) => {}
             (_, Some(words)) => {
                 words.check(&check, &peer, operation.spending(done.elapsed())).await?;
             }
@@ -213,6 +215,20 @@ impl RemoteExport {
         Ok((done, peer, options))
     }
 
+    /// The read as its owner can be asked to take part in it. Memory of the host is reached without the owner.
+    pub(super) fn by_ticket(
+        &self,
+        ticket: &Ticket,
+        part: &BlockPart,
+        pieces: usize,
+    ) -> Option<TicketRead> {
+        if self.remote(ticket.layout().into()).device().is_host() {
+            return None;
+        }
+        let read = TicketRead::new(ticket.clone(), part.clone(), pieces);
+        Some(read.with_mailbox(self.0.mailbox.clone()))
+    }
+
     async fn prepare(
         &self,
         sides: Sides<'_>,
@@ -223,7 +239,7 @@ impl RemoteExport {
         let (ticket, into, blocks) = sides;
         let theirs = self.remote(ticket.layout().into());
         let lists = Lists::of_blocks(((metadata, key), theirs), sides, part)?;
-        let Lists { local, remote } = lists;
+        let Lists { local, remote, pieces } = lists;
         let leased = Leased::from(Leases::acquire(local.as_slice(), LeaseMode::Write)?);
         let memory = (&local, &leased);
         let is_listed = part.has_whole_layers(into.geometry());
@@ -233,7 +249,9 @@ impl RemoteExport {
         };
         let positions = prepared.as_ref().and_then(of_pair);
         let listed = prepared.as_ref().zip(positions.as_ref()).map(|(pair, at)| pair.at(at));
-        let to = SilentRead { policy, known: peer.as_ref(), listed, connection };
+        let by_ticket = self.by_ticket(ticket, part, pieces);
+        let by_ticket = by_ticket.as_ref();
+        let to = SilentRead { policy, known: peer.as_ref(), listed, connection, by_ticket };
         let (execution, peer) = connector.prepare_silently(memory, &remote, to).await?;
         Ok((execution, local, peer))
     }

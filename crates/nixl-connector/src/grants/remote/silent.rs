@@ -20,7 +20,7 @@ impl Connector {
         (options, connection): (OperationOptions, Option<NonZeroU64>),
         check: impl Fn() -> Result<(), TransportError> + Send + 'static,
     ) -> Result<(Completion, PeerId), ConnectorError> {
-        let Lists { local, remote } = lists;
+        let Lists { local, remote, .. } = lists;
         let policy = options.path_policy();
         let me = self.clone();
         let prepare = async move {

@@ -10,6 +10,7 @@ use nixl_device::SharedError;
 use nixl_ops::TransportError;
 
 use super::chunking::Chunking;
+use super::granted::SourceGrant;
 use crate::local::{
     AllocationBoundaries, BlockCopy, CopyOp, Costs, GpuBackend, GpuCapabilities, GpuError,
     GpuEvent, GpuStream, MemoryKind, Plan, Strategy, StrategyPolicy, starts,
@@ -28,6 +29,8 @@ pub(super) struct Copier {
     chooser: Option<Box<Chooser>>,
     list: DescriptorList,
     boundaries: AllocationBoundaries,
+    /// Of blocks that are copied for a reader. Field order: after the stream, whose work may use them.
+    grant: Option<SourceGrant>,
     queued: usize,
     /// The GPU failed. What was queued may or may not have run, and no more will.
     lost: bool,
@@ -63,6 +66,7 @@ impl Copier {
             chooser: None,
             list,
             boundaries,
+            grant: None,
             queued: 0,
             lost: false,
         })
@@ -76,13 +80,43 @@ impl Copier {
         self
     }
 
+    /// The same for the blocks of a grant, if there is one: each copy out of them is begun and ended under it.
+    pub(super) fn of_grant(mut self, grant: Option<SourceGrant>) -> Self {
+        self.grant = grant;
+        self
+    }
+
+    /// Whether the grant of the memory stands, if it is granted.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not.
+    pub(super) fn check_grant(&self) -> Result<(), TransportError> {
+        self.grant.as_ref().map_or(Ok(()), SourceGrant::check)
+    }
+
     /// Queues the copies of a chunk, whose bytes lie densely in a slot of this side, or of the peer where it is open here: memory at
     /// this address, of this length.
     ///
     /// # Errors
     ///
-    /// If the GPU is lost. The slot must be given up then.
+    /// If the GPU is lost: the slot must be given up then. Or if the grant of the memory does not stand: then nothing was queued.
     pub(super) fn start(
+        &mut self,
+        chunking: &Chunking,
+        chunk: u64,
+        slot: (u64, u64),
+        towards: CopyDirection,
+    ) -> Result<Copying, TransportError> {
+        self.grant.as_mut().map_or(Ok(()), SourceGrant::begin)?;
+        self.queue(chunking, chunk, slot, towards).map_err(|error| {
+            // The GPU's error goes before.
+            let _ = self.grant.as_mut().map(SourceGrant::copied);
+            engine_failed("copy", &error)
+        })
+    }
+
+    fn queue(
         &mut self,
         chunking: &Chunking,
         chunk: u64,
@@ -134,16 +168,18 @@ impl Copier {
     ///
     /// # Errors
     ///
-    /// If some could not be queued, or the GPU is lost. The slot must be given up then.
-    pub(super) fn poll(&mut self, copying: &mut Copying) -> Poll<Result<(), GpuError>> {
+    /// If some could not be queued, or the GPU is lost: the slot must be given up then. Or if the grant of the memory no longer stands.
+    pub(super) fn poll(&mut self, copying: &mut Copying) -> Poll<Result<(), TransportError>> {
         let reached = copying.event.is_complete();
         if reached == Ok(false) {
             return Poll::Pending;
         }
         self.queued = self.queued.saturating_sub(1);
         self.lost |= reached.is_err();
-        reached?;
-        Poll::Ready(copying.failed.take().map_or(Ok(()), Err))
+        // The bytes have left the memory, and then its grant is looked at.
+        let stands = self.grant.as_mut().map_or(Ok(()), SourceGrant::copied);
+        let copied = reached.and_then(|_| copying.failed.take().map_or(Ok(()), Err));
+        Poll::Ready(copied.map_err(|error| engine_failed("copy", &error)).and(stands))
     }
 
     /// Whether the GPU failed, so that it is not known what it still uses.

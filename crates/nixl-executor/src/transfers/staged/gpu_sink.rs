@@ -9,7 +9,7 @@ use nixl_ops::{Clock, Hop, TransportError};
 
 use super::arrivals::Arrivals;
 use super::chunking::Chunking;
-use super::copies::{Copier, CopyDirection, Copying, engine_failed};
+use super::copies::{Copier, CopyDirection, Copying};
 use super::hop_timer::HopTimer;
 use crate::local::{SharedHandle, TransferBuffer};
 use crate::messages::{Message, ReadyChunk};
@@ -135,7 +135,7 @@ impl GpuSink {
             };
             self.hop_timer.leave(clock.now());
             let (ReadyChunk { slot, round, .. }, _) = self.landing.swap_remove(at);
-            copied.map_err(|e| engine_failed("copy", &e))?;
+            copied?;
             self.exported.remove(&slot);
             self.landed += 1;
             // The last message releases all.
@@ -184,10 +184,8 @@ impl GpuSink {
             // Inside the memory, as was checked when the message came and when the memory was opened.
             let address = memory.address().wrapping_add(ready.offset);
             let slot = (address, self.chunking.len(ready.chunk));
-            let copying = self
-                .copier
-                .start(&self.chunking, ready.chunk, slot, CopyDirection::Gpu)
-                .map_err(|e| engine_failed("copy", &e))?;
+            let copying =
+                self.copier.start(&self.chunking, ready.chunk, slot, CopyDirection::Gpu)?;
             self.hop_timer.enter(clock.now());
             self.landing.push((ready, copying));
             moved = true;

@@ -8,9 +8,8 @@ use nixl_device::ProcessWatch;
 use nixl_ops::{Clock, Hop, TransportError};
 
 use super::chunking::Chunking;
-use super::copies::{Copier, CopyDirection, Copying, engine_failed};
+use super::copies::{Copier, CopyDirection, Copying};
 use super::hop_timer::HopTimer;
-use crate::local::GpuError;
 use crate::messages::{Message, ReadyChunk};
 use crate::pinned_slots::{GpuMember, Slot};
 use crate::sessions::{Quarantine, SlotsInUse, failed, violated};
@@ -100,7 +99,7 @@ impl GpuSource {
             // In the order in which they began.
             let (chunk, slot, _) = self.filling.remove(at);
             if let Err(error) = copied {
-                return Err(self.failed(slot, &error));
+                return Err(self.failed(slot, error));
             }
             self.filled.push((chunk, slot));
             moved = true;
@@ -110,6 +109,9 @@ impl GpuSource {
 
     fn start(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
         let mut moved = false;
+        if self.next < self.chunking.count() {
+            self.copier.check_grant()?;
+        }
         while self.next < self.chunking.count()
             && self.filling.len() + self.filled.len() + self.exported.len() < self.window
         {
@@ -118,7 +120,7 @@ impl GpuSource {
             let (chunking, range) = (&self.chunking, slot.range());
             let copying = match self.copier.start(chunking, self.next, range, CopyDirection::Slot) {
                 Ok(copying) => copying,
-                Err(error) => return Err(self.failed(slot, &error)),
+                Err(error) => return Err(self.failed(slot, error)),
             };
             self.hop_timer.enter(clock.now());
             self.filling.push((self.next, slot, copying));
@@ -130,11 +132,11 @@ impl GpuSource {
     }
 
     /// A copy to a slot has failed. What was queued is done, and the slot is free, unless the GPU is lost.
-    fn failed(&self, slot: Slot, error: &GpuError) -> TransportError {
+    fn failed(&self, slot: Slot, error: TransportError) -> TransportError {
         if !self.copier.is_lost() {
             slot.release();
         }
-        engine_failed("copy", error)
+        error
     }
 
     fn export(&mut self, say: &mut dyn FnMut(Message)) -> Result<(), TransportError> {

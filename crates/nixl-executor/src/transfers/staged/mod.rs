@@ -22,6 +22,13 @@
 //! the source, every grant of a slot has a round, and `Done` and `Stopped` are sent only when no other message follows.
 //! A message counts only if it comes from the session's peer, and is checked against what this side granted.
 //!
+//! # Reads by tickets
+//!
+//! The reader of granted blocks sends `OpenTicket` in place of `Open`, to owners with version 4 of the messages. It names blocks, never
+//! addresses: the owner lists them in the order of the reader's bytes. The source leases the blocks for its own copies alone, and
+//! looks at the words of the grant after each copy, before the chunk leaves: so each chunk that arrives was copied while the grant
+//! stood. Once it does not, the source sends `GrantRefused` in place of `Stopped`, and the read is stale.
+//!
 //! # Slots on a GPU
 //!
 //! Between two GPUs of one host, of whose memory no other process can open either side's, the chunks bounce once: through slots on the
@@ -57,6 +64,7 @@ mod chunking;
 mod copies;
 mod gpu_sink;
 mod gpu_source;
+mod granted;
 mod hop_timer;
 mod one_sided;
 mod pull;
@@ -67,4 +75,4 @@ mod staging;
 mod targets;
 mod two_sided;
 
-pub(crate) use staging::{Staging, StagingMode};
+pub(crate) use staging::{Staging, StagingMode, why_owner_takes_no_part};

@@ -8,7 +8,7 @@ use nixl_metadata::{OperationKind, SerializedDescriptor};
 use nixl_ops::{Clock, Hop, PeerId, Transfer, TransferSpec, Transport, TransportError};
 
 use super::chunking::Chunking;
-use super::copies::{Copier, CopyDirection, Copying, engine_failed};
+use super::copies::{Copier, CopyDirection, Copying};
 use super::hop_timer::HopTimer;
 use super::source::lease;
 use super::targets::Targets;
@@ -75,7 +75,7 @@ impl Pull {
             };
             self.hop_timers.1.leave(clock.now());
             let (slot, _) = self.landing.swap_remove(at);
-            copied.map_err(|e| engine_failed("copy", &e))?;
+            copied?;
             slot.release();
             moved = true;
         }
@@ -103,10 +103,8 @@ impl Pull {
                 crossed?;
                 continue;
             }
-            let copying = self
-                .copier
-                .start(&self.chunking, chunk, slot.range(), CopyDirection::Gpu)
-                .map_err(|e| engine_failed("copy", &e))?;
+            let copying =
+                self.copier.start(&self.chunking, chunk, slot.range(), CopyDirection::Gpu)?;
             self.hop_timers.1.enter(clock.now());
             self.landing.push((slot, copying));
             moved = true;

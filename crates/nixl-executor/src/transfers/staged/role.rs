@@ -96,6 +96,15 @@ impl Role {
         }
     }
 
+    /// Whether the peer has nothing left to send to this side.
+    fn all_arrived(&self) -> bool {
+        match self {
+            Self::Sink(sink) => sink.all_arrived(),
+            Self::GpuSink(sink) => sink.all_arrived(),
+            Self::Source(_) | Self::GpuSource(_) => false,
+        }
+    }
+
     pub(super) fn chunks(&self) -> u64 {
         self.chunking().count()
     }
@@ -155,19 +164,15 @@ impl Role {
             }
             (Self::GpuSink(sink), Message::Ready(ready)) => sink.ready(ready)?,
             // What it gave up after its last chunk does not matter here.
-            (Self::Sink(sink), Message::Stopped { reason }) => {
-                return Ok(Heard::End(if sink.all_arrived() {
-                    Ok(())
-                } else {
-                    Err(gave_up(reason))
-                }));
+            (
+                sink @ (Self::Sink(_) | Self::GpuSink(_)),
+                Message::Stopped { .. } | Message::GrantRefused(_),
+            ) if sink.all_arrived() => return Ok(Heard::End(Ok(()))),
+            (Self::Sink(_) | Self::GpuSink(_), Message::Stopped { reason }) => {
+                return Ok(Heard::End(Err(gave_up(reason))));
             }
-            (Self::GpuSink(sink), Message::Stopped { reason }) => {
-                return Ok(Heard::End(if sink.all_arrived() {
-                    Ok(())
-                } else {
-                    Err(gave_up(reason))
-                }));
+            (Self::Sink(_) | Self::GpuSink(_), Message::GrantRefused(refusal)) => {
+                return Ok(Heard::End(Err(refusal.error())));
             }
             (Self::Source(source), Message::Slots(slots)) => {
                 let chunking = Arc::clone(source.chunking());

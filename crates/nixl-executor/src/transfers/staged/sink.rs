@@ -9,7 +9,7 @@ use nixl_ops::{Clock, Hop, TransportError};
 
 use super::arrivals::Arrivals;
 use super::chunking::Chunking;
-use super::copies::{Copier, CopyDirection, Copying, engine_failed};
+use super::copies::{Copier, CopyDirection, Copying};
 use super::hop_timer::HopTimer;
 use crate::messages::{self, Message, SlotGrant};
 use crate::pinned_slots::{Member, Slot};
@@ -99,7 +99,7 @@ impl Sink {
             };
             self.hop_timer.leave(clock.now());
             let (slot, _) = self.landing.swap_remove(at);
-            copied.map_err(|e| engine_failed("copy", &e))?;
+            copied?;
             slot.release();
             self.landed += 1;
             moved = true;
@@ -185,9 +185,8 @@ impl Sink {
                 if self.stopped {
                     slot.release();
                 } else {
-                    let copying = copier
-                        .start(&self.chunking, chunk, slot.range(), CopyDirection::Gpu)
-                        .map_err(|e| engine_failed("copy", &e))?;
+                    let copying =
+                        copier.start(&self.chunking, chunk, slot.range(), CopyDirection::Gpu)?;
                     self.hop_timer.enter(clock.now());
                     self.landing.push((slot, copying));
                 }

@@ -8,7 +8,7 @@ use nixl_metadata::OperationKind;
 use nixl_ops::{Clock, Hop, PeerId, Transfer, TransferSpec, Transport, TransportError};
 
 use super::chunking::Chunking;
-use super::copies::{Copier, CopyDirection, Copying, engine_failed};
+use super::copies::{Copier, CopyDirection, Copying};
 use super::hop_timer::HopTimer;
 use super::targets::{Grants, Target, Targets};
 use crate::messages::{Message, SessionId};
@@ -144,7 +144,9 @@ impl Source {
             }
             Poll::Ready(copied) => {
                 self.copying.leave(clock.now());
-                copied.map_err(|e| engine_failed("copy", &e))?;
+                if let Err(error) = copied {
+                    return Err(given_up(copier, slot, error));
+                }
             }
         }
         if self.stopped {
@@ -187,6 +189,12 @@ impl Source {
 
     fn start(&mut self, clock: &dyn Clock) -> Result<bool, TransportError> {
         let mut moved = false;
+        if let SourceMemory::Gpu(copier, _) = &self.memory
+            && !self.stopped
+            && self.next < self.chunking.count()
+        {
+            copier.check_grant()?;
+        }
         while !self.stopped && self.next < self.chunking.count() && self.flights.len() < self.window
         {
             let chunk = self.next;
@@ -210,9 +218,11 @@ impl Source {
                             return Err(error);
                         }
                     };
-                    let copying = copier
-                        .start(&self.chunking, chunk, slot.range(), CopyDirection::Slot)
-                        .map_err(|e| engine_failed("copy", &e))?;
+                    let (chunking, range) = (&self.chunking, slot.range());
+                    let copying = match copier.start(chunking, chunk, range, CopyDirection::Slot) {
+                        Ok(copying) => copying,
+                        Err(error) => return Err(given_up(copier, slot, error)),
+                    };
                     self.copying.enter(clock.now());
                     Some(InFlightChunk::Copying { chunk, target, slot, copying })
                 }
@@ -291,6 +301,14 @@ impl Source {
     pub(super) fn stages(&self) -> bool {
         matches!(self.memory, SourceMemory::Gpu(..))
     }
+}
+
+/// A copy to a slot has failed. What was queued is done, and the slot is free, unless the GPU is lost.
+fn given_up(copier: &Copier, slot: Slot, error: TransportError) -> TransportError {
+    if !copier.is_lost() {
+        slot.release();
+    }
+    error
 }
 
 /// The lease of a slot's parts for one transfer.

@@ -10,7 +10,7 @@ use nixl_descriptor::Leased;
 use nixl_ops::{Claim, Execution, PathKind, PathReport, PeerMemory, TransportError};
 
 use super::role::{Heard, Role, Surroundings};
-use crate::messages::{Message, Open, Outbox};
+use crate::messages::{GrantRefusal, Message, Outbox};
 use crate::sessions::{Membership, Sessions, failed, gone, violated};
 
 /// One side of a transfer, from its first message to its last.
@@ -45,6 +45,8 @@ pub(super) struct TwoSided {
     superseded: bool,
     /// No other path is taken instead.
     abandoned: bool,
+    /// The initiator reads by a ticket: each chunk that it gets was copied while the grant stood.
+    by_ticket: bool,
     last_heard: Duration,
     steps: u64,
     ended: bool,
@@ -53,11 +55,11 @@ pub(super) struct TwoSided {
 
 /// Which side this is.
 pub(super) enum Begun {
-    /// The initiator, which has not asked yet.
-    Initiator(Open),
+    /// The initiator, which has not asked yet, and its request.
+    Initiator(Box<Message>),
     /// The initiator; whether the target has answered.
     Asked { answered: bool },
-    /// The target, with the right to use the offer's memory.
+    /// The target, with the right to use the offer's memory; none for granted blocks, which its source leases chunk by chunk.
     Serving(Option<Claim>),
 }
 
@@ -71,6 +73,7 @@ impl TwoSided {
         report: PathReport,
     ) -> Self {
         let now = sessions.link().clock().now();
+        let by_ticket = matches!(&begun, Begun::Initiator(request) if request.is_by_ticket());
         let mut this = Self {
             sessions,
             session,
@@ -88,6 +91,7 @@ impl TwoSided {
             refused: false,
             superseded: false,
             abandoned: false,
+            by_ticket,
             last_heard: now,
             steps: 0,
             ended: false,
@@ -138,8 +142,8 @@ impl TwoSided {
         // It may have waited for work on the memory; from now on the peer is expected to say something.
         self.last_heard = now;
         let begun = mem::replace(&mut self.begun, Begun::Asked { answered: false });
-        if let Begun::Initiator(open) = begun {
-            self.outbox.push(&Message::Open(open));
+        if let Begun::Initiator(request) = begun {
+            self.outbox.push(&request);
         }
         true
     }
@@ -230,7 +234,10 @@ impl TwoSided {
         }
         self.role.stop();
         if self.failure.is_none() {
-            self.sessions.reconnect(self.session.peer());
+            // A grant that does not stand says nothing about the connection.
+            if GrantRefusal::of(&error).is_none() {
+                self.sessions.reconnect(self.session.peer());
+            }
             self.failure = Some(error);
             self.failed_at = now;
             // Unsent messages are void, but for a sink's first, which grants its slots.
@@ -251,8 +258,11 @@ impl TwoSided {
             (Role::Sink(_), Some(_)) => Message::Stop { reason: reason() },
             // The peer's slots are its own again.
             (Role::GpuSink(sink), Some(_)) if sink.is_quiet() => Message::Stop { reason: reason() },
-            (Role::Source(_) | Role::GpuSource(_), Some(_)) if self.role.is_quiet() => {
-                Message::Stopped { reason: reason() }
+            (Role::Source(_) | Role::GpuSource(_), Some(error)) if self.role.is_quiet() => {
+                match GrantRefusal::of(error) {
+                    Some(refusal) => Message::GrantRefused(refusal),
+                    None => Message::Stopped { reason: reason() },
+                }
             }
             _ => return,
         };
@@ -370,7 +380,8 @@ impl Execution for TwoSided {
     }
 
     fn report(&self) -> PathReport {
-        self.report.clone().with_chunks(self.role.chunks()).with_hops(self.role.hops())
+        let report = self.report.clone().with_owner_check(self.by_ticket);
+        report.with_chunks(self.role.chunks()).with_hops(self.role.hops())
     }
 
     fn steps(&self) -> u64 {
@@ -386,6 +397,8 @@ impl Execution for TwoSided {
         match (&self.begun, &self.role) {
             // SAFETY: the peer was not asked, so neither side has begun.
             (Begun::Initiator(_), _) => unsafe { PeerMemory::untouched() },
+            // SAFETY: the owner's GPU alone reads the blocks, for the owner's own part. This side reads slots.
+            (_, Role::GpuSink(_)) if self.by_ticket => unsafe { PeerMemory::quiet() },
             // SAFETY: the target's GPU alone reads the offer. This side reads slots.
             (_, Role::GpuSink(_)) => unsafe { PeerMemory::untouched() },
             // SAFETY: the target's GPU alone writes the offer, for the target's own part, which ends before the target gives its

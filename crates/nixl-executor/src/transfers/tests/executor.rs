@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use nixl_descriptor::DescriptorList;
 use nixl_device::Device;
-use nixl_metadata::{NotificationKey, PeerInfo, RdmaMetadata, Share};
+use nixl_metadata::{ExportId, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    ConnectionExecutor, Execution, Offer, OfferRegistry, PeerId, PeerService, Preparation,
-    Received, TransferRequest, TransportError, TransportExecutor,
+    ConnectionExecutor, Execution, GrantTable, Offer, OfferRegistry, PeerId, PeerService,
+    Preparation, Received, TransferRequest, TransportError, TransportExecutor,
 };
 
 use crate::local::{GpuBackend, can_access};
@@ -65,6 +65,10 @@ impl OfferRegistry for StagingExecutor {
 
     fn offer_ended(&self, key: &NotificationKey) {
         self.services.sessions.offer_ended(key);
+    }
+
+    fn export_opened(&self, export: ExportId, table: &Arc<GrantTable>) {
+        self.services.sessions.export_opened(export, table);
     }
 
     fn describe(&self, info: PeerInfo) -> PeerInfo {

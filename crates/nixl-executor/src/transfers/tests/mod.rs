@@ -10,6 +10,7 @@ mod proofs;
 mod remote_copy;
 mod runs;
 mod stalled;
+mod tickets;
 mod world;
 
 use std::fmt::Debug;

@@ -19,7 +19,7 @@ use nixl_ops::{
     BlockingThread, CancelOutcome, Clock, ConnectionContext, ConnectionExecutor, Driver,
     DriverConfig, Execution, FoundSlot, ManualClock, OfferSpec, OfferUse, OperationOptions,
     OperationStatus, Reactor, ReadOperation, ReadableOperation, RemoteSlot, RemoteSlots,
-    TransferRequest, Transport, TransportError, WritableOperation, WriteOperation,
+    TicketRead, TransferRequest, Transport, TransportError, WritableOperation, WriteOperation,
 };
 
 use super::executor::StagingExecutor;
@@ -390,6 +390,42 @@ impl Side {
                 Active::Write(WriteOperation::begin(driver, execution, list, options).unwrap())
             }
         })
+    }
+
+    /// Begins to read blocks of the owner's, which takes part.
+    pub(super) fn read_by_ticket(
+        &self,
+        owner: &Self,
+        read: &TicketRead,
+        (local, remote): (Vec<Descriptor>, Vec<SerializedDescriptor>),
+        mode: StagingMode,
+    ) -> Result<ReadOperation, TransportError> {
+        let list = DescriptorList::try_from(local).unwrap();
+        let (agent, key) = (owner.agent_metadata(), NotificationKey::random());
+        let remote = RdmaMetadata::new(OperationKind::Read, remote, agent, key).unwrap();
+        let host = HostIdentity::new("host", "", owner.pid).unwrap();
+        let info = PeerInfo::new(owner.transport.agent_name(), 1, host).unwrap();
+        let remote = remote.with_peer(info);
+        self.executor.prepare(&list, Some(&remote)).into_iter().for_each(|job| job().unwrap());
+        let blob = remote.agent_metadata().inflate(&Limits::default()).unwrap();
+        let peer = self.transport.connect(&blob)?.into_peer();
+        let regions = list.iter().map(|d| self.registrations.get_or_register(d.region()));
+        let registered: Vec<_> = regions.flatten().collect();
+        let leased = Leases::acquire_list(list.clone(), LeaseMode::Write).unwrap();
+        let request = TransferRequest::inter_process(
+            OperationKind::Read,
+            (&list, &leased),
+            &remote,
+            &self.transport,
+            &peer,
+            registered,
+        )
+        .with_initiator_metadata(Some(self.agent_metadata()))
+        .without_notification()
+        .by_ticket(Some(read));
+        let execution = self.services.staging.begin(&request, mode)?;
+        let options = OperationOptions::new();
+        Ok(ReadOperation::begin(&self.driver, execution, list, options).unwrap())
     }
 
     fn slot(&self, remote: &RdmaMetadata) -> Option<RemoteSlot> {

@@ -134,19 +134,7 @@ impl GrantTable {
     ) -> Result<LeaseSet, GrantError> {
         let now = self.clock.now();
         self.change(|changes| {
-            let grant = changes.valid(slot, generation, token, now)?;
-            match grant.published {
-                None => return Err(GrantError::Unpublished),
-                Some(published) if published != digest => {
-                    return Err(GrantError::NotGranted { slot });
-                }
-                Some(_) => {}
-            }
-            let (ready, asked) = (grant.layers, layers.end as u64);
-            if ready < asked {
-                return Err(GrantError::NotReady { ready, asked });
-            }
-            Ok(grant.blocks.lease(layers)?)
+            changes.valid(slot, generation, token, now)?.lease(slot, digest, layers)
         })
     }
 

@@ -1,10 +1,13 @@
 //! The state of a table under its lock.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::time::Duration;
 
+use nixl_descriptor::LeaseSet;
 use nixl_descriptor::layout::BlockGrant;
 
+use super::super::error::GrantError;
 use super::super::expiry::Expiries;
 use super::super::layers::{Told, Watchers};
 use super::super::metrics::LiveGauges;
@@ -85,6 +88,27 @@ impl Grant {
     /// Whether no reader waits for a layer any more.
     pub(super) fn is_filled(&self) -> bool {
         self.published.is_some() && self.layers >= self.last
+    }
+
+    /// Leases some layers of its blocks, for the ticket of this digest.
+    pub(super) fn lease(
+        &self,
+        slot: u32,
+        digest: u64,
+        layers: Range<usize>,
+    ) -> Result<LeaseSet, GrantError> {
+        match self.published {
+            None => return Err(GrantError::Unpublished),
+            Some(published) if published != digest => {
+                return Err(GrantError::NotGranted { slot });
+            }
+            Some(_) => {}
+        }
+        let (ready, asked) = (self.layers, layers.end as u64);
+        if ready < asked {
+            return Err(GrantError::NotReady { ready, asked });
+        }
+        Ok(self.blocks.lease(layers)?)
     }
 
     /// The present notice for its readers.
