@@ -22,7 +22,8 @@ impl MessageVersions {
     /// No messages: the meaning of a kind that is absent from a list of versions.
     pub(crate) const NONE: Self = Self { staging: 0, remote_copy: 0, doorbell: 0, claims: 0 };
 
-    /// Sets the version of the messages of staged transfers.
+    /// Sets the version of the messages of staged transfers; from version 3 on chunks are staged on a GPU, too, and from version 4 on
+    /// the owner of an export takes part in reads by tickets.
     #[must_use]
     pub const fn with_staging(mut self, version: u16) -> Self {
         self.staging = version;

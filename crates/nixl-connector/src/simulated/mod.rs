@@ -52,6 +52,7 @@ mod blob;
 mod engine;
 mod fabric;
 mod faults;
+mod imports;
 mod job;
 mod lists;
 mod peer;
@@ -62,3 +63,4 @@ mod transport;
 
 pub use fabric::Fabric;
 pub use faults::{Fault, Faults, MessageFault};
+pub use imports::import_from_peer;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use nixl_descriptor::DescriptorList;
 use nixl_device::Device;
-use nixl_metadata::{HostIdentity, NotificationKey, PeerInfo, RdmaMetadata, Share};
+use nixl_metadata::{ExportId, HostIdentity, NotificationKey, PeerInfo, RdmaMetadata, Share};
 use nixl_ops::{
-    ConnectionContext, ConnectionExecutor, Execution, Executor, Offer, OfferRegistry, PeerService,
-    Prefault, Preparation, TransferRequest, TransportError,
+    ConnectionContext, ConnectionExecutor, Execution, Executor, GrantTable, Offer, OfferRegistry,
+    PeerService, Prefault, Preparation, TransferRequest, TransportError,
 };
 
 /// The same executor, but for one thing: what this process offers is not copied inside it. So two connectors of one
@@ -88,6 +88,10 @@ impl OfferRegistry for ApartConnection {
 
     fn offer_ended(&self, key: &NotificationKey) {
         self.inner().offer_ended(key);
+    }
+
+    fn export_opened(&self, export: ExportId, table: &Arc<GrantTable>) {
+        self.inner().export_opened(export, table);
     }
 
     fn describe(&self, info: PeerInfo) -> PeerInfo {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nixl_descriptor::layout::RemoteLayout;
 use nixl_metadata::{ExportMetadata, NotificationKey};
-use nixl_ops::{Mailbox, PathKind, RemoteSlots, foreign_process};
+use nixl_ops::{Mailbox, PathKind, RemoteSlots, TransportError, foreign_process};
 
 use super::check::Words;
 use super::connected::LastConnection;
@@ -55,6 +55,18 @@ impl ImportOptions {
     pub fn prefault(mut self, bytes: u64) -> Self {
         self.prefault = bytes;
         self
+    }
+}
+
+/// Whether a probe failed since no path leads to the memory without its owner, which takes part in reads by tickets alone.
+fn needs_owner(error: &ConnectorError) -> bool {
+    let error = error.as_transport();
+    matches!(error, Some(TransportError::NoPath { .. } | TransportError::NotRegistered { .. }))
+}
+
+impl Imported {
+    fn is_of_host(&self, layout: usize) -> bool {
+        self.layouts.get(layout).is_none_or(|layout| layout.device().is_host())
     }
 }
 
@@ -145,12 +157,22 @@ impl Connector {
         let mut mapped = Vec::new();
         for layout in 0..imported.layouts.len() {
             let (words, looked) = (&imported.words, &imported.looked);
-            let (read, peer) = self.probe((metadata, layout), words, looked).await?;
-            imported.paths.push(read.path().cloned());
-            imported.peer = Some(peer);
-            if read.path().is_some_and(|path| path.kind() == PathKind::SharedMemory) {
+            let path = match self.probe((metadata, layout), words, looked).await {
+                Ok((read, peer)) => {
+                    imported.peer = Some(peer);
+                    read.path().cloned()
+                }
+                Err(error) if needs_owner(&error) && !imported.is_of_host(layout) => {
+                    let remote = whole(metadata, layout)?;
+                    imported.peer = Some(self.connection().connect(&remote).await?);
+                    None
+                }
+                Err(error) => return Err(error),
+            };
+            if path.as_ref().is_some_and(|path| path.kind() == PathKind::SharedMemory) {
                 mapped.push(layout);
             }
+            imported.paths.push(path);
         }
         Ok((imported, mapped))
     }

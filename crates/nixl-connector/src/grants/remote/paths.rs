@@ -14,7 +14,7 @@ use crate::grants::read::of_peer;
 
 impl RemoteExport {
     /// The path that a layout's first bytes took into host memory when it was imported, with the reasons against others. `None`
-    /// if the export is this process's own.
+    /// if the export is this process's own, or no path leads to memory of a GPU without [its owner](Self::path_to).
     #[must_use]
     pub fn path(&self, layout: usize) -> Option<&PathReport> {
         self.0.paths.get(layout)?.as_ref()

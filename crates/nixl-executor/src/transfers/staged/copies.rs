@@ -30,7 +30,7 @@ pub(super) struct Copier {
     list: DescriptorList,
     boundaries: AllocationBoundaries,
     /// Of blocks that are copied for a reader. Field order: after the stream, whose work may use them.
-    grant: Option<SourceGrant>,
+    grant: Option<Box<SourceGrant>>,
     queued: usize,
     /// The GPU failed. What was queued may or may not have run, and no more will.
     lost: bool,
@@ -82,7 +82,7 @@ impl Copier {
 
     /// The same for the blocks of a grant, if there is one: each copy out of them is begun and ended under it.
     pub(super) fn of_grant(mut self, grant: Option<SourceGrant>) -> Self {
-        self.grant = grant;
+        self.grant = grant.map(Box::new);
         self
     }
 
@@ -92,7 +92,7 @@ impl Copier {
     ///
     /// Why it does not.
     pub(super) fn check_grant(&self) -> Result<(), TransportError> {
-        self.grant.as_ref().map_or(Ok(()), SourceGrant::check)
+        self.grant.as_ref().map_or(Ok(()), |grant| grant.check())
     }
 
     /// Queues the copies of a chunk, whose bytes lie densely in a slot of this side, or of the peer where it is open here: memory at
@@ -108,10 +108,10 @@ impl Copier {
         slot: (u64, u64),
         towards: CopyDirection,
     ) -> Result<Copying, TransportError> {
-        self.grant.as_mut().map_or(Ok(()), SourceGrant::begin)?;
+        self.grant.as_mut().map_or(Ok(()), |grant| grant.begin())?;
         self.queue(chunking, chunk, slot, towards).map_err(|error| {
             // The GPU's error goes before.
-            let _ = self.grant.as_mut().map(SourceGrant::copied);
+            let _ = self.grant.as_mut().map(|grant| grant.copied());
             engine_failed("copy", &error)
         })
     }
@@ -177,7 +177,7 @@ impl Copier {
         self.queued = self.queued.saturating_sub(1);
         self.lost |= reached.is_err();
         // The bytes have left the memory, and then its grant is looked at.
-        let stands = self.grant.as_mut().map_or(Ok(()), SourceGrant::copied);
+        let stands = self.grant.as_mut().map_or(Ok(()), |grant| grant.copied());
         let copied = reached.and_then(|_| copying.failed.take().map_or(Ok(()), Err));
         Poll::Ready(copied.map_err(|error| engine_failed("copy", &error)).and(stands))
     }

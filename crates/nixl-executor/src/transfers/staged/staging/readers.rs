@@ -230,3 +230,52 @@ impl Execution for ReaderPart {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nixl_descriptor::layout::BlockPart;
+    use nixl_metadata::{ExportId, HostIdentity, MessageVersions, Rights, Ticket, TicketTerms};
+
+    use super::*;
+
+    fn read(blocks: u32, layers: u16) -> TicketRead {
+        let terms = TicketTerms {
+            export: ExportId::new(1),
+            layout: 0,
+            layers: 0..layers,
+            rights: Rights::Read,
+            slot: 0,
+            generation: 1,
+            token: [1; 16],
+            expires_unix_millis: 1,
+        };
+        let ticket = Ticket::new(terms, (0..blocks).collect::<Vec<_>>()).unwrap();
+        TicketRead::new(ticket, BlockPart::of_layers(0..layers.into()), layers.into())
+    }
+
+    fn owner(staging: u16) -> PeerInfo {
+        let host = HostIdentity::new("host", "", 1).unwrap();
+        let versions = MessageVersions::default().with_staging(staging);
+        PeerInfo::new("owner", 1, host).unwrap().with_versions(versions)
+    }
+
+    #[test]
+    fn an_owner_is_asked_by_a_ticket_if_its_release_answers() {
+        let (read, why_not) = (read(64, 80), why_owner_takes_no_part);
+        assert_eq!(why_not(Some(&read), Some(&owner(4))), None);
+        for (read, owner) in
+            [(Some(&read), Some(owner(3))), (Some(&read), None), (None, Some(owner(4)))]
+        {
+            assert!(why_not(read, owner.as_ref()).is_some());
+        }
+    }
+
+    #[test]
+    fn a_read_of_more_than_an_owner_lists_is_not_asked_for() {
+        let why_not = |read: &TicketRead| why_owner_takes_no_part(Some(read), Some(&owner(4)));
+        assert!(why_not(&read(819, 80)).is_none());
+        assert!(why_not(&read(820, 80)).is_some(), "131,200 chunks");
+        assert!(why_not(&read(60_000, 1)).is_none());
+        assert!(why_not(&read(65_500, 1)).is_some(), "65,564 bytes");
+    }
+}
