@@ -110,14 +110,14 @@ impl RemoteExport {
             self.read_bytes((ticket, local, blocks), &part, of, under).await?;
         // The bytes have arrived: every thread and request of theirs has ended.
         match (words, &under_way) {
+            // The owner has looked at them after each of its copies.
+            (_, Some(_)) if done.path().is_some_and(PathReport::is_checked_by_owner) => {}
             (Words::Mapped(words), _) => {
                 check.check_mapped(words).map_err(refused)?;
                 if done.path().is_none_or(|path| path.kind() != PathKind::SharedMemory) {
                     words.check_owner()?;
                 }
             }
-            // The owner has looked at them after each of its copies.
-            (_, Some(_)) if done.path().is_some_and(PathReport::is_checked_by_owner) => {}
             (_, Some(words)) => {
                 words.check(&check, &peer, operation.spending(done.elapsed())).await?;
             }
