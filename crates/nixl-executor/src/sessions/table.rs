@@ -1,16 +1,22 @@
-//! The table of sessions, and the inbox of each.
+//! The table of sessions: the [inbox] of each, its [place](membership), and the [bounds](served) on those of peers.
 
-use std::collections::{HashMap, VecDeque};
+mod inbox;
+mod membership;
+mod served;
+
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use nixl_descriptor::Descriptor;
 use nixl_device::locks::lock;
 use nixl_metadata::NotificationKey;
 use nixl_ops::QuietProof;
 
+pub(crate) use self::inbox::Inbox;
+pub(crate) use self::membership::Membership;
+use self::served::Served;
 use super::peer_quiet::PeerQuiet;
 use super::quarantine::Quarantine;
 use super::stopped::StoppedSources;
@@ -20,7 +26,6 @@ use crate::messages::{Message, SessionId};
 #[derive(Default)]
 pub(super) struct SessionTable {
     by_id: Mutex<HashMap<SessionId, Arc<Entry>>>,
-    /// The number of sessions of each offer of this side, and bytes of their initiator metadata.
     served: Mutex<Served>,
     /// Messages that wait, of all sessions.
     waiting: AtomicUsize,
@@ -31,12 +36,6 @@ pub(super) struct SessionTable {
     /// How many have not ended, and wait for the proof that their peers are quiet.
     unproven: AtomicUsize,
     stopped: Mutex<StoppedSources>,
-}
-
-#[derive(Default)]
-struct Served {
-    by_offer: HashMap<NotificationKey, usize>,
-    bytes: usize,
 }
 
 /// What has arrived for one session.
@@ -59,24 +58,6 @@ struct Entry {
     quiet: Mutex<PeerQuiet>,
 }
 
-/// Messages, and what else there is to know.
-#[derive(Debug, Default)]
-pub(crate) struct Inbox {
-    pub(crate) messages: VecDeque<Message>,
-    /// When the peer was last heard.
-    pub(crate) last_heard: Option<Duration>,
-    /// The peer sent more than it can have meant.
-    pub(crate) flooded: bool,
-    /// The peer's process has ended, or its connection is dead. What it has sent may still be on its way.
-    pub(crate) peer_gone: bool,
-    /// It is proven that the peer writes to nothing any more.
-    pub(crate) peer_quiet: bool,
-    /// The offer has ended.
-    pub(crate) withdrawn: bool,
-    /// The peer reports the operation complete, by other means.
-    pub(crate) superseded: bool,
-}
-
 impl SessionTable {
     /// Bound on sessions of a connection.
     const MAX: usize = 1 << 14;
@@ -85,10 +66,6 @@ impl SessionTable {
     /// Messages that may wait for all sessions together. Each may have a few beyond that.
     const MAX_WAITING: usize = 1 << 16;
     const FEW: usize = 16;
-    /// Sessions that one offer may have on this side.
-    const MAX_OF_OFFER: usize = 256;
-    /// Bytes of initiator metadata of all sessions that this side serves.
-    const MAX_BYTES: usize = 64 << 20;
 
     /// A new session. `None` if there is one of this name, or there are too many.
     pub(super) fn open(
@@ -120,7 +97,7 @@ impl SessionTable {
         });
         sessions.insert(id, Arc::clone(&entry));
         self.live.fetch_add(1, Ordering::AcqRel);
-        Some(Membership { sessions: Arc::clone(self), kept: false, is_over: false, id, entry })
+        Some(Membership::new(self, id, entry))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -332,112 +309,6 @@ impl SessionTable {
 
 fn is(entry: &Entry, key: &[u8]) -> bool {
     entry.key.as_ref().is_some_and(|(own, _)| own.as_bytes() == key)
-}
-
-impl Served {
-    /// Counts a session, if there is room.
-    fn add(&mut self, key: &NotificationKey, bytes: usize) -> bool {
-        let sum = self.bytes.saturating_add(bytes);
-        let count = self.by_offer.get(key).copied().unwrap_or(0);
-        if sum > SessionTable::MAX_BYTES || count >= SessionTable::MAX_OF_OFFER {
-            return false;
-        }
-        self.bytes = sum;
-        self.by_offer.insert(key.clone(), count + 1);
-        true
-    }
-
-    fn remove(&mut self, key: &NotificationKey, bytes: usize) {
-        self.bytes = self.bytes.saturating_sub(bytes);
-        if let Some(count) = self.by_offer.get_mut(key) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.by_offer.remove(key);
-            }
-        }
-    }
-}
-
-/// A session's place in the table, which it leaves when this is dropped.
-pub(crate) struct Membership {
-    sessions: Arc<SessionTable>,
-    kept: bool,
-    /// It is no longer counted, and does not leave.
-    is_over: bool,
-    id: SessionId,
-    entry: Arc<Entry>,
-}
-
-impl Membership {
-    pub(crate) fn peer(&self) -> &str {
-        &self.entry.peer
-    }
-
-    /// What has arrived since the last call.
-    pub(crate) fn take(&self) -> Inbox {
-        self.sessions.take(&self.entry)
-    }
-
-    /// The session ends, and the peer may still use these. The place is kept until it cannot.
-    pub(crate) fn quarantine(&mut self, mut quarantine: Quarantine) {
-        if quarantine.is_empty() {
-            return;
-        }
-        if quarantine.is_of_a_stalled_peer() {
-            tracing::warn!(
-                peer = &*self.entry.peer,
-                slots = quarantine.len(),
-                "a peer stalled; its slots come back when it goes on or is gone"
-            );
-        }
-        quarantine.begin();
-        self.sessions.stalled.fetch_add(1, Ordering::AcqRel);
-        *lock(&self.entry.quarantine) = quarantine;
-        self.is_over = true;
-        self.sessions.live.fetch_sub(1, Ordering::AcqRel);
-        self.sessions.hear_waiting(self.id, &self.entry);
-    }
-
-    /// The peer cannot be reached.
-    pub(crate) fn note_unreachable(&self) {
-        self.entry.unreachable.store(true, Ordering::Release);
-    }
-
-    /// The session goes on only when its peer is proven quiet, which may be writing this in place, if not to slots.
-    pub(crate) fn await_proof(&self, memory: &[Descriptor]) {
-        if !self.entry.is_unproven.swap(true, Ordering::AcqRel) {
-            lock(&self.entry.quiet).add(memory);
-            self.sessions.unproven.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-
-    /// The session, whose source is on this side, has ended without success, and nothing of it is in flight.
-    pub(crate) fn note_stopped(&self, now: Duration) {
-        lock(&self.sessions.stopped).note(self.id, self.peer(), now);
-    }
-
-    /// Keeps the place for ever. What arrives is dropped.
-    pub(crate) fn keep(&mut self) {
-        self.kept = true;
-        self.entry.closed.store(true, Ordering::Relaxed);
-        drop(self.take());
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        if self.entry.is_unproven.swap(false, Ordering::AcqRel) {
-            self.sessions.unproven.fetch_sub(1, Ordering::AcqRel);
-        }
-        if self.kept || self.is_over {
-            return;
-        }
-        let left = self.sessions.lock().remove(&self.id);
-        self.sessions.live.fetch_sub(1, Ordering::AcqRel);
-        self.sessions.left(&self.entry);
-        // No message reaches it any more.
-        drop((left, self.take()));
-    }
 }
 
 impl fmt::Debug for SessionTable {
