@@ -2,9 +2,12 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::mem;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 
+use futures_core::Stream;
 use nixl_ops::{ExportNotification, NotificationReceiver};
 
 use super::export::{Export, ExportShared};
@@ -21,10 +24,15 @@ use super::remote::RemoteExport;
 /// 1,024 imports are distinguished. A further one takes the place of that which has been silent the longest; should that one go on,
 /// it counts as a new import, of which nothing was received.
 ///
+/// It is a [`Stream`] of them, each with its sender and its payload, that ends once the export is closed. After a poll that found none,
+/// the connection looks for messages as for a task that waits, until the next has come or this is dropped.
+///
 /// Dropping it drops the queued notifications. A later receiver of the export gets their number as lost.
 pub struct ExportNotifications {
     receiver: NotificationReceiver,
     export: Weak<ExportShared>,
+    /// The stream has found none: the driver looks for messages.
+    is_polled: bool,
 }
 
 impl Export {
@@ -34,7 +42,8 @@ impl Export {
     pub fn notifications(&self) -> Option<ExportNotifications> {
         self.shared().connector().check_process().ok()?;
         let receiver = self.shared().table().subscribe()?;
-        Some(ExportNotifications { receiver, export: Arc::downgrade(self.shared()) })
+        let export = Arc::downgrade(self.shared());
+        Some(ExportNotifications { receiver, export, is_polled: false })
     }
 }
 
@@ -47,17 +56,13 @@ impl ExportNotifications {
     ///
     /// Cancel safe: no notification is lost if the future is dropped.
     pub async fn recv(&mut self) -> Option<ExportNotification> {
-        let Self { receiver, export } = self;
+        let Self { receiver, export, .. } = self;
         let mut next = pin!(receiver.recv());
         let mut is_awaited = false;
         let next = poll_fn(|cx| {
             let poll = next.as_mut().poll(cx);
-            // The driver looks for messages once it finds that a task waits.
-            if poll.is_pending()
-                && !std::mem::replace(&mut is_awaited, true)
-                && let Some(export) = export.upgrade()
-            {
-                export.connector().connection().driver().await_grants();
+            if poll.is_pending() && !mem::replace(&mut is_awaited, true) {
+                await_messages(export);
             }
             poll
         });
@@ -74,6 +79,27 @@ impl ExportNotifications {
             // What had arrived before the export was closed.
             None => self.receiver.try_recv(),
         }
+    }
+}
+
+impl Stream for ExportNotifications {
+    type Item = ExportNotification;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Self { receiver, export, is_polled } = &mut *self;
+        let poll = receiver.poll_recv(cx);
+        let was_polled = mem::replace(is_polled, poll.is_pending());
+        if poll.is_pending() && !was_polled {
+            await_messages(export);
+        }
+        poll
+    }
+}
+
+/// The driver looks for messages once it finds that a task waits.
+fn await_messages(export: &Weak<ExportShared>) {
+    if let Some(export) = export.upgrade() {
+        export.connector().connection().driver().await_grants();
     }
 }
 

@@ -244,6 +244,47 @@ async fn a_grant_ends_by_its_readers_words() {
     world.cache[0].copy_from_slice(layer, &[9]).unwrap();
 }
 
+/// Another import, which may be in another process, is another reader of the same ticket.
+#[tokio::test]
+async fn a_reader_that_is_done_ends_no_read_of_another() {
+    let world = World::new().await;
+    let [here, afar] = world.imports().await;
+    let options = GrantOptions::new().readers(2.try_into().unwrap());
+    let grant = world.export.grant(0, &[5, 6], options).unwrap();
+    let ticket = grant.ticket().clone();
+    let (local, bytes) = contiguous();
+    let faults = world.fabric.faults_of(world.reader.name()).unwrap();
+    faults.next([Fault::Stalls { after: 70 }]);
+    let reading = {
+        let (import, ticket, local) = (afar.clone(), ticket.clone(), local.clone());
+        tokio::spawn(async move { import.read_blocks(&ticket, &local, &[1, 2]).await })
+    };
+    while world.reader.stats().active() == 0 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..3 {
+        here.done(&ticket).await.unwrap();
+    }
+    let error = cause(here.read_blocks(&ticket, &local, &[3, 4]).await);
+    assert!(is_stale(&error), "{error}");
+    // The owner has taken all that was sent before.
+    let other = world.export.grant(0, &[0], GrantOptions::new()).unwrap();
+    here.done(other.ticket()).await.unwrap();
+    let waits = world.export.free_blocks(0, &[0]).unwrap();
+    tokio::time::timeout(Duration::from_secs(20), waits).await.unwrap();
+    assert_eq!(world.export.stats().alive(), 1);
+    while !reading.is_finished() {
+        faults.release();
+        tokio::task::yield_now().await;
+    }
+    reading.await.unwrap().unwrap();
+    assert_eq!([read(&bytes, 1), read(&bytes, 2)], [block(5), block(6)]);
+    let free = grant.free_blocks().unwrap();
+    afar.done(&ticket).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), free).await.unwrap();
+    assert_eq!(world.export.stats().alive(), 0);
+}
+
 #[tokio::test]
 async fn a_grant_ends_when_its_time_is_over() {
     let clock = Arc::new(ManualClock::new());

@@ -1,10 +1,12 @@
 //! Notifications of importers over a network that loses, doubles and delays them.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::mpsc;
 use std::task::Poll;
 use std::thread;
 
+use futures_util::StreamExt as _;
 use nixl_metadata::{MessageVersions, PeerInfo};
 use nixl_ops::{ExportNotification, PeerId};
 
@@ -46,6 +48,37 @@ async fn importers_notify_the_owner_in_order() {
     let World { export, .. } = world;
     assert!(export.close(Duration::from_secs(10)).await);
     assert_eq!(notifications.recv().await, None);
+}
+
+#[tokio::test]
+async fn notifications_are_a_stream_that_ends_with_the_export() {
+    let world = World::new().await;
+    let imports = world.imports().await;
+    let mut notifications = world.export.notifications().unwrap();
+    for import in &imports {
+        {
+            // A stream that found none is woken by the next.
+            let mut next = notifications.next();
+            let is_ready = poll_fn(|cx| Poll::Ready(Pin::new(&mut next).poll(cx).is_ready()));
+            assert!(!is_ready.await);
+            import.notify(&numbered(0)).await.unwrap();
+            let first = next.await.unwrap();
+            assert_eq!((number_of(&first), first.lost), (0, 0));
+            assert_eq!(first.sender.agent_name(), world.reader.name());
+        }
+        for number in 1..20 {
+            import.notify(&numbered(number)).await.unwrap();
+        }
+        let all: Vec<_> = notifications.by_ref().take(19).collect().await;
+        assert!(all.iter().map(number_of).eq(1..20));
+        assert!(all.iter().all(|next| next.sender == all[0].sender));
+    }
+    imports[0].notify(b"last").await.unwrap();
+    let last = notifications.next().await.unwrap();
+    assert_eq!(&*last.payload, b"last");
+    let World { export, .. } = world;
+    assert!(export.close(Duration::from_secs(10)).await);
+    assert!(notifications.next().await.is_none());
 }
 
 #[tokio::test]

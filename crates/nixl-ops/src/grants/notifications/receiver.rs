@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use nixl_device::LeakInChild;
 
@@ -27,11 +27,12 @@ impl NotificationReceiver {
     /// Cancel safe: nothing is lost if the future is dropped.
     pub async fn recv(&mut self) -> Option<ExportNotification> {
         let wait = Wait(&self.inbox);
-        poll_fn(|cx| match wait.0.is_inherited() {
-            true => Poll::Ready(None),
-            false => wait.0.poll(cx.waker()),
-        })
-        .await
+        poll_fn(|cx| poll(wait.0, cx)).await
+    }
+
+    /// As [`recv`](Self::recv), for streams. The waker of the latest call is woken, and counts as a waiting task until then.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<ExportNotification>> {
+        poll(&self.inbox, cx)
     }
 
     /// The next notification, if one has arrived.
@@ -46,6 +47,16 @@ impl NotificationReceiver {
                 None
             }
         }
+    }
+}
+
+fn poll(
+    inbox: &LeakInChild<Arc<NotificationInbox>>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<ExportNotification>> {
+    match inbox.is_inherited() {
+        true => Poll::Ready(None),
+        false => inbox.poll(cx.waker()),
     }
 }
 
