@@ -1,6 +1,7 @@
 //! Grants against a model, with readers on other threads, and at their limits.
 #![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
+mod copies;
 mod limits;
 mod model;
 mod readers;
