@@ -53,7 +53,7 @@ impl World {
         let gpus = Arc::new(SimulatedGpus::new(capabilities).unwrap());
         let backend = Arc::clone(&gpus) as Arc<dyn GpuBackend>;
         let paths = PathExecutor::with(backend, Arc::new(facts)).unwrap();
-        let staging = StagingConfig::default().with_slot_bytes(4096).with_slots(4);
+        let staging = StagingConfig::default().slot_bytes(4096).slots(4);
         let executor: Arc<dyn Executor> =
             Arc::new(Apart { executor: Arc::new(paths.staging(staging)), poses: None });
         let fabric = Fabric::new(Arc::new(SystemClock::new()));
