@@ -1,6 +1,6 @@
 //! The exports of a connection, in reads of which peers may ask this side to take part.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 
 use nixl_descriptor::layout::Layout;
@@ -11,6 +11,8 @@ use nixl_ops::GrantTable;
 #[derive(Default)]
 pub(super) struct Exports {
     by_id: HashMap<u64, Export>,
+    /// In the order in which they were opened.
+    order: VecDeque<u64>,
 }
 
 struct Export {
@@ -19,29 +21,60 @@ struct Export {
     introduced: HashSet<Box<str>>,
 }
 
+impl Export {
+    fn is_closed(&self) -> bool {
+        self.table.strong_count() == 0
+    }
+}
+
 impl Exports {
     /// Agents of one export to which the engine is connected.
     const INTRODUCED: usize = 4096;
+    /// The same of a closed one.
+    const INTRODUCED_LATE: usize = 16;
+    /// Closed exports that are remembered: their late readers get an answer.
+    const CLOSED: usize = 1024;
 
     pub(super) fn opened(&mut self, export: ExportId, table: &Arc<GrantTable>) {
-        self.by_id.retain(|_, export| export.table.strong_count() > 0);
         // Memory of the host is read without its owner.
-        if table.layouts().map(Layout::device).any(|device| !device.is_host()) {
-            let export_of = Export { table: Arc::downgrade(table), introduced: HashSet::new() };
-            self.by_id.insert(export.value(), export_of);
+        if table.layouts().map(Layout::device).all(|device| device.is_host()) {
+            return;
         }
+        let opened = Export { table: Arc::downgrade(table), introduced: HashSet::new() };
+        if self.by_id.insert(export.value(), opened).is_none() {
+            self.order.push_back(export.value());
+        }
+        let Self { by_id, order } = self;
+        let is_closed = |id: &u64| by_id.get(id).is_none_or(|export| export.is_closed());
+        if order.iter().filter(|id| is_closed(id)).count() > Self::CLOSED
+            && let Some(at) = order.iter().position(is_closed)
+        {
+            order.remove(at).and_then(|id| by_id.remove(&id));
+        }
+        let closed = by_id.values_mut().filter(|export| export.is_closed());
+        let crowded = closed.filter(|export| export.introduced.len() > Self::INTRODUCED_LATE);
+        crowded.for_each(|export| export.introduced = HashSet::new());
     }
 
-    /// Its grants, if there is such an export. The caller drops the handle, which may be the last, outside locks.
+    /// Whether there is or was such an export: its number is known to holders of its metadata alone.
+    pub(super) fn know(&self, export: u64) -> bool {
+        self.by_id.contains_key(&export)
+    }
+
+    /// Its grants, if the export is open. The caller drops the handle, which may be the last, outside locks.
     pub(super) fn table(&self, export: u64) -> Option<Arc<GrantTable>> {
         self.by_id.get(&export)?.table.upgrade()
     }
 
     /// Whether the engine may be connected to an agent that holds the export's metadata.
     pub(super) fn may_introduce(&mut self, export: u64, agent: &str) -> bool {
-        let Some(Export { introduced, .. }) = self.by_id.get_mut(&export) else { return false };
-        introduced.contains(agent)
-            || (introduced.len() < Self::INTRODUCED && introduced.insert(agent.into()))
+        let Some(export) = self.by_id.get_mut(&export) else { return false };
+        let most = match export.is_closed() {
+            true => Self::INTRODUCED_LATE,
+            false => Self::INTRODUCED,
+        };
+        let introduced = &mut export.introduced;
+        introduced.contains(agent) || (introduced.len() < most && introduced.insert(agent.into()))
     }
 
     /// The grants of all exports, as handles of which the same holds.

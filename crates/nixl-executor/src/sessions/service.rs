@@ -207,7 +207,7 @@ impl Sessions {
     ) -> Result<(SessionId, Message), Received> {
         let stranger = match (PresentedOffer::peek(payload), OpenTicket::peek(payload)) {
             (Some((id, presented)), _) => (!self.offers().know(&presented)).then_some(id),
-            (_, Some((id, export))) => self.grants_of(export).is_none().then_some(id),
+            (_, Some((id, export))) => (!lock(&self.exports).know(export)).then_some(id),
             _ => None,
         };
         if stranger.is_some_and(|id| !self.table.has(id, from)) {

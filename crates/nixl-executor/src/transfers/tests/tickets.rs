@@ -317,6 +317,21 @@ fn a_ticket_whose_time_is_over_is_stale() {
     scene.check_idle();
 }
 
+/// A late reader gets an answer, and waits for no time-out.
+#[test]
+fn a_ticket_of_a_closed_export_is_stale() {
+    for (mode, device) in MODES {
+        let mut scene = Scene::new(mode, device);
+        let (_, ticket) = scene.grant(&[3]);
+        let options = GrantTableOptions::default();
+        let other = GrantTable::new(&[], options, scene.world.clock.clone()).unwrap();
+        drop(std::mem::replace(&mut scene.table, Arc::new(other)));
+        let mut read = scene.begin(&ticket, &all());
+        assert_eq!(refused(scene.run(&mut read)), TransportError::Stale);
+        scene.check_idle();
+    }
+}
+
 /// What happens between two steps of the transfer.
 #[derive(Clone, Copy, Debug)]
 enum Step {

@@ -50,15 +50,16 @@ impl Staging {
         open: OpenTicket,
     ) -> Option<Box<dyn Execution>> {
         let initiator_metadata = open.initiator_metadata.clone();
-        let table = self.sessions.grants_of(open.ticket.export().value())?;
-        let (session, outbox) =
-            self.sessions.admit_reader(id, from, &open.ticket, initiator_metadata)?;
-        let begun = self.list(&table, &open).map(|listing| {
+        let at = self.sessions.admit_reader(id, from, &open.ticket, initiator_metadata)?;
+        let table = self.sessions.grants_of(open.ticket.export().value());
+        // A closed export has no grants.
+        let table = table.ok_or(TransportError::Stale);
+        let begun = table.and_then(|table| {
+            let listing = self.list(&table, &open)?;
             let OpenTicket { ticket, part, chunk_bytes, on_gpu_by, .. } = open;
             let grant = SourceGrant::new(table, ticket, part.layers().clone());
-            (listing, Asked { id, peer: PeerId::new(from), grant, chunk_bytes, on_gpu_by })
+            Ok((listing, Asked { id, peer: PeerId::new(from), grant, chunk_bytes, on_gpu_by }))
         });
-        let at = (session, outbox);
         Some(match begun {
             Ok((listing, asked)) => {
                 let state = State::Listing(Box::new((listing, at, asked)));
