@@ -9,6 +9,10 @@ mod tools;
 
 pub(crate) mod probe;
 
+/// What connectors refuse: their own source.
+#[path = "../../crates/nixl-connector/src/nixl/settings_files.rs"]
+mod settings_files;
+
 use std::process::ExitCode;
 
 use anyhow::Result;

@@ -8,7 +8,7 @@ use nixl_device::Topology;
 
 use super::probe;
 use super::report::Report;
-use super::started;
+use super::{settings_files, started};
 use crate::setup::locate;
 
 /// The plugin that moves bytes between processes.
@@ -45,6 +45,11 @@ fn check_library(report: &mut Report, store: &Path, remedy: &str) -> Option<Path
     };
     let library = found.library;
     let place = format!("{} (by {})", library.display(), found.by);
+    // Its load, or that of its plugins, would wait or end.
+    if !started::check_files(report, &library) {
+        report.ok_for(SECTION, "library", place);
+        return None;
+    }
     let facts = match probe::load(&[&library]) {
         Ok(facts) => facts,
         Err(error) => {
@@ -89,7 +94,9 @@ fn version(library: &Path) -> Option<String> {
         })
     };
     let by_pkg_config = || {
-        fs::read_to_string(dir.join("pkgconfig/nixl.pc"))
+        let path = dir.join("pkgconfig/nixl.pc");
+        settings_files::check(&path)
+            .and_then(|()| fs::read_to_string(path))
             .ok()?
             .lines()
             .find_map(|line| Some(line.strip_prefix("Version:")?.trim().to_owned()))
@@ -186,7 +193,8 @@ fn files(dir: &Path, prefix: &str) -> Vec<(String, PathBuf)> {
         .filter_map(|entry| {
             let file = entry.file_name();
             let (name, _) = file.to_str()?.strip_prefix(prefix)?.split_once(".so")?;
-            Some((name.to_owned(), entry.path()))
+            // The load of a pipe would wait.
+            entry.path().is_file().then(|| (name.to_owned(), entry.path()))
         })
         .collect();
     files.sort();

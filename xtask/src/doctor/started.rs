@@ -2,24 +2,34 @@
 
 use std::collections::BTreeSet;
 use std::env;
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use nixl_device::Topology;
 
 use super::probe;
 use super::report::Report;
 use choice::{Machine, UcxDevices};
+use configured::Configured;
+use folders::{folder_of_library, folders};
 
 /// What connectors choose: their own source, so that the same is printed and tried.
 #[path = "../../../crates/nixl-connector/src/nixl/ucx/choice.rs"]
 mod choice;
+#[path = "../../../crates/nixl-connector/src/nixl/ucx/configured.rs"]
+mod configured;
+#[path = "../../../crates/nixl-connector/src/nixl/ucx/fatal.rs"]
+mod fatal;
+#[path = "../../../crates/nixl-connector/src/nixl/ucx/folders.rs"]
+mod folders;
 
 const SECTION: &str = "UCX";
 
 /// Where a setting of a connector's plan comes from.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Source {
     Environment,
+    File(PathBuf),
     Chosen,
 }
 
@@ -27,15 +37,22 @@ enum Source {
 fn plan(
     machine: &Machine,
     environment: impl Iterator<Item = (String, String)>,
+    configured: Configured,
 ) -> Vec<(String, String, Source)> {
     let mut plan: Vec<_> = environment
         .filter(|(name, _)| name.starts_with("UCX_"))
         .map(|(name, value)| (name, value, Source::Environment))
         .collect();
-    for (name, value) in machine.settings() {
+    let of_files =
+        configured.into_iter().map(|(name, (value, file))| (name, value, Source::File(file)));
+    let chosen = machine
+        .settings()
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value, Source::Chosen));
+    for (name, value, source) in of_files.chain(chosen) {
         let name = format!("UCX_{name}");
         if plan.iter().all(|(other, ..)| *other != name) {
-            plan.push((name, value, Source::Chosen));
+            plan.push((name, value, source));
         }
     }
     plan.sort();
@@ -46,6 +63,50 @@ fn environment() -> impl Iterator<Item = (String, String)> {
     env::vars_os().filter_map(|(name, value)| {
         Some((name.to_str()?.to_owned(), value.to_string_lossy().into_owned()))
     })
+}
+
+/// The folders of the files of settings that UCX reads.
+fn folders_of(library: &Path) -> Vec<PathBuf> {
+    folders(|name| env::var_os(name), folder_of_library(&[library.to_owned()]).as_deref())
+}
+
+/// Looks at what UCX reads as it is loaded by this NIXL. Returns whether that ends well.
+pub(super) fn check_files(report: &mut Report, library: &Path) -> bool {
+    match refusal(|name| env::var_os(name), &folders_of(library)) {
+        Some((name, found)) => {
+            report.missing(SECTION, name, found, "change it: connectors refuse it, too");
+            false
+        }
+        None => true,
+    }
+}
+
+/// The first setting, or file of settings, at which UCX would wait or end the process, and why.
+fn refusal(
+    variable: impl Fn(&str) -> Option<OsString>,
+    folders: &[PathBuf],
+) -> Option<(String, String)> {
+    if let Some(reason) = configured::hindrance(folders) {
+        return Some(("settings".to_owned(), reason));
+    }
+    let configured = configured::read(folders);
+    let in_force = |name: &str| match variable(&format!("UCX_{name}")) {
+        Some(value) => Some((value.to_string_lossy().into_owned(), "the environment".to_owned())),
+        None => {
+            configured.get(name).map(|(value, file)| (value.clone(), file.display().to_string()))
+        }
+    };
+    let ends = |name: &String| {
+        let (value, from) = in_force(name)?;
+        let reason = match &**name {
+            "LOG_FILE_SIZE" => {
+                fatal::reason_of_size(&value, in_force("LOG_BUFFER").map(|(len, _)| len).as_deref())
+            }
+            _ => fatal::reason(name, &value),
+        };
+        Some((format!("UCX_{name}"), format!("{value} in {from}: {}", reason?)))
+    };
+    configured.keys().find_map(ends)
 }
 
 pub(super) fn check(report: &mut Report, topology: &Topology, library: &Path, ucx: &Path) {
@@ -70,12 +131,16 @@ pub(super) fn check(report: &mut Report, topology: &Topology, library: &Path, uc
             Some("permit it, or go without: processes of one machine are slower then".to_owned()),
         );
     }
-    let plan = plan(&machine, environment());
+    let plan = plan(&machine, environment(), configured::read(&folders_of(library)));
     for (name, value, source) in &plan {
         match source {
             Source::Chosen => {
                 let found = format!("{value}, which connectors choose on this machine");
                 report.ok_for(SECTION, name, found);
+            }
+            Source::File(file) => {
+                let found = format!("{value} in {}", file.display());
+                report.note(SECTION, name, found, None);
             }
             Source::Environment => {
                 let found = format!("{value} in the environment, before any option");
@@ -157,6 +222,25 @@ mod tests {
     }
 
     #[test]
+    fn a_file_at_which_ucx_would_wait_or_end_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ucx.conf");
+        let refused = |set: &'static str| {
+            let variable = move |name: &str| (name == set).then(|| "1M".into());
+            refusal(variable, &[folder.path().to_owned()])
+        };
+        let write = |content: &str| std::fs::write(&file, content).unwrap();
+        write("UCX_TLS=tcp\nUCX_LOG_FILE_SIZE=100");
+        let (name, found) = refused("").unwrap();
+        assert!(name == "UCX_LOG_FILE_SIZE" && found.contains("ucx.conf"), "{found}");
+        assert_eq!(refused("UCX_LOG_FILE_SIZE"), None, "the environment counts");
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(refused(""), None);
+        let pipe = std::process::Command::new("mkfifo").arg(&file).status().unwrap();
+        assert!(pipe.success() && refused("").unwrap().1.contains("no regular file"));
+    }
+
+    #[test]
     fn the_plan_is_the_connectors_choice_below_the_environment() {
         let machine = Machine {
             has_cuda: true,
@@ -167,12 +251,17 @@ mod tests {
         };
         let set = [("UCX_MODULES", "all"), ("UCX_TLS", "tcp"), ("HOME", "/root")];
         let set = set.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let plan = plan(&machine, set.into_iter());
-        let plan: Vec<_> = plan.iter().map(|(name, value, by)| (&**name, &**value, *by)).collect();
+        let file = PathBuf::from("/etc/ucx/ucx.conf");
+        let of_file = |value: &str| (value.to_owned(), file.clone());
+        let configured = [("TLS", "all"), ("MEMTYPE_CACHE", "y")];
+        let configured = configured.map(|(name, value)| (name.to_owned(), of_file(value)));
+        let plan = plan(&machine, set.into_iter(), configured.into());
+        let plan: Vec<_> =
+            plan.iter().map(|(name, value, by)| (&**name, &**value, by.clone())).collect();
         assert_eq!(
             plan,
             [
-                ("UCX_MEMTYPE_CACHE", "n", Source::Chosen),
+                ("UCX_MEMTYPE_CACHE", "y", Source::File(file)),
                 ("UCX_MODULES", "all", Source::Environment),
                 ("UCX_NET_DEVICES", "eth0,lo", Source::Chosen),
                 ("UCX_TCP_CONN_NB", "y", Source::Chosen),

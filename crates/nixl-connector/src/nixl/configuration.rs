@@ -5,17 +5,11 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::{self, File, Metadata};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::makedev;
-
 use super::library::NixlUnavailable;
-
-const OF_THE_SYSTEM: &str = "/etc/nixl.cfg";
+use super::settings_files;
 
 /// Whether NIXL has read the file; it reads it once.
 static WAS_READ: AtomicBool = AtomicBool::new(false);
@@ -34,49 +28,22 @@ pub(super) fn was_read() {
     WAS_READ.store(true, Ordering::Relaxed);
 }
 
-/// Whether a file is one that a reader comes to the end of: a regular one, or `/dev/null`.
-pub(super) fn is_read_to_its_end(file: &Metadata) -> bool {
-    let is_null = || file.file_type().is_char_device() && file.rdev() == makedev(1, 3);
-    file.is_file() || is_null()
-}
-
 fn find(variable: impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>, NixlUnavailable> {
-    let refused = |path: &PathBuf, error: io::Error| NixlUnavailable::Configuration {
-        path: path.clone(),
+    let refused = |(path, error): (PathBuf, std::io::Error)| NixlUnavailable::Configuration {
+        path,
         error: error.into(),
     };
-    let readable = |path: PathBuf| {
-        // A pipe or a terminal would block NIXL for ever.
-        let opened = fs::metadata(&path).and_then(|found| match is_read_to_its_end(&found) {
-            true => File::open(&path),
-            false => Err(io::Error::other("it is no regular file")),
-        });
-        match opened {
-            Ok(_) => Ok(Some(path)),
-            Err(error) => Err(refused(&path, error)),
-        }
-    };
-    if let Some(named) = variable("NIXL_CONFIG_FILE") {
-        return readable(PathBuf::from(named));
-    }
-    let of_user = variable("HOME").map(|home| PathBuf::from(home).join(".nixl.cfg"));
-    for path in of_user.into_iter().chain([PathBuf::from(OF_THE_SYSTEM)]) {
-        match fs::metadata(&path) {
-            Ok(_) => return readable(path),
-            Err(error)
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
-            Err(error) => return Err(refused(&path, error)),
-        }
-    }
-    Ok(None)
+    settings_files::of_nixl(variable).map_err(refused)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
     use std::path::Path;
 
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
+    use super::settings_files::{LONGEST, OF_THE_SYSTEM};
     use super::*;
 
     fn with(name: &'static str, value: &Path) -> Result<Option<PathBuf>, NixlUnavailable> {
@@ -110,6 +77,9 @@ mod tests {
         assert!(with("NIXL_CONFIG_FILE", &pipe).is_err());
         assert!(with("NIXL_CONFIG_FILE", Path::new("/dev/zero")).is_err());
         assert!(with("NIXL_CONFIG_FILE", folder.path()).is_err());
+        let endless = folder.path().join("endless");
+        File::create(&endless).unwrap().set_len(LONGEST + 1).unwrap();
+        assert!(with("NIXL_CONFIG_FILE", &endless).unwrap_err().to_string().contains("bytes"));
         let null = Path::new("/dev/null");
         assert_eq!(with("NIXL_CONFIG_FILE", null), Ok(Some(null.to_owned())));
         // A path that no system call takes stands for one that may not be looked at: the tests run as root.

@@ -78,6 +78,7 @@ mod overlap;
 mod peer;
 mod peers;
 mod registrar;
+mod settings_files;
 mod signals;
 mod streams;
 mod threads;

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use super::settings_files::check;
+
 /// The version in the wheel or the pkg-config file next to the library. `None` without either.
 pub(super) fn version(library: &Path) -> Option<String> {
     let folder = library.parent()?;
@@ -18,7 +20,8 @@ fn by_wheel(folder: &Path) -> Option<String> {
 }
 
 fn by_pkg_config(folder: &Path) -> Option<String> {
-    let file = fs::read_to_string(folder.join("pkgconfig/nixl.pc")).ok()?;
+    let path = folder.join("pkgconfig/nixl.pc");
+    let file = check(&path).and_then(|()| fs::read_to_string(path)).ok()?;
     file.lines().find_map(|line| Some(line.strip_prefix("Version:")?.trim().to_owned()))
 }
 

@@ -2,19 +2,20 @@
 //!
 //! UCX reads the files of several folders, and a later file overrides an earlier one. The environment overrides them all. Sections are for
 //! some machines; here their settings count on every machine.
+//!
+//! `cargo xtask doctor` compiles this file too.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
+
+use super::super::settings_files;
 
 /// The name of the file, in each of some folders.
-pub(super) const NAME: &str = "ucx.conf";
+const NAME: &str = "ucx.conf";
 
 /// UCX reads lines into so many bytes, and the rest of a longer one as the next.
 const LINE: usize = 199;
-/// More of a file is not looked at.
-const MOST: u64 = 16 << 20;
 
 /// Settings by their names without `UCX_`, each with its file.
 pub(super) type Configured = BTreeMap<String, (String, PathBuf)>;
@@ -22,8 +23,9 @@ pub(super) type Configured = BTreeMap<String, (String, PathBuf)>;
 /// Reads the files of these folders, the last of which overrides the others. A file that cannot be read is none for UCX, too.
 pub(super) fn read(folders: &[PathBuf]) -> Configured {
     let mut configured = Configured::new();
-    for path in folders.iter().map(|folder| folder.join(NAME)) {
-        for (name, value) in content(&path).map_or_else(Vec::new, |content| parse(&content)) {
+    for path in paths(folders) {
+        let content = settings_files::check(&path).and_then(|()| fs::read(&path));
+        for (name, value) in content.map_or_else(|_| Vec::new(), |content| parse(&content)) {
             if let Some(name) = name.strip_prefix("UCX_") {
                 configured.insert(name.to_owned(), (value, path.clone()));
             }
@@ -32,10 +34,17 @@ pub(super) fn read(folders: &[PathBuf]) -> Configured {
     configured
 }
 
-fn content(path: &Path) -> Option<Vec<u8>> {
-    let mut content = Vec::new();
-    File::open(path).ok()?.take(MOST).read_to_end(&mut content).ok()?;
-    Some(content)
+fn paths(folders: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
+    folders.iter().map(|folder| folder.join(NAME))
+}
+
+/// The first file at whose reading UCX would wait, or be busy for long, and why. UCX opens a folder in vain.
+pub(super) fn hindrance(folders: &[PathBuf]) -> Option<String> {
+    paths(folders).find_map(|path| {
+        let found = fs::metadata(&path).ok().filter(|found| !found.is_dir());
+        let error = found.and_then(|_| settings_files::check(&path).err())?;
+        Some(format!("UCX reads its settings from {}: {error}", path.display()))
+    })
 }
 
 /// Names and values, in order.
@@ -92,7 +101,7 @@ mod tests {
     #[test]
     fn the_last_file_counts() {
         let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
-        let write = |at: usize, text| std::fs::write(folders[at].path().join(NAME), text).unwrap();
+        let write = |at: usize, text| fs::write(folders[at].path().join(NAME), text).unwrap();
         write(0, "UCX_A=1\nUCX_B=2\nOTHER=3");
         write(2, "UCX_A=4");
         let path = |at: usize| folders[at].path().join(NAME);

@@ -10,35 +10,38 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, OFlags, access};
 
-use super::configured::{self, Configured, NAME};
+use super::configured::{self, Configured};
 use super::fatal;
 use super::folders::{folder_of_library, folders};
+use super::library::loaded_files;
 use crate::nixl::NixlUnavailable;
-use crate::nixl::configuration::is_read_to_its_end;
 
 /// Refuses files and settings at which UCX would hang or end the process.
 pub(in crate::nixl) fn check() -> Result<(), NixlUnavailable> {
     let variable = |name: &str| env::var_os(name);
-    check_with(variable, &folders(variable, folder_of_library().as_deref()))
+    check_with(variable, &folders(variable, folder_of_library(&loaded_files()).as_deref()))
 }
 
 /// The settings in UCX's files.
 pub(super) fn configured() -> Configured {
     let variable = |name: &str| env::var_os(name);
-    configured::read(&folders(variable, folder_of_library().as_deref()))
+    configured::read(&folders(variable, folder_of_library(&loaded_files()).as_deref()))
 }
 
 fn check_with(
     variable: impl Fn(&str) -> Option<OsString>,
     folders: &[PathBuf],
 ) -> Result<(), NixlUnavailable> {
-    let blocks = |path: &PathBuf| {
-        fs::metadata(path).is_ok_and(|found| !found.is_dir() && !is_read_to_its_end(&found))
-    };
-    if let Some(path) = folders.iter().map(|folder| folder.join(NAME)).find(blocks) {
-        let reason =
-            format!("UCX reads its settings from {}, which is no regular file", path.display());
+    if let Some(reason) = configured::hindrance(folders) {
         return Err(NixlUnavailable::Start { what: "backend", reason });
+    }
+    for name in ["NIXL_PLUGIN_DIR", "UCX_MODULE_DIR"] {
+        let Some(folder) = variable(name) else { continue };
+        if let Some(path) = pipe_among_libraries(Path::new(&folder)) {
+            let reason = format!("{} is no regular file, and its load would wait", path.display());
+            let (name, value) = (name.to_owned(), folder.to_string_lossy().into_owned());
+            return Err(NixlUnavailable::Setting { name, value, reason });
+        }
     }
     let configured = configured::read(folders);
     // The value in force, and the file that it is from.
@@ -74,6 +77,15 @@ fn check_with(
     })
 }
 
+/// A file in a folder of libraries that the loader would wait for.
+fn pipe_among_libraries(folder: &Path) -> Option<PathBuf> {
+    let libraries = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    let mut libraries = libraries.filter(|path| {
+        path.file_name().is_some_and(|name| name.as_bytes().windows(3).any(|at| at == b".so"))
+    });
+    libraries.find(|path| fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()))
+}
+
 /// UCX's format: the name of a stream or of a file, with `%` before placeholders.
 fn can_be_log(setting: &OsStr) -> io::Result<()> {
     /// UCX cuts longer paths.
@@ -106,8 +118,12 @@ fn can_be_log(setting: &OsStr) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
     use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    const NAME: &str = "ucx.conf";
 
     fn refuses(name: &'static str, value: &Path) -> bool {
         let value = value.as_os_str().to_owned();
@@ -140,6 +156,29 @@ mod tests {
         assert!(!refuses("HOME", folder.path()));
         mknodat(CWD, folder.path().join(NAME), FileType::Fifo, Mode::RUSR, 0).unwrap();
         assert!(refuses("HOME", folder.path()) && refuses("UCX_CONFIG_DIR", folder.path()));
+    }
+
+    #[test]
+    fn pipes_among_libraries_are_refused() {
+        for variable in ["NIXL_PLUGIN_DIR", "UCX_MODULE_DIR"] {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("libplugin_UCX.so"), "").unwrap();
+            mknodat(CWD, folder.path().join("readme"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+            assert!(!refuses(variable, folder.path()) && !refuses(variable, Path::new("/gone")));
+            let library = folder.path().join("libuct_ib.so.0");
+            mknodat(CWD, library, FileType::Fifo, Mode::RUSR, 0).unwrap();
+            assert!(refuses(variable, folder.path()));
+        }
+    }
+
+    #[test]
+    fn settings_of_more_than_some_megabytes_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::create(folder.path().join(NAME)).unwrap();
+        file.set_len(16 << 20).unwrap();
+        assert!(!refuses("HOME", folder.path()));
+        file.set_len(1 << 40).unwrap();
+        assert!(refuses("HOME", folder.path()));
     }
 
     #[test]

@@ -2,14 +2,14 @@
 //!
 //! UCX reads the file of `/etc/ucx`, then of `../etc/ucx` beside the folder of its library, of `HOME`, of `UCX_CONFIG_DIR`, and of
 //! the folder that the process runs in; a later file overrides an earlier one.
+//!
+//! `cargo xtask doctor` compiles this file too.
 
 use std::env::{self, consts};
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-
-use super::library::loaded_files;
 
 const OF_THE_SYSTEM: &str = "/etc/ucx";
 /// Below the folder of the library.
@@ -34,9 +34,8 @@ pub(super) fn folders(
 }
 
 /// The folder of UCX's library: of the loaded one, or of the one that NIXL's plugin will load. `None` if it is found in none of
-/// the usual places.
-pub(super) fn folder_of_library() -> Option<PathBuf> {
-    let files = loaded_files();
+/// the usual places. `files` are those of the loaded libraries.
+pub(super) fn folder_of_library(files: &[PathBuf]) -> Option<PathBuf> {
     let loaded = |name: &str| {
         let is_it =
             |file: &&PathBuf| file.file_name().is_some_and(|f| is_named(f.as_bytes(), name));
