@@ -125,8 +125,11 @@ mod cuda {
                 Self::OutOfDeviceMemory { .. }
                 | Self::OutOfPinnedMemory { .. }
                 | Self::PoolExhausted { .. } => Advice::Retry,
-                Self::HandleTooLong { .. } => Advice::AskAgain,
-                Self::Empty | Self::TooLarge { .. } => Advice::GiveUp,
+                Self::HandleTooLong { .. }
+                | Self::NotMapped { .. }
+                | Self::Piece { .. }
+                | Self::PieceLength { .. } => Advice::AskAgain,
+                Self::Empty | Self::TooLarge { .. } | Self::NoDescriptor => Advice::GiveUp,
                 Self::Cuda(error) => error.advice(),
             }
         }
@@ -283,6 +286,10 @@ mod tests {
             (MemoryError::OutOfPinnedMemory { len, error }, Retry),
             (MemoryError::PoolExhausted { len, in_use: 1, limit: 1 }, Retry),
             (MemoryError::HandleTooLong { claimed: 2, actual: 1 }, AskAgain),
+            (MemoryError::NotMapped { address: 1 }, AskAgain),
+            (MemoryError::NoDescriptor, GiveUp),
+            (MemoryError::Piece { offset: 0, error: SharedError::text("") }, AskAgain),
+            (MemoryError::PieceLength { offset: 0, bytes: 1 }, AskAgain),
         ];
         check(&table, MemoryError::advice);
         let table = [

@@ -8,6 +8,8 @@
 //! - [`Context`] is where all that follows lives. A sticky error ends it for good; each later call reports that.
 //! - [`DeviceMemory`], [`PinnedMemory`], [`HostRegistration`] and [`ImportedMemory`] own memory; [`DevicePool`] and
 //!   [`PinnedPool`] keep some for reuse, within limits. [`MemoryAttributes`] are of memory that others allocated.
+//! - [`PhysicalMemory`] is an allocation of the VMM API, which other processes map by a file descriptor, as
+//!   [`MappedMemory`].
 //! - [`Stream`] and [`Event`] order work. [`Stream::copy`] is safe: memory is not freed while a copy is queued.
 //!   [`Stream::keep`] does the same for executors, which copy between plain addresses.
 //! - [`Module`] and [`Function`] run kernels.
@@ -95,6 +97,7 @@ mod size_class;
 mod stream;
 mod unavailable;
 mod uses;
+mod virtual_memory;
 
 pub use attributes::MemoryAttributes;
 pub use callback::HostCallback;
@@ -119,3 +122,4 @@ pub use probe::{CudaDriver, is_available, probe};
 pub use registration::HostRegistration;
 pub use stream::Stream;
 pub use unavailable::CudaUnavailable;
+pub use virtual_memory::{MappedMemory, PhysicalMemory};

@@ -33,8 +33,8 @@ pub(super) struct IpcBytes(pub(super) [u8; 64]);
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub(super) struct MemLocation {
-    kind: u32,
-    id: i32,
+    pub(super) kind: u32,
+    pub(super) id: i32,
 }
 
 /// `CUmemcpyAttributes`.
@@ -44,6 +44,29 @@ pub(super) struct CopyAttributes {
     pub(super) source_access_order: u32,
     pub(super) source_hint: MemLocation,
     pub(super) destination_hint: MemLocation,
+    pub(super) flags: u32,
+}
+
+/// `CUmemGenericAllocationHandle`: a physical allocation.
+pub(super) type AllocationHandle = u64;
+
+/// `CUmemAllocationProp`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct AllocationProperties {
+    pub(super) kind: u32,
+    pub(super) handle_types: u32,
+    pub(super) location: MemLocation,
+    pub(super) windows: usize,
+    /// Compression, GPUDirect RDMA, usage (2 bytes), and bytes that must be zero.
+    pub(super) flags: [u8; 8],
+}
+
+/// `CUmemAccessDesc`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct AccessDescription {
+    pub(super) location: MemLocation,
     pub(super) flags: u32,
 }
 
@@ -152,6 +175,17 @@ api! {
     optional {
         // Count, attributes, where each goes, address. Unlike cuPointerGetAttribute it takes unknown addresses.
         pointer_get_attributes = c"cuPointerGetAttributes" (u32, *mut i32, *mut *mut c_void, Address);
+        // Of the VMM API. Since 11.0 the one that finds the handle; the others are older.
+        mem_retain_allocation_handle = c"cuMemRetainAllocationHandle" (*mut AllocationHandle, *mut c_void);
+        mem_get_allocation_properties = c"cuMemGetAllocationPropertiesFromHandle" (*mut AllocationProperties, AllocationHandle);
+        mem_export_handle = c"cuMemExportToShareableHandle" (*mut c_void, AllocationHandle, u32, u64);
+        mem_import_handle = c"cuMemImportFromShareableHandle" (*mut AllocationHandle, *mut c_void, u32);
+        mem_release = c"cuMemRelease" (AllocationHandle);
+        mem_address_reserve = c"cuMemAddressReserve" (*mut Address, usize, usize, Address, u64);
+        mem_address_free = c"cuMemAddressFree" (Address, usize);
+        mem_map = c"cuMemMap" (Address, usize, usize, AllocationHandle, u64);
+        mem_unmap = c"cuMemUnmap" (Address, usize);
+        mem_set_access = c"cuMemSetAccess" (Address, usize, *const AccessDescription, usize);
         // Since 11.4; distinguishes MIG devices of one GPU.
         device_get_uuid_v2 = c"cuDeviceGetUuid_v2" (*mut [u8; 16], DeviceNumber);
         // Since 12.8: destinations, sources, sizes, count, attributes, their first indices, their count, index of the

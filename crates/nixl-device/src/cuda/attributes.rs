@@ -80,22 +80,8 @@ impl Context {
         &self,
         address: Address,
     ) -> Result<Option<MemoryAttributes>, CudaError> {
-        // Stay 0 where the driver has no value. The widest value has eight bytes, and narrower ones leave the rest as it is.
-        let mut values = [0u64; ASKED.len()];
-        let mut asked = ASKED;
-        let mut outs = values.each_mut().map(|value| std::ptr::from_mut(value).cast::<c_void>());
-        let count = ASKED.len() as u32;
-        self.call("cuPointerGetAttributes", |api| match api.pointer_get_attributes {
-            // SAFETY: the lists are live variables of `count` elements, and each of the second leads to a live variable with
-            // room for any attribute; all are used during the call only. The address is looked up, not followed.
-            Some(attributes) => unsafe {
-                attributes(count, asked.as_mut_ptr(), outs.as_mut_ptr(), address)
-            },
-            None => NOT_SUPPORTED,
-        })?;
-        let [kind, managed, legacy, base, len, types, access, pool] = values;
-        // Booleans and enumerations are narrower than eight bytes; what lies behind them is 0.
-        let word = |value: u64| (value & u64::from(u32::MAX)) as u32;
+        let [kind, managed, legacy, base, len, types, access, pool] =
+            self.pointer_attributes(ASKED, address)?;
         let found = MemoryAttributes {
             base,
             len,
@@ -108,6 +94,31 @@ impl Context {
         let is_of_a_device = found.is_managed || !matches!(kind, 0 | HOST);
         Ok(is_of_a_device.then_some(found))
     }
+
+    /// The values of attributes of an address; 0 where the driver has none.
+    pub(super) fn pointer_attributes<const N: usize>(
+        &self,
+        mut asked: [i32; N],
+        address: Address,
+    ) -> Result<[u64; N], CudaError> {
+        // The widest value has eight bytes, and narrower ones leave the rest as it is.
+        let mut values = [0u64; N];
+        let mut outs = values.each_mut().map(|value| std::ptr::from_mut(value).cast::<c_void>());
+        self.call("cuPointerGetAttributes", |api| match api.pointer_get_attributes {
+            // SAFETY: the lists are live variables of N elements, and each of the second leads to a live variable with
+            // room for any attribute; all are used during the call only. The address is looked up, not followed.
+            Some(attributes) => unsafe {
+                attributes(N as u32, asked.as_mut_ptr(), outs.as_mut_ptr(), address)
+            },
+            None => NOT_SUPPORTED,
+        })?;
+        Ok(values)
+    }
+}
+
+/// Booleans and enumerations are narrower than eight bytes; what lies behind them is 0.
+pub(super) fn word(value: u64) -> u32 {
+    (value & u64::from(u32::MAX)) as u32
 }
 
 #[cfg(test)]

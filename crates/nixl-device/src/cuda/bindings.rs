@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use cudarc::driver::sys;
 
-use super::{api, attributes, capture, device, error, event};
+use super::{api, attributes, capture, device, error, event, virtual_memory};
 
 /// The sizes and alignments of what a function takes, and of what it returns.
 trait Signature {
@@ -100,6 +100,16 @@ fn functions_take_and_return_what_the_bindings_say() {
         cuLaunchKernel(_, _, _, _, _, _, _, _, _, _, _);
         cuPointerGetAttributes(_, _, _, _);
         cuDeviceGetUuid_v2(_, _);
+        cuMemRetainAllocationHandle(_, _);
+        cuMemGetAllocationPropertiesFromHandle(_, _);
+        cuMemExportToShareableHandle(_, _, _, _);
+        cuMemImportFromShareableHandle(_, _, _);
+        cuMemRelease(_);
+        cuMemAddressReserve(_, _, _, _, _);
+        cuMemAddressFree(_, _);
+        cuMemMap(_, _, _, _, _);
+        cuMemUnmap(_, _);
+        cuMemSetAccess(_, _, _, _);
     };
     let mut compared = 0;
     for (symbol, ours) in api::layouts() {
@@ -147,6 +157,13 @@ fn attributes_are_those_of_the_bindings() {
         Pointer::CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE,
     ];
     assert_eq!(attributes::ASKED, asked.map(|attribute| attribute as i32));
+    let of_mappings = [
+        Pointer::CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES,
+        Pointer::CU_POINTER_ATTRIBUTE_MAPPING_SIZE,
+        Pointer::CU_POINTER_ATTRIBUTE_MAPPING_BASE_ADDR,
+        Pointer::CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID,
+    ];
+    assert_eq!(virtual_memory::ASKED, of_mappings.map(|attribute| attribute as i32));
     assert_eq!(attributes::HOST, sys::CUmemorytype::CU_MEMORYTYPE_HOST as u64);
     assert_eq!(attributes::READ, sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READ as u32);
     for (ours, theirs) in [
@@ -162,6 +179,16 @@ fn attributes_are_those_of_the_bindings() {
 #[test]
 fn flags_are_those_of_the_bindings() {
     use sys::CUevent_flags as Event;
+    let descriptor = sys::CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+    let access = sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    assert_eq!(virtual_memory::DESCRIPTOR, descriptor.0);
+    assert_eq!(virtual_memory::READ_AND_WRITE, access as u32);
+    let on_device = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
+    assert_eq!(virtual_memory::ON_DEVICE, on_device as u32);
+    let properties = std::mem::offset_of!(sys::CUmemAllocationProp, location);
+    assert_eq!(std::mem::offset_of!(api::AllocationProperties, location), properties);
+    assert_eq!(size_of::<api::AllocationProperties>(), size_of::<sys::CUmemAllocationProp>());
+    assert_eq!(size_of::<api::AccessDescription>(), size_of::<sys::CUmemAccessDesc>());
     let relaxed = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
     assert_eq!(capture::RELAXED, relaxed as i32);
     for (ours, theirs) in [

@@ -141,6 +141,11 @@ impl Context {
         crate::Device::cuda(self.state.ordinal)
     }
 
+    /// The driver's number of the device.
+    pub(super) fn raw_device(&self) -> DeviceNumber {
+        self.state.device
+    }
+
     /// Fails with the sticky error that broke this context, if one did and it was noticed.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 
 mod api;
 mod capture;
+mod physical;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 pub(super) use api::api;
 use capture::Captures;
 pub(super) use capture::{GLOBAL, THREAD_LOCAL, exchanges, mode, set_mode};
+use physical::Physical;
 
 use super::api::{Address, Api, DeviceNumber, Handle, StreamCallback};
 use super::context::Context;
@@ -47,6 +49,7 @@ struct State {
     device: BTreeMap<Address, usize>,
     /// Of memory of devices that `cuMemAlloc` did not allocate.
     kinds: HashMap<Address, FakeMemory>,
+    physical: Physical,
     next_address: Address,
     host: HashMap<usize, Box<[u8]>>,
     registered: HashMap<usize, usize>,
@@ -131,6 +134,33 @@ impl Fake {
             state.kinds.insert(address, kind);
             address
         })
+    }
+
+    /// Memory of `cuMemCreate` as a framework maps it: pieces of so many bytes that follow each other, each of which has these types of
+    /// handle.
+    pub(super) fn map(&self, pieces: &[(usize, u32)]) -> Address {
+        self.state(|state| {
+            let address = state.allocate(pieces.iter().map(|(len, _)| len).sum());
+            let is_read_only = false;
+            let handle_types = pieces.iter().fold(u32::MAX, |all, (_, types)| all & types);
+            state.kinds.insert(address, FakeMemory::Virtual { handle_types, is_read_only });
+            let mut at = address;
+            for (len, handle_types) in pieces {
+                state.physical.create_and_map(at, *len, *handle_types);
+                at += *len as u64;
+            }
+            address
+        })
+    }
+
+    /// Another allocation is mapped where one was.
+    pub(super) fn remap(&self, address: Address) {
+        self.state(|state| state.physical.replace(address));
+    }
+
+    /// Handles that are not released, ranges that are mapped, and ranges that are reserved, all but those of frameworks.
+    pub(super) fn imported(&self) -> (usize, usize, usize) {
+        self.state(|state| state.physical.imported())
     }
 
     /// The stream of the framework that captures on another thread.

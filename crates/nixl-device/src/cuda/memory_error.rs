@@ -58,6 +58,34 @@ pub enum MemoryError {
         /// Bytes that there are.
         actual: u64,
     },
+    /// What was mapped at an address is mapped there no more.
+    #[error("the memory at {address:#x} was unmapped, or is another allocation by now")]
+    NotMapped {
+        /// The address.
+        address: u64,
+    },
+    /// Memory that was made without the handle type of file descriptors.
+    #[error(
+        "the memory has no file descriptor: make it with CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR on a device"
+    )]
+    NoDescriptor,
+    /// A piece of memory of another process could not be had.
+    #[error("the memory of the other process that begins at {offset} cannot be had: {error}")]
+    Piece {
+        /// Where it begins.
+        offset: u64,
+        /// Why.
+        #[source]
+        error: SharedError,
+    },
+    /// A piece of memory of another process does not fit into the whole.
+    #[error("the memory of the other process has {bytes} bytes at {offset}, which do not fit")]
+    PieceLength {
+        /// Where it begins.
+        offset: u64,
+        /// The bytes that the other process states.
+        bytes: u64,
+    },
     /// Another failure of the driver.
     #[error(transparent)]
     Cuda(#[from] CudaError),

@@ -5,6 +5,7 @@ mod ipc;
 mod memory;
 mod module;
 mod stream;
+mod virtual_memory;
 
 use device::{
     ctx_enable_peer_access, ctx_get_current, ctx_get_stream_priority_range, ctx_set_current,
@@ -26,6 +27,11 @@ use stream::{
     event_create, event_destroy, event_query, event_record, event_synchronize, stream_add_callback,
     stream_create_with_priority, stream_destroy, stream_is_capturing, stream_query,
     stream_synchronize, stream_wait_event,
+};
+use virtual_memory::{
+    mem_address_free, mem_address_reserve, mem_export_handle, mem_get_allocation_properties,
+    mem_import_handle, mem_map, mem_release, mem_retain_allocation_handle, mem_set_access,
+    mem_unmap,
 };
 
 use super::super::api::Api;
@@ -85,6 +91,16 @@ pub(in crate::cuda) fn api() -> Api {
         module_get_function,
         launch_kernel,
         device_get_uuid_v2: None,
+        mem_retain_allocation_handle: Some(mem_retain_allocation_handle),
+        mem_get_allocation_properties: Some(mem_get_allocation_properties),
+        mem_export_handle: Some(mem_export_handle),
+        mem_import_handle: Some(mem_import_handle),
+        mem_release: Some(mem_release),
+        mem_address_reserve: Some(mem_address_reserve),
+        mem_address_free: Some(mem_address_free),
+        mem_map: Some(mem_map),
+        mem_unmap: Some(mem_unmap),
+        mem_set_access: Some(mem_set_access),
         memcpy_batch_async: Some(memcpy_batch_async),
         memcpy_batch_async_v2: Some(memcpy_batch_async_v2),
     }

@@ -92,6 +92,7 @@ pub(super) unsafe extern "C" fn pointer_get_attributes(
         let device = state.device.iter().find(|(start, len)| is_in(**start, **len));
         let device = device.map(|(start, len)| (*start, *len));
         let kind = device.and_then(|(start, _)| state.kinds.get(&start).copied());
+        let mapped = state.physical.mapped_at(address);
         // SAFETY: the lists have `count` elements.
         let attributes = unsafe { std::slice::from_raw_parts(attributes, count as usize) };
         // SAFETY: as above.
@@ -105,8 +106,11 @@ pub(super) unsafe extern "C" fn pointer_get_attributes(
                 10 => put(out.cast(), u8::from(device.is_some() && kind.is_none())),
                 11 => put(out.cast(), device.map_or(0, |(start, _)| start)),
                 12 => put(out.cast(), device.map_or(0, |(_, len)| len)),
-                14 => match kind {
-                    Some(FakeMemory::Virtual { handle_types, .. }) => put(out.cast(), handle_types),
+                14 => match (mapped, kind) {
+                    (Some(mapped), _) => put(out.cast(), mapped.handle_types),
+                    (None, Some(FakeMemory::Virtual { handle_types, .. })) => {
+                        put(out.cast(), handle_types)
+                    }
                     _ => put(out.cast(), 0u32),
                 },
                 16 => match kind {
@@ -114,6 +118,9 @@ pub(super) unsafe extern "C" fn pointer_get_attributes(
                     _ => put(out.cast(), if device.is_some() { 3u32 } else { 0 }),
                 },
                 17 => put(out.cast(), usize::from(kind == Some(FakeMemory::Pool))),
+                18 => put(out.cast(), mapped.map_or(0, |mapped| mapped.len)),
+                19 => put(out.cast(), mapped.map_or(0, |mapped| mapped.address)),
+                20 => put(out.cast(), mapped.map_or(0, |mapped| mapped.id)),
                 other => return state.fault(format!("attribute {other} is asked for")),
             };
         }

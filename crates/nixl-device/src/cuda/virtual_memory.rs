@@ -1,0 +1,415 @@
+//! Memory of the VMM API (`cuMemCreate`): physical allocations as file descriptors, and their mapping in other processes.
+
+use std::ffi::c_void;
+use std::fmt;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use rustix::io::{FdFlags, fcntl_setfd};
+
+use super::api::{
+    AccessDescription, Address, AllocationHandle, AllocationProperties, Api, MemLocation,
+};
+use super::attributes::word;
+use super::context::Context;
+use super::error::{CudaError, NOT_SUPPORTED};
+use super::memory_error::{MemoryError, checked_len};
+use crate::SharedError;
+
+/// `CU_POINTER_ATTRIBUTE_{ALLOWED_HANDLE_TYPES, MAPPING_SIZE, MAPPING_BASE_ADDR, MEMORY_BLOCK_ID}`
+pub(super) const ASKED: [i32; 4] = [14, 18, 19, 20];
+/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`
+pub(super) const DESCRIPTOR: u32 = 1;
+/// `CU_MEM_LOCATION_TYPE_DEVICE`
+pub(super) const ON_DEVICE: u32 = 1;
+/// `CU_MEM_ACCESS_FLAGS_PROT_READWRITE`
+pub(super) const READ_AND_WRITE: u32 = 3;
+
+/// A physical allocation of `cuMemCreate` at the place where this process has it mapped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PhysicalMemory {
+    context: Context,
+    base: Address,
+    len: u64,
+    id: u64,
+    handle_types: u32,
+}
+
+impl PhysicalMemory {
+    /// The allocation that is mapped at an address. `None` for memory of another kind. Takes about a microsecond.
+    ///
+    /// # Errors
+    ///
+    /// The driver's error, which may be too old to tell mappings apart.
+    pub fn at(context: &Context, address: u64) -> Result<Option<Self>, CudaError> {
+        let [types, len, base, id] = context.pointer_attributes(ASKED, address)?;
+        let found = Self { context: *context, base, len, id, handle_types: word(types) };
+        let contains = base.checked_add(len).is_some_and(|end| (base..end).contains(&address));
+        Ok((contains && id != 0).then_some(found))
+    }
+
+    /// The address at which its mapping begins.
+    #[must_use]
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// The number of bytes that are mapped.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)] // never empty
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it was made with a handle type by which it becomes a file descriptor.
+    #[must_use]
+    pub fn has_descriptor(&self) -> bool {
+        self.handle_types & DESCRIPTOR != 0
+    }
+
+    /// Whether it is mapped there still: numbers of allocations are not used again.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        Self::at(&self.context, self.base).is_ok_and(|found| found == Some(*self))
+    }
+
+    /// A file descriptor by which another process of this machine can [map](MappedMemory::map) it. The memory stays allocated
+    /// as long as that is open or mapped somewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::NotMapped`] if another allocation, or none, is mapped at its address by now;
+    /// [`MemoryError::NoDescriptor`] if it was made without that handle type, or is not memory of a device; the driver's error.
+    pub fn export(&self) -> Result<OwnedFd, MemoryError> {
+        let handle = Retained::at(self.context, self.base)?;
+        // After the handle was retained: it is of the allocation that was found before, or this shows that it is not.
+        if !self.is_there() {
+            return Err(MemoryError::NotMapped { address: self.base });
+        }
+        let properties = handle.properties()?;
+        if properties.handle_types & DESCRIPTOR == 0 || properties.location.kind != ON_DEVICE {
+            return Err(MemoryError::NoDescriptor);
+        }
+        let mut descriptor = -1i32;
+        let out = (&raw mut descriptor).cast::<c_void>();
+        // SAFETY: for this type of handle the driver writes an integer, to a live variable, during the call only.
+        let export = |api: &Api| {
+            api.mem_export_handle
+                .map_or(NOT_SUPPORTED, |call| unsafe { call(out, handle.handle, DESCRIPTOR, 0) })
+        };
+        self.context.call("cuMemExportToShareableHandle", export)?;
+        if descriptor < 0 {
+            return Err(MemoryError::NoDescriptor);
+        }
+        // SAFETY: the driver has opened it for the caller, who closes it.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        // Not for started programs. If it cannot be set, they keep the memory for as long as they run.
+        let _ = fcntl_setfd(&descriptor, FdFlags::CLOEXEC);
+        Ok(descriptor)
+    }
+}
+
+impl fmt::Debug for PhysicalMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PhysicalMemory")
+            .field("base", &format_args!("{:#x}", self.base))
+            .field("len", &self.len)
+            .field("descriptor", &self.has_descriptor())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A handle of a physical allocation, released when dropped. Mappings outlive it.
+struct Retained {
+    context: Context,
+    handle: AllocationHandle,
+}
+
+impl Retained {
+    /// Of the allocation that is mapped at an address.
+    fn at(context: Context, address: Address) -> Result<Self, CudaError> {
+        let mut handle = 0;
+        let address = ptr::without_provenance_mut(address as usize);
+        // SAFETY: the handle is written to a live variable, during the call only; the address is looked up, not followed.
+        let retain = |api: &Api| {
+            api.mem_retain_allocation_handle
+                .map_or(NOT_SUPPORTED, |call| unsafe { call(&raw mut handle, address) })
+        };
+        context.call("cuMemRetainAllocationHandle", retain)?;
+        Ok(Self { context, handle })
+    }
+
+    /// Of the allocation that a descriptor of another process is.
+    fn import(context: Context, descriptor: &OwnedFd) -> Result<Self, CudaError> {
+        let mut handle = 0;
+        let number = ptr::without_provenance_mut(descriptor.as_raw_fd() as usize);
+        // SAFETY: the handle is written to a live variable, during the call only. For this type of handle the pointer is the number
+        // of a descriptor, which the driver checks.
+        let import = |api: &Api| {
+            api.mem_import_handle
+                .map_or(NOT_SUPPORTED, |call| unsafe { call(&raw mut handle, number, DESCRIPTOR) })
+        };
+        context.call("cuMemImportFromShareableHandle", import)?;
+        Ok(Self { context, handle })
+    }
+
+    fn properties(&self) -> Result<AllocationProperties, CudaError> {
+        let location = MemLocation::default();
+        let (kind, handle_types, windows, flags) = (0, 0, 0, [0; 8]);
+        let mut found = AllocationProperties { kind, handle_types, location, windows, flags };
+        // SAFETY: written to a live variable, during the call only.
+        let query = |api: &Api| {
+            api.mem_get_allocation_properties
+                .map_or(NOT_SUPPORTED, |call| unsafe { call(&raw mut found, self.handle) })
+        };
+        self.context.call("cuMemGetAllocationPropertiesFromHandle", query)?;
+        Ok(found)
+    }
+}
+
+impl Drop for Retained {
+    fn drop(&mut self) {
+        let handle = self.handle;
+        // SAFETY: this value's own, which nothing uses any more.
+        self.context.release("cuMemRelease", move |api| {
+            api.mem_release.map_or(NOT_SUPPORTED, |call| unsafe { call(handle) })
+        });
+    }
+}
+
+/// Memory of another process, of one or more physical allocations that follow each other here, mapped until dropped.
+///
+/// The memory stays allocated as long as this lives, also after its process has freed it or has ended.
+#[derive(Debug)]
+pub struct MappedMemory {
+    context: Context,
+    address: Address,
+    len: usize,
+    /// Of which so many bytes are mapped.
+    mapped: usize,
+}
+
+impl MappedMemory {
+    /// Maps `len` bytes for the context's device. `piece` gives the descriptor of the [allocation](PhysicalMemory::export) that
+    /// begins at an offset, and its number of bytes. The memory may be of another device that this one has access to.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Empty`], [`MemoryError::TooLarge`]; [`MemoryError::PieceLength`] if a piece is empty or goes beyond `len`;
+    /// [`MemoryError::Piece`] with the error of `piece`; the driver's error, such as for a descriptor of something else.
+    pub fn map(
+        context: &Context,
+        len: usize,
+        mut piece: impl FnMut(u64) -> Result<(OwnedFd, u64), SharedError>,
+    ) -> Result<Self, MemoryError> {
+        let mut memory = Self::reserve(context, checked_len(len)?)?;
+        while memory.mapped < len {
+            let offset = memory.mapped;
+            let given = piece(offset as u64);
+            let (descriptor, bytes) =
+                given.map_err(|error| MemoryError::Piece { offset: offset as u64, error })?;
+            let fits = |bytes: &usize| (1..=len - offset).contains(bytes);
+            let Some(bytes) = usize::try_from(bytes).ok().filter(fits) else {
+                return Err(MemoryError::PieceLength { offset: offset as u64, bytes });
+            };
+            memory.append(&descriptor, bytes)?;
+        }
+        memory.open()?;
+        Ok(memory)
+    }
+
+    fn reserve(context: &Context, len: usize) -> Result<Self, MemoryError> {
+        let mut address = 0;
+        // SAFETY: the address is written to a live variable, during the call only.
+        let reserve = |api: &Api| {
+            api.mem_address_reserve
+                .map_or(NOT_SUPPORTED, |call| unsafe { call(&raw mut address, len, 0, 0, 0) })
+        };
+        context.call("cuMemAddressReserve", reserve)?;
+        Ok(Self { context: *context, address, len, mapped: 0 })
+    }
+
+    fn append(&mut self, descriptor: &OwnedFd, bytes: usize) -> Result<(), CudaError> {
+        let handle = Retained::import(self.context, descriptor)?;
+        let address = self.address.wrapping_add(self.mapped as u64);
+        // SAFETY: the range is reserved by this value, and nothing is mapped there yet. The driver checks that the allocation has as
+        // many bytes.
+        let map = |api: &Api| {
+            api.mem_map
+                .map_or(NOT_SUPPORTED, |call| unsafe { call(address, bytes, 0, handle.handle, 0) })
+        };
+        self.context.call("cuMemMap", map)?;
+        self.mapped += bytes;
+        Ok(())
+    }
+
+    /// Gives the context's device access.
+    fn open(&self) -> Result<(), CudaError> {
+        let location = MemLocation { kind: ON_DEVICE, id: self.context.raw_device() };
+        let access = AccessDescription { location, flags: READ_AND_WRITE };
+        // SAFETY: the range is mapped; the description is a live variable, read during the call only.
+        self.context.call("cuMemSetAccess", |api| {
+            api.mem_set_access.map_or(NOT_SUPPORTED, |call| unsafe {
+                call(self.address, self.len, &raw const access, 1)
+            })
+        })
+    }
+
+    /// Address of the first byte in this process, a `CUdeviceptr`. The host cannot dereference it.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Number of bytes, at least 1.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)] // never empty
+    pub fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Drop for MappedMemory {
+    fn drop(&mut self) {
+        let Self { context, address, len, mapped } = *self;
+        if mapped > 0 {
+            // SAFETY: mapped by this value, whose users kept it until the device had passed.
+            context.release("cuMemUnmap", move |api| {
+                api.mem_unmap.map_or(NOT_SUPPORTED, |call| unsafe { call(address, mapped) })
+            });
+        }
+        // SAFETY: reserved by this value. If it is mapped after all, the driver refuses.
+        context.release("cuMemAddressFree", move |api| {
+            api.mem_address_free.map_or(NOT_SUPPORTED, |call| unsafe { call(address, len) })
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::super::DeviceMemory;
+    use super::super::api::Api;
+    use super::super::fake::{self, Fake};
+    use super::*;
+
+    const PIECE: usize = 2 << 20;
+
+    /// The pieces of mapped memory, as its owner would give them away.
+    fn pieces(
+        context: Context,
+        base: u64,
+    ) -> impl FnMut(u64) -> Result<(OwnedFd, u64), SharedError> {
+        move |offset| {
+            let found = PhysicalMemory::at(&context, base + offset)?;
+            let piece = found.ok_or_else(|| SharedError::text("no piece"))?;
+            Ok((piece.export()?, piece.len()))
+        }
+    }
+
+    #[test]
+    fn memory_of_several_allocations_is_mapped_piece_by_piece_and_given_back() {
+        let fake = Fake::new();
+        let (context, other) = (fake.context(0), fake.context(1));
+        let base = fake.map(&[(PIECE, 1), (2 * PIECE, 3), (PIECE, 1)]);
+        let inside = PhysicalMemory::at(&context, base + PIECE as u64 + 7).unwrap().unwrap();
+        assert_eq!((inside.base(), inside.len()), (base + PIECE as u64, 2 * PIECE as u64));
+        assert!(inside.has_descriptor() && inside.is_there());
+        let memory = MappedMemory::map(&other, 4 * PIECE, pieces(context, base)).unwrap();
+        assert_eq!(memory.len(), 4 * PIECE);
+        assert_ne!(memory.address(), base);
+        // The handles are not needed any more.
+        assert_eq!(fake.imported(), (0, 3, 1));
+        drop(memory);
+        assert_eq!(fake.imported(), (0, 0, 0));
+        // A part that ends with a piece is memory, too.
+        let memory = MappedMemory::map(&other, 3 * PIECE, pieces(context, base)).unwrap();
+        assert_eq!(fake.imported(), (0, 2, 1));
+        drop(memory);
+        assert_eq!((fake.imported(), context.leaked(), other.leaked()), ((0, 0, 0), 0, 0));
+        assert_eq!(fake.faults(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_cannot_be_mapped_is_a_specific_error_and_leaves_nothing() {
+        let fake = Fake::new();
+        let context = fake.context(0);
+        let base = fake.map(&[(PIECE, 1), (PIECE, 0)]);
+        let map = |len, piece: &mut dyn FnMut(u64) -> Result<(OwnedFd, u64), SharedError>| {
+            MappedMemory::map(&context, len, piece).unwrap_err()
+        };
+        let mut own = pieces(context, base);
+        assert_eq!(map(0, &mut own), MemoryError::Empty);
+        assert_eq!(map(usize::MAX, &mut own), MemoryError::TooLarge { len: usize::MAX });
+        let beyond = MemoryError::PieceLength { offset: 0, bytes: PIECE as u64 };
+        assert_eq!(map(PIECE - 1, &mut own), beyond);
+        // The second piece was made without that handle type.
+        let error = map(2 * PIECE, &mut own);
+        let MemoryError::Piece { offset, error } = &error else { panic!("{error:?}") };
+        assert_eq!(*offset, PIECE as u64);
+        assert!(error.to_string().contains("CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR"), "{error}");
+        // A descriptor of something else, and a length that the allocation does not have.
+        let mut file = |_| Ok((OwnedFd::from(File::open("/dev/null").unwrap()), PIECE as u64));
+        let error = map(PIECE, &mut file);
+        let of_import = matches!(&error, MemoryError::Cuda(error) if error.call() == "cuMemImportFromShareableHandle");
+        assert!(of_import, "{error:?}");
+        let mut longer = |_| Ok((own(0)?.0, 2 * PIECE as u64));
+        let error = map(2 * PIECE, &mut longer);
+        assert!(
+            matches!(&error, MemoryError::Cuda(error) if error.call() == "cuMemMap"),
+            "{error:?}"
+        );
+        for call in ["cuMemAddressReserve", "cuMemSetAccess"] {
+            fake.fail(call, 2, 1);
+            let error = map(PIECE, &mut pieces(context, base));
+            assert!(
+                matches!(&error, MemoryError::Cuda(error) if error.call() == call),
+                "{error:?}"
+            );
+        }
+        assert_eq!((fake.imported(), context.leaked()), ((0, 0, 0), 0));
+        assert_eq!(fake.faults(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn another_allocation_at_the_same_address_is_not_exported_in_its_place() {
+        let fake = Fake::new();
+        let context = fake.context(0);
+        let base = fake.map(&[(PIECE, 1)]);
+        let piece = PhysicalMemory::at(&context, base).unwrap().unwrap();
+        drop(piece.export().unwrap());
+        fake.remap(base);
+        assert!(!piece.is_there());
+        assert_eq!(piece.export().unwrap_err(), MemoryError::NotMapped { address: base });
+        assert_eq!(fake.imported(), (0, 0, 0), "the handle was released");
+    }
+
+    #[test]
+    fn other_memory_and_older_drivers_have_no_physical_allocations() {
+        let fake = Fake::new();
+        let context = fake.context(0);
+        let legacy = DeviceMemory::new(&context, PIECE).unwrap();
+        assert_eq!(PhysicalMemory::at(&context, legacy.address()), Ok(None));
+        assert_eq!(PhysicalMemory::at(&context, 1), Ok(None));
+        fake.fail("cuPointerGetAttributes", 1, 1);
+        assert!(PhysicalMemory::at(&context, legacy.address()).is_err());
+        drop(legacy);
+        let api =
+            Api { mem_retain_allocation_handle: None, mem_address_reserve: None, ..fake::api() };
+        let fake = Fake::with(api);
+        let context = fake.context(0);
+        let base = fake.map(&[(PIECE, 1)]);
+        let piece = PhysicalMemory::at(&context, base).unwrap().unwrap();
+        let error = piece.export().unwrap_err();
+        assert!(
+            matches!(&error, MemoryError::Cuda(error) if error.is_not_supported()),
+            "{error:?}"
+        );
+        let error = MappedMemory::map(&context, PIECE, pieces(context, base)).unwrap_err();
+        assert!(
+            matches!(&error, MemoryError::Cuda(error) if error.is_not_supported()),
+            "{error:?}"
+        );
+    }
+}
