@@ -136,5 +136,8 @@ pub use region::{
 pub use registration::{
     RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Registration, Retired,
 };
-pub use rendezvous::{ForeignProcess, Rendezvous, RendezvousError, RendezvousState};
+pub use rendezvous::{
+    ForeignProcess, MemoryPieces, PiecesError, PiecesHandle, Rendezvous, RendezvousError,
+    RendezvousState, SharedPieces,
+};
 pub use shared::{Presence, SharedMemory, SharedMemoryError, SharedName, Unprovable};

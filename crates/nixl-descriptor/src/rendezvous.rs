@@ -11,10 +11,14 @@
 //! | `server.rs` | the thread that gives files away, and what it has given to which process |
 //! | `link.rs` | the connection to another process, and what is known of its files |
 //! | `table.rs` | links and names of this process |
+//! | `neighbours.rs` | the socket for processes of this PID namespace, which need no folder |
+//! | `pieces.rs` | memory that goes as several descriptors, such as a GPU's of the VMM API |
 
 mod error;
 mod folder;
 mod link;
+mod neighbours;
+mod pieces;
 mod server;
 mod table;
 mod wire;
@@ -29,6 +33,7 @@ use nixl_device::LeakInChild;
 pub use error::RendezvousError;
 use folder::Folder;
 pub(crate) use link::LinkError;
+pub use pieces::{MemoryPieces, PiecesError, PiecesHandle, SharedPieces};
 use server::Server;
 pub(crate) use table::{held_elsewhere, link_of, note, released};
 
@@ -105,6 +110,11 @@ impl Drop for Rendezvous {
 }
 
 impl ForeignProcess {
+    /// A process of this host by the numbers of its PID namespace and itself.
+    fn any(namespace: NonZeroU64, pid: u32) -> Self {
+        Self { namespace, pid }
+    }
+
     /// The process of this number in the PID namespace of this inode. `None` if that is this process's own namespace, or is not known.
     #[must_use]
     pub fn new(namespace: Option<NonZeroU64>, pid: u32) -> Option<Self> {

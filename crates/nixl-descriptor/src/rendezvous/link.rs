@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nixl_device::ProcessWatch;
 use nixl_device::locks::{lock, try_lock};
+use rustix::net::SocketAddrUnix;
 
 use super::RendezvousError;
 use super::wire::{self, Incoming, Kind, Message, Name};
@@ -38,9 +38,15 @@ impl Link {
     /// For which an answer is waited for.
     const PATIENCE: Duration = Duration::from_millis(250);
 
-    /// *Blocking.*
-    pub(super) fn to(socket: &Path) -> Result<Self, RendezvousError> {
-        let socket = wire::connect_to(socket)?;
+    /// *Blocking.* To the process that listens there, which has this number if one is given.
+    pub(super) fn to(
+        address: &SocketAddrUnix,
+        number: Option<u32>,
+    ) -> Result<Self, RendezvousError> {
+        let socket = wire::connect_to(address)?;
+        if number.is_some() && wire::process_of(&socket) != number {
+            return Err(RendezvousError::NotThere);
+        }
         let own = wire::this_process()?;
         if !wire::send(&socket, Kind::Hello, [0; 16], Some(own.as_fd())) {
             return Err(RendezvousError::Silent);
@@ -66,20 +72,37 @@ impl Link {
 
     /// *Blocking.* The file of this name, as its process opened it.
     pub(crate) fn file(&self, name: &Name) -> Result<OwnedFd, LinkError> {
+        self.request(Kind::Open, (*name, 0), Kind::File).map(|(file, _)| file)
+    }
+
+    /// *Blocking.* The piece of memory that begins at an offset, and its number of bytes as the process states it.
+    pub(crate) fn piece(&self, name: &Name, offset: u64) -> Result<(OwnedFd, u64), LinkError> {
+        self.request(Kind::OpenPiece, (*name, offset), Kind::Piece)
+    }
+
+    fn request(
+        &self,
+        kind: Kind,
+        (name, number): (Name, u64),
+        answer: Kind,
+    ) -> Result<(OwnedFd, u64), LinkError> {
         let _reading = lock(&self.reading);
-        if self.ended.load(Ordering::Acquire) || !wire::send(&self.socket, Kind::Open, *name, None)
+        if self.ended.load(Ordering::Acquire)
+            || !wire::send_with(&self.socket, kind, (name, number), None)
         {
             return self.lost();
         }
         // Known from now on, for the message that it is released.
-        self.lock().insert(*name, true);
+        self.lock().insert(name, true);
         let began = Instant::now();
         loop {
             let Next::Message(message) = next(&self.socket, began) else { return self.lost() };
             match (message.kind, message.descriptor) {
-                (Kind::File, Some(file)) if message.name == *name => return Ok(file),
-                (Kind::Absent, None) if message.name == *name => {
-                    self.note_released(name);
+                (kind, Some(descriptor)) if kind == answer && message.name == name => {
+                    return Ok((descriptor, message.number));
+                }
+                (Kind::Absent, None) if message.name == name => {
+                    self.note_released(&name);
                     return Err(LinkError::Absent);
                 }
                 (Kind::Released, None) => self.note_released(&message.name),
@@ -97,6 +120,12 @@ impl Link {
     pub(crate) fn has(&self, name: &Name) -> bool {
         self.look();
         self.is_live() && self.lock().get(name) == Some(&true)
+    }
+
+    /// Whether the process certainly has the file no more, which it had.
+    pub(crate) fn has_let_go(&self, name: &Name) -> bool {
+        self.look();
+        self.lock().get(name) == Some(&false) || wire::has_ended(&self.process)
     }
 
     /// *Blocking* for a file that was not requested before.

@@ -13,7 +13,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::net::{SocketFlags, accept_with};
 
 use super::RendezvousError;
-use super::wire::{self, Incoming, Kind, Name};
+use super::pieces::own_piece;
+use super::wire::{self, Incoming, Kind, Message, Name};
 use crate::shared::own_file;
 
 /// Gives files of this process to peers. Stops at [`stop`](Self::stop).
@@ -42,6 +43,10 @@ struct Client {
 }
 
 impl Client {
+    fn is_at(&self, socket: &Arc<OwnedFd>) -> bool {
+        self.socket.as_ref().is_some_and(|known| Arc::ptr_eq(known, socket))
+    }
+
     /// It may have files mapped that it got, also after the end of its connection.
     fn may_hold(&self) -> bool {
         !self.given.is_empty() && self.process.as_ref().is_none_or(|process| !process.has_ended())
@@ -159,13 +164,25 @@ impl Shared {
         }
     }
 
+    /// Whether the process at the other end has introduced itself.
+    fn is_known(&self, socket: &Arc<OwnedFd>) -> bool {
+        self.lock().iter().any(|client| client.is_at(socket) && client.process.is_some())
+    }
+
     /// Reads one message, and ends a connection that sends anything else.
     fn answer(&self, socket: &Arc<OwnedFd>) {
         let incoming = wire::receive(socket);
-        let mut clients = self.lock();
-        let is_it = |client: &&mut Client| {
-            client.socket.as_ref().is_some_and(|known| Arc::ptr_eq(known, socket))
+        // Calls of a driver: not under the lock.
+        let piece = match &incoming {
+            Incoming::Message(Message { kind: Kind::OpenPiece, name, number, .. })
+                if self.is_known(socket) =>
+            {
+                own_piece(name, *number)
+            }
+            _ => None,
         };
+        let mut clients = self.lock();
+        let is_it = |client: &&mut Client| client.is_at(socket);
         let Some(client) = clients.iter_mut().find(is_it) else { return };
         let goes_on = match incoming {
             Incoming::Nothing => true,
@@ -184,6 +201,16 @@ impl Shared {
                         Some(file) => {
                             client.given.insert(message.name);
                             wire::send(socket, Kind::File, message.name, Some(file.as_fd()))
+                        }
+                        None => wire::send(socket, Kind::Absent, message.name, None),
+                    }
+                }
+                (Kind::OpenPiece, None) if client.process.is_some() => {
+                    match piece.filter(|_| client.given.len() < Server::FILES) {
+                        Some((piece, bytes)) => {
+                            client.given.insert(message.name);
+                            let about = (message.name, bytes);
+                            wire::send_with(socket, Kind::Piece, about, Some(piece.as_fd()))
                         }
                         None => wire::send(socket, Kind::Absent, message.name, None),
                     }

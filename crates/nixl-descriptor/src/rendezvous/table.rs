@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use nixl_device::locks::lock;
 use nixl_device::{MachineIdentity, PerProcess};
 
 use super::link::Link;
-use super::wire::Name;
+use super::neighbours;
+use super::server::Server;
+use super::wire::{self, Name};
 use super::{Folders, ForeignProcess, Rendezvous, RendezvousError, RendezvousState};
 
 /// A child of a fork does not use what it inherits.
@@ -24,6 +26,8 @@ struct Table {
     known: Mutex<Known>,
     /// Held while a folder is entered.
     entering: Mutex<()>,
+    /// For processes of this PID namespace, once this one shares memory in pieces.
+    neighbours: OnceLock<Result<Server, RendezvousError>>,
 }
 
 #[derive(Default)]
@@ -105,9 +109,21 @@ pub(super) fn state(process: ForeignProcess) -> RendezvousState {
     }
 }
 
+/// Listens for processes of this PID namespace from now on, in which no folder is needed.
+pub(super) fn serve_neighbours() -> Result<(), RendezvousError> {
+    let table = table();
+    let started = table.neighbours.get_or_init(|| {
+        let namespace = namespace().ok_or(RendezvousError::NotThere)?;
+        Server::start(neighbours::listen(namespace)?)
+    });
+    table.any.store(true, Ordering::Release);
+    started.as_ref().map(|_| ()).map_err(Clone::clone)
+}
+
 /// *Blocking.* The link to a process.
 pub(super) fn link(process: ForeignProcess) -> Result<Arc<Link>, RendezvousError> {
-    if !table().any.load(Ordering::Acquire) {
+    let is_neighbour = Some(process.namespace) == namespace();
+    if !is_neighbour && !table().any.load(Ordering::Acquire) {
         return Err(RendezvousError::NotConfigured);
     }
     match known().links.get(&process) {
@@ -115,12 +131,18 @@ pub(super) fn link(process: ForeignProcess) -> Result<Arc<Link>, RendezvousError
         Some(Attempt::Failed(error, at)) if at.elapsed() < COOLDOWN => return Err(error.clone()),
         _ => {}
     }
-    let mut met = Err(RendezvousError::NotConfigured);
+    let mut met = match is_neighbour {
+        // Its number is checked: another process may have taken the name.
+        true => neighbours::address(process.namespace, process.pid)
+            .and_then(|address| Link::to(&address, Some(process.pid)).map(Arc::new)),
+        false => Err(RendezvousError::NotConfigured),
+    };
     for folder in folders() {
-        met = Link::to(&folder.path_of(process)).map(Arc::new);
         if met.is_ok() {
             break;
         }
+        let to = |path: std::path::PathBuf| Link::to(&wire::at(&path)?, None);
+        met = to(folder.path_of(process)).map(Arc::new);
     }
     let mut known = known();
     if known.links.len() >= PROCESSES {
@@ -137,6 +159,14 @@ pub(super) fn link(process: ForeignProcess) -> Result<Arc<Link>, RendezvousError
         known.links.insert(process, attempt);
     }
     met
+}
+
+/// The link to a process that was met, even if it has ended.
+pub(super) fn known_link(process: ForeignProcess) -> Option<Arc<Link>> {
+    match known().links.get(&process)? {
+        Attempt::Connected(link) => Some(Arc::clone(link)),
+        Attempt::Failed(..) => None,
+    }
 }
 
 /// *Blocking.* Notes that the file is of this process.
@@ -174,6 +204,9 @@ pub(crate) fn link_of(name: &Name) -> Option<Arc<Link>> {
 pub(crate) fn released(name: &Name) {
     if table().any.load(Ordering::Acquire) {
         folders().iter().for_each(|folder| folder.server().released(name));
+        if let Some(Ok(neighbours)) = table().neighbours.get() {
+            neighbours.released(name);
+        }
     }
 }
 

@@ -5,16 +5,18 @@
 //! | 0 to 3 | `nxrv` |
 //! | 4 to 5 | version, 1 |
 //! | 6 to 7 | kind |
-//! | 8 to 23 | the random name of a file; zeros in `Hello` |
-//! | 24 to 31 | zeros |
+//! | 8 to 23 | the random name of a file or of memory in pieces; zeros in `Hello` |
+//! | 24 to 31 | a number; zeros if the kind has none |
 //!
 //! | kind | from | descriptor | meaning |
 //! |---|---|---|---|
 //! | 1, `Hello` | both, first | of the sender's process (`pidfd`) | |
 //! | 2, `Open` | the client | | requests the file |
 //! | 3, `File` | the server | the file | answers `Open` |
-//! | 4, `Absent` | the server | | answers `Open`: it has no such file |
-//! | 5, `Released` | the server, at any time | | it has the file no more |
+//! | 4, `Absent` | the server | | answers `Open` and `OpenPiece`: it has no such file, or does not give it |
+//! | 5, `Released` | the server, at any time | | it has the file or the memory no more |
+//! | 6, `OpenPiece` | the client | | requests the piece of the memory that begins at the number |
+//! | 7, `Piece` | the server | the piece | answers `OpenPiece`: the piece has as many bytes as the number says |
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -38,7 +40,7 @@ const MAGIC: [u8; 4] = *b"nxrv";
 const VERSION: u16 = 1;
 const LEN: usize = 32;
 
-/// The random part of a file's name.
+/// The random part of a file's name, or the name of memory in pieces.
 pub(super) type Name = [u8; 16];
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,12 +50,15 @@ pub(super) enum Kind {
     File,
     Absent,
     Released,
+    OpenPiece,
+    Piece,
 }
 
 #[derive(Debug)]
 pub(super) struct Message {
     pub(super) kind: Kind,
     pub(super) name: Name,
+    pub(super) number: u64,
     pub(super) descriptor: Option<OwnedFd>,
 }
 
@@ -73,11 +78,15 @@ pub(super) fn socket() -> Result<OwnedFd, RendezvousError> {
     made.map_err(RendezvousError::of("make a socket"))
 }
 
+/// The socket at a path.
+pub(super) fn at(path: &Path) -> Result<SocketAddrUnix, RendezvousError> {
+    SocketAddrUnix::new(path).map_err(RendezvousError::of("name a socket"))
+}
+
 /// A connection to the process that listens there, which is of this process's user.
-pub(super) fn connect_to(path: &Path) -> Result<OwnedFd, RendezvousError> {
+pub(super) fn connect_to(address: &SocketAddrUnix) -> Result<OwnedFd, RendezvousError> {
     let socket = socket()?;
-    let address = SocketAddrUnix::new(path).map_err(RendezvousError::of("name a socket"))?;
-    match connect(&socket, &address) {
+    match connect(&socket, address) {
         Ok(()) => {}
         Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(RendezvousError::NotThere),
         // Too many wait to be accepted.
@@ -108,6 +117,12 @@ pub(super) fn check_user(socket: &OwnedFd) -> Result<(), RendezvousError> {
     }
 }
 
+/// The number of the process on the other side when that began to listen or connected, in this process's PID namespace.
+pub(super) fn process_of(socket: &OwnedFd) -> Option<u32> {
+    let other = getsockopt(socket, PeerCredentials).ok()?;
+    u32::try_from(other.pid()).ok().filter(|pid| *pid != 0)
+}
+
 /// A descriptor of this process, by which others see its end, in whichever PID namespace they are.
 pub(super) fn this_process() -> Result<OwnedFd, RendezvousError> {
     pidfd_open(getpid(), PidfdFlags::empty()).map_err(RendezvousError::of("watch a process"))
@@ -128,11 +143,22 @@ pub(super) fn send(
     name: Name,
     descriptor: Option<BorrowedFd<'_>>,
 ) -> bool {
+    send_with(socket, kind, (name, 0), descriptor)
+}
+
+/// The same with a number.
+pub(super) fn send_with(
+    socket: &OwnedFd,
+    kind: Kind,
+    (name, number): (Name, u64),
+    descriptor: Option<BorrowedFd<'_>>,
+) -> bool {
     let mut bytes = [0; LEN];
     bytes[..4].copy_from_slice(&MAGIC);
     bytes[4..6].copy_from_slice(&VERSION.to_le_bytes());
     bytes[6..8].copy_from_slice(&(kind as u16).to_le_bytes());
     bytes[8..24].copy_from_slice(&name);
+    bytes[24..].copy_from_slice(&number.to_le_bytes());
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut with = SendAncillaryBuffer::new(&mut space);
     let descriptors = descriptor.map(|descriptor| [descriptor]);
@@ -167,12 +193,12 @@ pub(super) fn receive(socket: &OwnedFd) -> Incoming {
     let cut = received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
     let Some(message) = bytes.get(..received.bytes).filter(|_| !cut) else { return Incoming::End };
     match parse(message) {
-        Some((kind, name)) => Incoming::Message(Message { kind, name, descriptor }),
+        Some((kind, name, number)) => Incoming::Message(Message { kind, name, number, descriptor }),
         None => Incoming::End,
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<(Kind, Name)> {
+fn parse(bytes: &[u8]) -> Option<(Kind, Name, u64)> {
     let bytes: &[u8; LEN] = bytes.try_into().ok()?;
     let (magic, rest) = bytes.split_first_chunk::<4>()?;
     let (version, rest) = rest.split_first_chunk::<2>()?;
@@ -186,9 +212,12 @@ fn parse(bytes: &[u8]) -> Option<(Kind, Name)> {
         3 => Kind::File,
         4 => Kind::Absent,
         5 => Kind::Released,
+        6 => Kind::OpenPiece,
+        7 => Kind::Piece,
         _ => return None,
     };
-    Some((kind, *rest.first_chunk()?))
+    let (name, number) = rest.split_first_chunk()?;
+    Some((kind, *name, u64::from_le_bytes(*number.first_chunk()?)))
 }
 
 /// Waits until the socket has something, for `millis` at most.
@@ -219,12 +248,13 @@ mod tests {
         let process = this_process().unwrap();
         assert!(is_process(&process) && !is_process(&a));
         assert!(send(&a, Kind::Hello, [0; 16], Some(process.as_fd())));
-        assert!(send(&a, Kind::Open, [7; 16], None));
+        assert!(send_with(&a, Kind::OpenPiece, ([7; 16], 1 << 40), None));
         let Incoming::Message(hello) = receive(&b) else { panic!() };
         assert!(hello.kind == Kind::Hello && is_process(&hello.descriptor.unwrap()));
         let Incoming::Message(open) = receive(&b) else { panic!() };
-        assert_eq!((open.kind, open.name), (Kind::Open, [7; 16]));
+        assert_eq!((open.kind, open.name, open.number), (Kind::OpenPiece, [7; 16], 1 << 40));
         assert!(open.descriptor.is_none());
+        assert_eq!(process_of(&b), Some(std::process::id()));
         drop(a);
         assert!(matches!(receive(&b), Incoming::End));
     }
