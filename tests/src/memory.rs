@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use nixl_descriptor::{LeaseMode, Leases, Region};
+use nixl_descriptor::{AllocationKind, LeaseMode, Leases, Region};
 use nixl_executor::{MemoryKind, SimulatedGpus};
 
 /// Whose memory an operation uses.
@@ -39,7 +39,7 @@ impl Memory {
             }
             Self::Cuda | Self::Pool => {
                 let region = match self {
-                    Self::Pool => gpus.unexported_region(0, bytes.len())?,
+                    Self::Pool => gpus.region_of(0, (AllocationKind::Pool, 0), bytes.len())?,
                     _ => gpus.region(MemoryKind::Gpu(0), bytes.len())?,
                 };
                 let target = region.address() as *mut u8;

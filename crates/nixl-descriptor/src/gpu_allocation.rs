@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::rendezvous::PiecesHandle;
+
 /// The allocation of a GPU's driver that a region lies in.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub struct GpuAllocation {
@@ -32,6 +34,12 @@ impl GpuAllocation {
     #[must_use]
     pub const fn new(kind: AllocationKind, base: u64, len: u64) -> Self {
         Self { kind, base, len, ipc_handle: None, handle_types: 0, is_read_only: false }
+    }
+
+    /// The part of it from `base` on that other processes open [piece by piece](crate::SharedPieces).
+    #[must_use]
+    pub fn in_pieces(self, base: u64, handle: PiecesHandle) -> Self {
+        Self { base, len: handle.len(), ipc_handle: Some(handle.to_bytes()), ..self }
     }
 
     /// The same with a handle of CUDA IPC, and behind its 64 bytes the number of bytes that it names.
@@ -71,10 +79,16 @@ impl GpuAllocation {
         self.len
     }
 
-    /// What names it to other processes of the host by CUDA IPC, if anything does.
+    /// What names it to other processes of the host, if anything does: a handle of CUDA IPC, or of its [pieces](PiecesHandle).
     #[must_use]
     pub const fn ipc_handle(&self) -> Option<&[u8; 72]> {
         self.ipc_handle.as_ref()
+    }
+
+    /// Whether other processes open it piece by piece.
+    #[must_use]
+    pub fn is_in_pieces(&self) -> bool {
+        self.ipc_handle.as_ref().and_then(PiecesHandle::from_bytes).is_some()
     }
 
     /// The types of handle that it was allocated for: bits of `CUmemAllocationHandleType`, of which 1 is a file descriptor.
@@ -118,7 +132,8 @@ impl fmt::Debug for GpuAllocation {
             .field("kind", &self.kind)
             .field("base", &format_args!("{:#x}", self.base))
             .field("len", &self.len)
-            .field("ipc", &self.ipc_handle.is_some())
+            .field("ipc", &(self.ipc_handle.is_some() && !self.is_in_pieces()))
+            .field("pieces", &self.is_in_pieces())
             .field("handle_types", &self.handle_types)
             .field("read_only", &self.is_read_only)
             .finish()
@@ -149,7 +164,7 @@ mod tests {
         let shown = format!("{:?}", allocation.with_ipc_handle([0xAB; 72]).read_only(true));
         assert_eq!(
             shown,
-            "GpuAllocation { kind: Legacy, base: 0x1000, len: 100, ipc: true, handle_types: 0, read_only: true }"
+            "GpuAllocation { kind: Legacy, base: 0x1000, len: 100, ipc: true, pieces: false, handle_types: 0, read_only: true }"
         );
     }
 }

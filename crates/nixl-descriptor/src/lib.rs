@@ -137,7 +137,7 @@ pub use registration::{
     RegionSpan, RegisterError, Registered, Registrar, RegistrarId, Registration, Retired,
 };
 pub use rendezvous::{
-    ForeignProcess, MemoryPieces, PiecesError, PiecesHandle, Rendezvous, RendezvousError,
-    RendezvousState, SharedPieces,
+    ForeignProcess, MemoryPiece, MemoryPieces, PiecesError, PiecesHandle, Rendezvous,
+    RendezvousError, RendezvousState, SharedPieces,
 };
 pub use shared::{Presence, SharedMemory, SharedMemoryError, SharedName, Unprovable};

@@ -27,6 +27,7 @@ use crate::extent::Extent;
 use crate::gpu_allocation::GpuAllocation;
 use crate::memory::Memory;
 use crate::range_locks::RangeLocks;
+use crate::rendezvous::SharedPieces;
 
 /// Names a region; unique in this process and never reused.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -70,8 +71,8 @@ struct Inner {
     engine_caches: EngineCaches,
     /// Shared with registrations only, which must not keep the region itself alive: it holds them.
     memory: Arc<Memory>,
-    /// The driver's attributes of memory of a GPU, once queried.
-    allocation: OnceLock<Box<GpuAllocation>>,
+    /// The driver's attributes of memory of a GPU, once queried, and what gives it to other processes if they are asked for pieces.
+    allocation: OnceLock<Box<(GpuAllocation, Option<Arc<SharedPieces>>)>>,
     /// What engines know instead of this region, if it is a part of that.
     whole: Option<Region>,
 }

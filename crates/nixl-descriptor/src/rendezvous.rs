@@ -12,7 +12,7 @@
 //! | `link.rs` | the connection to another process, and what is known of its files |
 //! | `table.rs` | links and names of this process |
 //! | `neighbours.rs` | the socket for processes of this PID namespace, which need no folder |
-//! | `pieces.rs` | memory that goes as several descriptors, such as a GPU's of the VMM API |
+//! | `pieces.rs` | memory that is opened piece by piece, such as a GPU's of the VMM API |
 
 mod error;
 mod folder;
@@ -33,7 +33,7 @@ use nixl_device::LeakInChild;
 pub use error::RendezvousError;
 use folder::Folder;
 pub(crate) use link::LinkError;
-pub use pieces::{MemoryPieces, PiecesError, PiecesHandle, SharedPieces};
+pub use pieces::{MemoryPiece, MemoryPieces, PiecesError, PiecesHandle, SharedPieces};
 use server::Server;
 pub(crate) use table::{held_elsewhere, link_of, note, released};
 

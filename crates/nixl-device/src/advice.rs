@@ -129,7 +129,9 @@ mod cuda {
                 | Self::NotMapped { .. }
                 | Self::Piece { .. }
                 | Self::PieceLength { .. } => Advice::AskAgain,
-                Self::Empty | Self::TooLarge { .. } | Self::NoDescriptor => Advice::GiveUp,
+                Self::Empty | Self::TooLarge { .. } | Self::NotShareable | Self::OtherKind => {
+                    Advice::GiveUp
+                }
                 Self::Cuda(error) => error.advice(),
             }
         }
@@ -287,7 +289,8 @@ mod tests {
             (MemoryError::PoolExhausted { len, in_use: 1, limit: 1 }, Retry),
             (MemoryError::HandleTooLong { claimed: 2, actual: 1 }, AskAgain),
             (MemoryError::NotMapped { address: 1 }, AskAgain),
-            (MemoryError::NoDescriptor, GiveUp),
+            (MemoryError::NotShareable, GiveUp),
+            (MemoryError::OtherKind, GiveUp),
             (MemoryError::Piece { offset: 0, error: SharedError::text("") }, AskAgain),
             (MemoryError::PieceLength { offset: 0, bytes: 1 }, AskAgain),
         ];

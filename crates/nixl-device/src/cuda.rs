@@ -8,8 +8,8 @@
 //! - [`Context`] is where all that follows lives. A sticky error ends it for good; each later call reports that.
 //! - [`DeviceMemory`], [`PinnedMemory`], [`HostRegistration`] and [`ImportedMemory`] own memory; [`DevicePool`] and
 //!   [`PinnedPool`] keep some for reuse, within limits. [`MemoryAttributes`] are of memory that others allocated.
-//! - [`PhysicalMemory`] is an allocation of the VMM API, which other processes map by a file descriptor, as
-//!   [`MappedMemory`].
+//! - [`PhysicalMemory`] is an allocation of the VMM API, which other processes map by a [`ShareableHandle`], as
+//!   [`MappedMemory`]; [`PoolMemory`] is one of a pool that was made for that, which they open as [`ImportedPoolMemory`].
 //! - [`Stream`] and [`Event`] order work. [`Stream::copy`] is safe: memory is not freed while a copy is queued.
 //!   [`Stream::keep`] does the same for executors, which copy between plain addresses.
 //! - [`Module`] and [`Function`] run kernels.
@@ -89,10 +89,12 @@ mod nvml;
 mod pinned;
 mod placement;
 mod pool;
+mod pool_memory;
 mod probe;
 mod raw_copy;
 mod reaper;
 mod registration;
+mod shareable_handle;
 mod size_class;
 mod stream;
 mod unavailable;
@@ -118,8 +120,10 @@ pub use memory_error::MemoryError;
 pub use module::{Function, Module, ModuleError};
 pub use pinned::{HostAccessError, PinnedMemory};
 pub use pool::{DevicePool, PinnedPool, PoolLimits, PoolStats};
+pub use pool_memory::{ImportedPoolMemory, PoolMemory};
 pub use probe::{CudaDriver, is_available, probe};
 pub use registration::HostRegistration;
+pub use shareable_handle::ShareableHandle;
 pub use stream::Stream;
 pub use unavailable::CudaUnavailable;
 pub use virtual_memory::{MappedMemory, PhysicalMemory};

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use apart::Apart;
 use nixl_connector::simulated::Fabric;
 use nixl_connector::{Completion, Connector, ConnectorError};
-use nixl_descriptor::{DescriptorList, GpuAllocation, Region};
+use nixl_descriptor::{AllocationKind, DescriptorList, GpuAllocation, Region};
 use nixl_device::{Device, SharedError};
 use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
@@ -314,8 +314,8 @@ async fn without_slots_on_a_gpu_operations_take_other_paths() {
     for expected in [PathKind::StagedBothSides, PathKind::StagedOnGpu] {
         let began = Instant::now();
         loop {
-            let mine = world.gpus.inner.unexported_region(0, 10_000).unwrap();
-            let theirs = world.gpus.inner.unexported_region(0, 10_000).unwrap();
+            let mine = world.gpus.inner.region_of(0, (AllocationKind::Pool, 0), 10_000).unwrap();
+            let theirs = world.gpus.inner.region_of(0, (AllocationKind::Pool, 0), 10_000).unwrap();
             let mut offer = world.target.create_writable(theirs).await.unwrap();
             let remote =
                 RdmaMetadata::decode(&offer.metadata().to_native_bytes().unwrap()).unwrap();

@@ -16,7 +16,9 @@ use nixl_descriptor::layout::{
     Dimensions, Inner, LayerOrder, Layout, LayoutDescription, LayoutGeometry, LayoutKind,
     RemoteLayout,
 };
-use nixl_descriptor::{Dependency, DependencyError, Descriptor, DescriptorList, Region};
+use nixl_descriptor::{
+    AllocationKind, Dependency, DependencyError, Descriptor, DescriptorList, Region,
+};
 use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
     GpuBackend, GpuCapabilities, Medium, MemoryKind, PathExecutor, PathKind, PathPolicy,
@@ -78,7 +80,12 @@ impl World {
 
     /// Memory of the GPU that no other process can open.
     fn unexported(&self, bytes: &[u8]) -> Region {
-        let region = self.gpus.unexported_region(0, bytes.len()).unwrap();
+        self.allocated((AllocationKind::Pool, 0), bytes)
+    }
+
+    /// Memory of the GPU of a kind, with these types of handle.
+    fn allocated(&self, made: (AllocationKind, u32), bytes: &[u8]) -> Region {
+        let region = self.gpus.region_of(0, made, bytes.len()).unwrap();
         fill(&region, bytes);
         region
     }
@@ -297,26 +304,32 @@ async fn every_pair_of_memories_has_a_path_and_the_report_names_it() {
 
 /// Memory of pools and of the VMM API has no handle of CUDA IPC: the side that has one is reached by the other's GPU.
 #[tokio::test]
-async fn gpu_memory_without_a_handle_goes_by_cuda_ipc_if_the_other_side_has_one() {
+async fn gpu_memory_of_any_kind_goes_by_cuda_ipc_if_one_side_has_a_handle_and_bounces_if_not() {
+    let kinds = [
+        (AllocationKind::Legacy, 0),
+        (AllocationKind::Pool, 0),
+        (AllocationKind::Virtual, 0),
+        (AllocationKind::Virtual, 1),
+        (AllocationKind::Pool, 1),
+        (AllocationKind::Managed, 0),
+    ];
+    let has_handle = |made| matches!(made, (AllocationKind::Legacy, _) | (_, 1));
     for kind in KINDS {
-        for (ours, theirs, expected) in [
-            (true, false, PathKind::CudaIpc),
-            (false, true, PathKind::CudaIpc),
-            (false, false, PathKind::StagedOnGpu),
-        ] {
-            let world = World::locality().await;
-            let region = |has_handle, bytes: &[u8]| match has_handle {
-                true => world.region(GPU, bytes),
-                false => world.unexported(bytes),
+        let world = World::locality().await;
+        for (ours, theirs) in kinds.into_iter().flat_map(|one| kinds.map(|other| (one, other))) {
+            let expected = match has_handle(ours) || has_handle(theirs) {
+                true => PathKind::CudaIpc,
+                false => PathKind::StagedOnGpu,
             };
             for _ in 0..2 {
-                let sides = (region(ours, &pattern(7)), region(theirs, &pattern(11)));
+                let mine = world.allocated(ours, &pattern(7));
+                let sides = (mine, world.allocated(theirs, &pattern(11)));
                 let policy = PathPolicy::auto();
                 let (ended, bytes) = world.transfer_between(kind, sides, policy).await;
                 let completion = ended.unwrap();
                 let path = completion.path().unwrap();
-                assert_eq!(path.kind(), expected, "{kind} {ours} {theirs}: {path}");
-                assert!(bytes == moved(kind), "{kind} {ours} {theirs}");
+                assert_eq!(path.kind(), expected, "{kind} {ours:?} {theirs:?}: {path}");
+                assert!(bytes == moved(kind), "{kind} {ours:?} {theirs:?}");
             }
         }
     }

@@ -1,18 +1,21 @@
 //! The allocation under a region of GPU memory, looked up once.
 #![allow(unsafe_code, reason = "an unsafe function, no block")]
 
+use std::sync::Arc;
+
 use super::Region;
 use crate::gpu_allocation::GpuAllocation;
+use crate::rendezvous::SharedPieces;
 
 impl Region {
     /// The allocation that the memory lies in, if it is a GPU's and an executor has asked the driver for it.
     #[must_use]
     pub fn allocation(&self) -> Option<&GpuAllocation> {
-        self.0.allocation.get().map(|allocation| &**allocation)
+        self.0.allocation.get().map(|looked_up| &looked_up.0)
     }
 
     /// The allocation that the memory lies in, as `look_up` finds it the first time; later calls cost a load. What is not found is
-    /// looked up again by the next call.
+    /// looked up again by the next call. The region keeps what gives the memory to other processes in pieces.
     ///
     /// # Safety
     ///
@@ -20,7 +23,7 @@ impl Region {
     /// by.
     pub unsafe fn allocation_or_look_up(
         &self,
-        look_up: impl FnOnce() -> Option<GpuAllocation>,
+        look_up: impl FnOnce() -> Option<(GpuAllocation, Option<Arc<SharedPieces>>)>,
     ) -> Option<&GpuAllocation> {
         if self.allocation().is_none() {
             let found = look_up()?;
@@ -41,7 +44,7 @@ mod tests {
         let region = Region::zeroed(100).unwrap();
         let look_up = |found: Option<GpuAllocation>| {
             // SAFETY: peers learn of nothing here.
-            unsafe { region.allocation_or_look_up(|| found) }.copied()
+            unsafe { region.allocation_or_look_up(|| found.map(|found| (found, None))) }.copied()
         };
         assert_eq!(look_up(None), None);
         assert!(!format!("{region:?}").contains("allocation"));

@@ -72,11 +72,12 @@ impl Link {
 
     /// *Blocking.* The file of this name, as its process opened it.
     pub(crate) fn file(&self, name: &Name) -> Result<OwnedFd, LinkError> {
-        self.request(Kind::Open, (*name, 0), Kind::File).map(|(file, _)| file)
+        let answer = self.request(Kind::Open, (*name, 0), Kind::File)?;
+        answer.descriptor.ok_or(()).or_else(|()| self.lost())
     }
 
-    /// *Blocking.* The piece of memory that begins at an offset, and its number of bytes as the process states it.
-    pub(crate) fn piece(&self, name: &Name, offset: u64) -> Result<(OwnedFd, u64), LinkError> {
+    /// *Blocking.* The piece of memory that begins at an offset, as the process sends it.
+    pub(super) fn piece(&self, name: &Name, offset: u64) -> Result<Message, LinkError> {
         self.request(Kind::OpenPiece, (*name, offset), Kind::Piece)
     }
 
@@ -85,10 +86,10 @@ impl Link {
         kind: Kind,
         (name, number): (Name, u64),
         answer: Kind,
-    ) -> Result<(OwnedFd, u64), LinkError> {
+    ) -> Result<Message, LinkError> {
         let _reading = lock(&self.reading);
         if self.ended.load(Ordering::Acquire)
-            || !wire::send_with(&self.socket, kind, (name, number), None)
+            || !wire::send_with(&self.socket, kind, (name, number, &[]), None)
         {
             return self.lost();
         }
@@ -97,10 +98,8 @@ impl Link {
         let began = Instant::now();
         loop {
             let Next::Message(message) = next(&self.socket, began) else { return self.lost() };
-            match (message.kind, message.descriptor) {
-                (kind, Some(descriptor)) if kind == answer && message.name == name => {
-                    return Ok((descriptor, message.number));
-                }
+            match (message.kind, &message.descriptor) {
+                (kind, _) if kind == answer && message.name == name => return Ok(message),
                 (Kind::Absent, None) if message.name == name => {
                     self.note_released(&name);
                     return Err(LinkError::Absent);

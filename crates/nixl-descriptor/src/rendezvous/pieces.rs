@@ -1,4 +1,4 @@
-//! Memory that other processes of the host get as descriptors, one for each piece.
+//! Memory that other processes of the host open piece by piece.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,18 +10,29 @@ use nixl_device::locks::lock;
 use nixl_device::{Advice, PerProcess, SharedError, fill_random};
 
 use super::link::LinkError;
-use super::wire::Name;
+use super::wire::{Message, Name};
 use super::{ForeignProcess, RendezvousError, table};
 
-/// Memory of which each piece has a descriptor, such as an allocation of a GPU's VMM API.
+/// Memory that others open piece by piece, such as allocations of a GPU's VMM API.
 pub trait MemoryPieces: Send + Sync + 'static {
-    /// *Blocking.* The descriptor of the piece that begins at an offset of the memory, and its number of bytes. A peer chooses the
-    /// offset.
+    /// *Blocking.* The piece that begins at an offset of the memory. A peer chooses the offset.
     ///
     /// # Errors
     ///
-    /// No piece begins there, or it has no descriptor any more.
-    fn piece(&self, offset: u64) -> Result<(OwnedFd, u64), SharedError>;
+    /// No piece begins there, or it is there no more.
+    fn piece(&self, offset: u64) -> Result<MemoryPiece, SharedError>;
+}
+
+/// A piece of memory on its way to another process.
+#[derive(Debug)]
+#[allow(clippy::exhaustive_structs, reason = "it is what peers send")]
+pub struct MemoryPiece {
+    /// The number of its bytes.
+    pub len: u64,
+    /// The descriptor by which it is opened, if there is one.
+    pub descriptor: Option<OwnedFd>,
+    /// What else it takes to open it: 128 bytes at most.
+    pub content: Box<[u8]>,
 }
 
 /// Memory of this process that others with its [handle](Self::handle) get piece by piece, until this is dropped.
@@ -78,7 +89,7 @@ fn own() -> MutexGuard<'static, HashMap<Name, Arc<dyn MemoryPieces>>> {
 }
 
 /// *Blocking.* A piece of memory that this process shares.
-pub(super) fn own_piece(name: &Name, offset: u64) -> Option<(OwnedFd, u64)> {
+pub(super) fn own_piece(name: &Name, offset: u64) -> Option<MemoryPiece> {
     let pieces = own().get(name).cloned()?;
     pieces.piece(offset).ok()
 }
@@ -169,18 +180,19 @@ impl PiecesHandle {
         own().contains_key(&self.name)
     }
 
-    /// *Blocking*, for a quarter of a second at most. The descriptor of the piece that begins at an offset, and its number of bytes. Both
-    /// are what the other process chose to send.
+    /// *Blocking*, for a quarter of a second at most. The piece that begins at an offset, as the other process chose to send it.
     ///
     /// # Errors
     ///
     /// [`PiecesError`]
-    pub fn piece(&self, offset: u64) -> Result<(OwnedFd, u64), PiecesError> {
+    pub fn piece(&self, offset: u64) -> Result<MemoryPiece, PiecesError> {
         let link = table::link(self.process())?;
-        link.piece(&self.name, offset).map_err(|error| match error {
+        let answer = link.piece(&self.name, offset).map_err(|error| match error {
             LinkError::Absent => PiecesError::Absent { offset },
             LinkError::Lost => PiecesError::Lost,
-        })
+        })?;
+        let Message { number: len, descriptor, content, .. } = answer;
+        Ok(MemoryPiece { len, descriptor, content })
     }
 
     /// Whether the process has the memory as when a [piece](Self::piece) of it came. Does not block.
@@ -223,14 +235,15 @@ mod tests {
     struct Files;
 
     impl MemoryPieces for Files {
-        fn piece(&self, offset: u64) -> Result<(OwnedFd, u64), SharedError> {
+        fn piece(&self, offset: u64) -> Result<MemoryPiece, SharedError> {
             if !offset.is_multiple_of(PIECE) || offset >= 2 * PIECE {
                 return Err(SharedError::text("no piece begins there"));
             }
             let flags = rustix::fs::MemfdFlags::CLOEXEC;
             let mut file = File::from(rustix::fs::memfd_create("piece", flags).unwrap());
             write!(file, "piece at {offset}").unwrap();
-            Ok((file.into(), PIECE))
+            let content = vec![7; (offset / 2) as usize].into();
+            Ok(MemoryPiece { len: PIECE, descriptor: Some(file.into()), content })
         }
     }
 
@@ -242,11 +255,12 @@ mod tests {
         assert_eq!((handle, handle.len(), handle.is_own()), (shared.handle(), 300, true));
         assert!(!handle.is_there(), "it was not asked for");
         for offset in [0, PIECE] {
-            let (descriptor, bytes) = handle.piece(offset).unwrap();
-            let (mut file, mut text) = (File::from(descriptor), String::new());
+            let piece = handle.piece(offset).unwrap();
+            assert_eq!((piece.len, piece.content.len() as u64), (PIECE, offset / 2));
+            let (mut file, mut text) = (File::from(piece.descriptor.unwrap()), String::new());
             file.rewind().unwrap();
             file.read_to_string(&mut text).unwrap();
-            assert_eq!((bytes, text), (PIECE, format!("piece at {offset}")));
+            assert_eq!(text, format!("piece at {offset}"));
         }
         assert!(handle.is_there() && !handle.is_gone());
         for offset in [1, 2 * PIECE, u64::MAX] {

@@ -207,10 +207,11 @@ impl Shared {
                 }
                 (Kind::OpenPiece, None) if client.process.is_some() => {
                     match piece.filter(|_| client.given.len() < Server::FILES) {
-                        Some((piece, bytes)) => {
+                        Some(piece) => {
                             client.given.insert(message.name);
-                            let about = (message.name, bytes);
-                            wire::send_with(socket, Kind::Piece, about, Some(piece.as_fd()))
+                            let about = (message.name, piece.len, &*piece.content);
+                            let descriptor = piece.descriptor.as_ref().map(AsFd::as_fd);
+                            wire::send_with(socket, Kind::Piece, about, descriptor)
                         }
                         None => wire::send(socket, Kind::Absent, message.name, None),
                     }

@@ -1,4 +1,5 @@
-//! Messages of a rendezvous: 32 bytes and at most one descriptor, over a socket that keeps their boundaries.
+//! Messages of a rendezvous: 32 bytes, content behind them in one kind, and at most one descriptor, over a socket that keeps their
+//! boundaries.
 //!
 //! | bytes | content |
 //! |---|---|
@@ -16,7 +17,7 @@
 //! | 4, `Absent` | the server | | answers `Open` and `OpenPiece`: it has no such file, or does not give it |
 //! | 5, `Released` | the server, at any time | | it has the file or the memory no more |
 //! | 6, `OpenPiece` | the client | | requests the piece of the memory that begins at the number |
-//! | 7, `Piece` | the server | the piece | answers `OpenPiece`: the piece has as many bytes as the number says |
+//! | 7, `Piece` | the server | the piece, unless its content opens it | answers `OpenPiece`: it has as many bytes as the number says. Up to 128 bytes of content |
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -39,6 +40,8 @@ use super::RendezvousError;
 const MAGIC: [u8; 4] = *b"nxrv";
 const VERSION: u16 = 1;
 const LEN: usize = 32;
+/// Bytes behind the others.
+pub(super) const CONTENT: usize = 128;
 
 /// The random part of a file's name, or the name of memory in pieces.
 pub(super) type Name = [u8; 16];
@@ -59,6 +62,7 @@ pub(super) struct Message {
     pub(super) kind: Kind,
     pub(super) name: Name,
     pub(super) number: u64,
+    pub(super) content: Box<[u8]>,
     pub(super) descriptor: Option<OwnedFd>,
 }
 
@@ -143,14 +147,14 @@ pub(super) fn send(
     name: Name,
     descriptor: Option<BorrowedFd<'_>>,
 ) -> bool {
-    send_with(socket, kind, (name, 0), descriptor)
+    send_with(socket, kind, (name, 0, &[]), descriptor)
 }
 
-/// The same with a number.
+/// The same with a number and content.
 pub(super) fn send_with(
     socket: &OwnedFd,
     kind: Kind,
-    (name, number): (Name, u64),
+    (name, number, content): (Name, u64, &[u8]),
     descriptor: Option<BorrowedFd<'_>>,
 ) -> bool {
     let mut bytes = [0; LEN];
@@ -168,12 +172,14 @@ pub(super) fn send_with(
         return false;
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    sendmsg(socket, &[IoSlice::new(&bytes)], &mut with, flags) == Ok(LEN)
+    let parts = [IoSlice::new(&bytes), IoSlice::new(content)];
+    let mut sent = || sendmsg(socket, &parts, &mut with, flags);
+    content.len() <= CONTENT && sent() == Ok(LEN + content.len())
 }
 
 /// Receives without waiting.
 pub(super) fn receive(socket: &OwnedFd) -> Incoming {
-    let mut bytes = [0; LEN + 1];
+    let mut bytes = [0; LEN + CONTENT + 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut with = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
@@ -193,13 +199,16 @@ pub(super) fn receive(socket: &OwnedFd) -> Incoming {
     let cut = received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
     let Some(message) = bytes.get(..received.bytes).filter(|_| !cut) else { return Incoming::End };
     match parse(message) {
-        Some((kind, name, number)) => Incoming::Message(Message { kind, name, number, descriptor }),
+        Some((kind, name, number, content)) => {
+            let content = content.into();
+            Incoming::Message(Message { kind, name, number, content, descriptor })
+        }
         None => Incoming::End,
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<(Kind, Name, u64)> {
-    let bytes: &[u8; LEN] = bytes.try_into().ok()?;
+fn parse(bytes: &[u8]) -> Option<(Kind, Name, u64, &[u8])> {
+    let (bytes, content) = bytes.split_first_chunk::<LEN>()?;
     let (magic, rest) = bytes.split_first_chunk::<4>()?;
     let (version, rest) = rest.split_first_chunk::<2>()?;
     let (kind, rest) = rest.split_first_chunk::<2>()?;
@@ -216,8 +225,10 @@ fn parse(bytes: &[u8]) -> Option<(Kind, Name, u64)> {
         7 => Kind::Piece,
         _ => return None,
     };
+    let has_room = content.len() <= if kind == Kind::Piece { CONTENT } else { 0 };
     let (name, number) = rest.split_first_chunk()?;
-    Some((kind, *name, u64::from_le_bytes(*number.first_chunk()?)))
+    let number = u64::from_le_bytes(*number.first_chunk()?);
+    has_room.then_some((kind, *name, number, content))
 }
 
 /// Waits until the socket has something, for `millis` at most.
@@ -248,13 +259,20 @@ mod tests {
         let process = this_process().unwrap();
         assert!(is_process(&process) && !is_process(&a));
         assert!(send(&a, Kind::Hello, [0; 16], Some(process.as_fd())));
-        assert!(send_with(&a, Kind::OpenPiece, ([7; 16], 1 << 40), None));
+        assert!(send_with(&a, Kind::OpenPiece, ([7; 16], 1 << 40, &[]), None));
         let Incoming::Message(hello) = receive(&b) else { panic!() };
         assert!(hello.kind == Kind::Hello && is_process(&hello.descriptor.unwrap()));
         let Incoming::Message(open) = receive(&b) else { panic!() };
         assert_eq!((open.kind, open.name, open.number), (Kind::OpenPiece, [7; 16], 1 << 40));
         assert!(open.descriptor.is_none());
         assert_eq!(process_of(&b), Some(std::process::id()));
+        assert!(!send_with(&a, Kind::Piece, ([8; 16], 3, &[1; CONTENT + 1]), None));
+        assert!(send_with(&a, Kind::Piece, ([8; 16], 3, &[1; CONTENT]), None));
+        let Incoming::Message(piece) = receive(&b) else { panic!() };
+        assert_eq!((piece.number, &*piece.content), (3, &[1; CONTENT][..]));
+        // No other kind has content.
+        assert!(send_with(&a, Kind::Absent, ([8; 16], 0, &[1]), None));
+        assert!(matches!(receive(&b), Incoming::End));
         drop(a);
         assert!(matches!(receive(&b), Incoming::End));
     }
@@ -263,7 +281,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
         #[cfg_attr(miri, ignore = "uses sockets")]
-        fn other_bytes_end_the_connection(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn other_bytes_end_the_connection(bytes in proptest::collection::vec(any::<u8>(), 0..LEN + CONTENT + 8)) {
             let (a, b) = pair();
             rustix::net::send(&a, &bytes, SendFlags::NOSIGNAL).unwrap();
             prop_assert!(matches!(receive(&b), Incoming::End));

@@ -47,6 +47,9 @@ pub(super) struct CopyAttributes {
     pub(super) flags: u32,
 }
 
+/// `CUmemPoolPtrExportData` and `CUmemFabricHandle`.
+pub(super) type PointerBytes = [u8; 64];
+
 /// `CUmemGenericAllocationHandle`: a physical allocation.
 pub(super) type AllocationHandle = u64;
 
@@ -186,6 +189,13 @@ api! {
         mem_map = c"cuMemMap" (Address, usize, usize, AllocationHandle, u64);
         mem_unmap = c"cuMemUnmap" (Address, usize);
         mem_set_access = c"cuMemSetAccess" (Address, usize, *const AccessDescription, usize);
+        // Of pools, since 11.2.
+        mem_pool_export_handle = c"cuMemPoolExportToShareableHandle" (*mut c_void, Handle, u32, u64);
+        mem_pool_import_handle = c"cuMemPoolImportFromShareableHandle" (*mut Handle, *mut c_void, u32, u64);
+        mem_pool_export_pointer = c"cuMemPoolExportPointer" (*mut PointerBytes, Address);
+        mem_pool_import_pointer = c"cuMemPoolImportPointer" (*mut Address, Handle, *mut PointerBytes);
+        mem_pool_set_access = c"cuMemPoolSetAccess" (Handle, *const AccessDescription, usize);
+        mem_pool_destroy = c"cuMemPoolDestroy" (Handle);
         // Since 11.4; distinguishes MIG devices of one GPU.
         device_get_uuid_v2 = c"cuDeviceGetUuid_v2" (*mut [u8; 16], DeviceNumber);
         // Since 12.8: destinations, sources, sizes, count, attributes, their first indices, their count, index of the

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use cudarc::driver::sys;
 
-use super::{api, attributes, capture, device, error, event, virtual_memory};
+use super::{api, attributes, capture, device, error, event, pool_memory, virtual_memory};
 
 /// The sizes and alignments of what a function takes, and of what it returns.
 trait Signature {
@@ -100,6 +100,12 @@ fn functions_take_and_return_what_the_bindings_say() {
         cuLaunchKernel(_, _, _, _, _, _, _, _, _, _, _);
         cuPointerGetAttributes(_, _, _, _);
         cuDeviceGetUuid_v2(_, _);
+        cuMemPoolExportToShareableHandle(_, _, _, _);
+        cuMemPoolImportFromShareableHandle(_, _, _, _);
+        cuMemPoolExportPointer(_, _);
+        cuMemPoolImportPointer(_, _, _);
+        cuMemPoolSetAccess(_, _, _);
+        cuMemPoolDestroy(_);
         cuMemRetainAllocationHandle(_, _);
         cuMemGetAllocationPropertiesFromHandle(_, _);
         cuMemExportToShareableHandle(_, _, _, _);
@@ -164,6 +170,13 @@ fn attributes_are_those_of_the_bindings() {
         Pointer::CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID,
     ];
     assert_eq!(virtual_memory::ASKED, of_mappings.map(|attribute| attribute as i32));
+    let of_pools = [
+        Pointer::CU_POINTER_ATTRIBUTE_BUFFER_ID,
+        Pointer::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR,
+        Pointer::CU_POINTER_ATTRIBUTE_RANGE_SIZE,
+        Pointer::CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE,
+    ];
+    assert_eq!(pool_memory::ASKED, of_pools.map(|attribute| attribute as i32));
     assert_eq!(attributes::HOST, sys::CUmemorytype::CU_MEMORYTYPE_HOST as u64);
     assert_eq!(attributes::READ, sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READ as u32);
     for (ours, theirs) in [
@@ -183,6 +196,8 @@ fn flags_are_those_of_the_bindings() {
     let access = sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
     assert_eq!(virtual_memory::DESCRIPTOR, descriptor.0);
     assert_eq!(virtual_memory::READ_AND_WRITE, access as u32);
+    assert_eq!(virtual_memory::FABRIC, sys::CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_FABRIC.0);
+    assert_eq!(size_of::<api::PointerBytes>(), size_of::<sys::CUmemPoolPtrExportData>());
     let on_device = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
     assert_eq!(virtual_memory::ON_DEVICE, on_device as u32);
     let properties = std::mem::offset_of!(sys::CUmemAllocationProp, location);

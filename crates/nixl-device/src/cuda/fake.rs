@@ -50,6 +50,13 @@ struct State {
     /// Of memory of devices that `cuMemAlloc` did not allocate.
     kinds: HashMap<Address, FakeMemory>,
     physical: Physical,
+    /// The ids of allocations, by address.
+    ids: HashMap<Address, u64>,
+    last_id: u64,
+    /// Pools of other processes.
+    pools: Vec<Handle>,
+    /// Memory of such pools.
+    of_pools: HashMap<Address, usize>,
     next_address: Address,
     host: HashMap<usize, Box<[u8]>>,
     registered: HashMap<usize, usize>,
@@ -70,6 +77,8 @@ struct State {
 pub(super) enum FakeMemory {
     /// `cuMemAllocAsync`
     Pool,
+    /// `cuMemAllocFromPoolAsync`, of a pool with file descriptors
+    SharedPool,
     /// `cuMemAllocManaged`
     Managed,
     /// `cuMemCreate`
@@ -151,6 +160,16 @@ impl Fake {
             }
             address
         })
+    }
+
+    /// The memory at an address is freed, and other memory allocated there.
+    pub(super) fn replace(&self, address: Address) {
+        self.state(|state| state.give_id(address));
+    }
+
+    /// Pools of other processes that are open, and memory of them.
+    pub(super) fn imported_pools(&self) -> (usize, usize) {
+        self.state(|state| (state.pools.len(), state.of_pools.len()))
     }
 
     /// Another allocation is mapped where one was.
@@ -337,7 +356,13 @@ impl State {
         let address = (self.next_address + 1).next_multiple_of(1 << 30);
         self.next_address = address + len as u64;
         self.device.insert(address, len);
+        self.give_id(address);
         address
+    }
+
+    fn give_id(&mut self, address: Address) {
+        self.last_id += 1;
+        self.ids.insert(address, self.last_id);
     }
 
     fn kill(&mut self, what: &str, handle: Handle) -> i32 {

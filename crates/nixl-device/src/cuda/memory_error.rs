@@ -64,11 +64,14 @@ pub enum MemoryError {
         /// The address.
         address: u64,
     },
-    /// Memory that was made without the handle type of file descriptors.
+    /// Memory that was made without a type of handle by which another process opens it.
     #[error(
-        "the memory has no file descriptor: make it with CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR on a device"
+        "no other process can open the memory: make it on a device, with CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR"
     )]
-    NoDescriptor,
+    NotShareable,
+    /// Memory of another process that is named in another way than what is opened.
+    #[error("the handle names memory of another kind than what is opened")]
+    OtherKind,
     /// A piece of memory of another process could not be had.
     #[error("the memory of the other process that begins at {offset} cannot be had: {error}")]
     Piece {

@@ -1,4 +1,4 @@
-//! Memory of the VMM API (`cuMemCreate`): physical allocations as file descriptors, and their mapping in other processes.
+//! Memory of the VMM API (`cuMemCreate`): handles of physical allocations, and their mapping in other processes.
 
 use std::ffi::c_void;
 use std::fmt;
@@ -9,17 +9,21 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::api::{
     AccessDescription, Address, AllocationHandle, AllocationProperties, Api, MemLocation,
+    PointerBytes,
 };
 use super::attributes::word;
 use super::context::Context;
 use super::error::{CudaError, NOT_SUPPORTED};
 use super::memory_error::{MemoryError, checked_len};
+use super::shareable_handle::ShareableHandle;
 use crate::SharedError;
 
 /// `CU_POINTER_ATTRIBUTE_{ALLOWED_HANDLE_TYPES, MAPPING_SIZE, MAPPING_BASE_ADDR, MEMORY_BLOCK_ID}`
 pub(super) const ASKED: [i32; 4] = [14, 18, 19, 20];
 /// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`
 pub(super) const DESCRIPTOR: u32 = 1;
+/// `CU_MEM_HANDLE_TYPE_FABRIC`
+pub(super) const FABRIC: u32 = 8;
 /// `CU_MEM_LOCATION_TYPE_DEVICE`
 pub(super) const ON_DEVICE: u32 = 1;
 /// `CU_MEM_ACCESS_FLAGS_PROT_READWRITE`
@@ -61,10 +65,10 @@ impl PhysicalMemory {
         self.len
     }
 
-    /// Whether it was made with a handle type by which it becomes a file descriptor.
+    /// Whether it was made with a handle type by which another process opens it.
     #[must_use]
-    pub fn has_descriptor(&self) -> bool {
-        self.handle_types & DESCRIPTOR != 0
+    pub fn is_shareable(&self) -> bool {
+        self.handle_types & (DESCRIPTOR | FABRIC) != 0
     }
 
     /// Whether it is mapped there still: numbers of allocations are not used again.
@@ -73,39 +77,28 @@ impl PhysicalMemory {
         Self::at(&self.context, self.base).is_ok_and(|found| found == Some(*self))
     }
 
-    /// A file descriptor by which another process of this machine can [map](MappedMemory::map) it. The memory stays allocated
-    /// as long as that is open or mapped somewhere.
+    /// What another process of this machine [maps](MappedMemory::map) it by: a file descriptor if it was made for that, else a fabric
+    /// handle. The memory stays allocated as long as a descriptor is open, or it is mapped somewhere.
     ///
     /// # Errors
     ///
     /// [`MemoryError::NotMapped`] if another allocation, or none, is mapped at its address by now;
-    /// [`MemoryError::NoDescriptor`] if it was made without that handle type, or is not memory of a device; the driver's error.
-    pub fn export(&self) -> Result<OwnedFd, MemoryError> {
+    /// [`MemoryError::NotShareable`] if it was made without these handle types, or is not memory of a device; the driver's error.
+    pub fn export(&self) -> Result<ShareableHandle, MemoryError> {
         let handle = Retained::at(self.context, self.base)?;
         // After the handle was retained: it is of the allocation that was found before, or this shows that it is not.
         if !self.is_there() {
             return Err(MemoryError::NotMapped { address: self.base });
         }
         let properties = handle.properties()?;
-        if properties.handle_types & DESCRIPTOR == 0 || properties.location.kind != ON_DEVICE {
-            return Err(MemoryError::NoDescriptor);
+        if properties.location.kind != ON_DEVICE {
+            return Err(MemoryError::NotShareable);
         }
-        let mut descriptor = -1i32;
-        let out = (&raw mut descriptor).cast::<c_void>();
-        // SAFETY: for this type of handle the driver writes an integer, to a live variable, during the call only.
-        let export = |api: &Api| {
-            api.mem_export_handle
-                .map_or(NOT_SUPPORTED, |call| unsafe { call(out, handle.handle, DESCRIPTOR, 0) })
-        };
-        self.context.call("cuMemExportToShareableHandle", export)?;
-        if descriptor < 0 {
-            return Err(MemoryError::NoDescriptor);
+        match properties.handle_types {
+            types if types & DESCRIPTOR != 0 => handle.descriptor(),
+            types if types & FABRIC != 0 => Ok(handle.fabric()?),
+            _ => Err(MemoryError::NotShareable),
         }
-        // SAFETY: the driver has opened it for the caller, who closes it.
-        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        // Not for started programs. If it cannot be set, they keep the memory for as long as they run.
-        let _ = fcntl_setfd(&descriptor, FdFlags::CLOEXEC);
-        Ok(descriptor)
     }
 }
 
@@ -114,7 +107,7 @@ impl fmt::Debug for PhysicalMemory {
         f.debug_struct("PhysicalMemory")
             .field("base", &format_args!("{:#x}", self.base))
             .field("len", &self.len)
-            .field("descriptor", &self.has_descriptor())
+            .field("shareable", &self.is_shareable())
             .finish_non_exhaustive()
     }
 }
@@ -130,37 +123,67 @@ impl Retained {
     fn at(context: Context, address: Address) -> Result<Self, CudaError> {
         let mut handle = 0;
         let address = ptr::without_provenance_mut(address as usize);
-        // SAFETY: the handle is written to a live variable, during the call only; the address is looked up, not followed.
-        let retain = |api: &Api| {
-            api.mem_retain_allocation_handle
-                .map_or(NOT_SUPPORTED, |call| unsafe { call(&raw mut handle, address) })
+        let retain = |api: &Api| match api.mem_retain_allocation_handle {
+            // SAFETY: the handle is written to a live variable, during the call only; the address is looked up, not followed.
+            Some(call) => unsafe { call(&raw mut handle, address) },
+            None => NOT_SUPPORTED,
         };
         context.call("cuMemRetainAllocationHandle", retain)?;
         Ok(Self { context, handle })
     }
 
-    /// Of the allocation that a descriptor of another process is.
-    fn import(context: Context, descriptor: &OwnedFd) -> Result<Self, CudaError> {
+    /// Of the allocation that another process names so.
+    fn import(context: Context, shared: &mut ShareableHandle) -> Result<Self, MemoryError> {
         let mut handle = 0;
-        let number = ptr::without_provenance_mut(descriptor.as_raw_fd() as usize);
-        // SAFETY: the handle is written to a live variable, during the call only. For this type of handle the pointer is the number
-        // of a descriptor, which the driver checks.
-        let import = |api: &Api| {
-            api.mem_import_handle
-                .map_or(NOT_SUPPORTED, |call| unsafe { call(&raw mut handle, number, DESCRIPTOR) })
+        let (from, kind) = match shared {
+            ShareableHandle::Descriptor(descriptor) => (number_of(descriptor), DESCRIPTOR),
+            ShareableHandle::Fabric(bytes) => (bytes.as_mut_ptr().cast::<c_void>(), FABRIC),
+            ShareableHandle::OfPool(..) => return Err(MemoryError::OtherKind),
+        };
+        let import = |api: &Api| match api.mem_import_handle {
+            // SAFETY: the handle is written to a live variable, during the call only. The pointer is the number of a descriptor, which
+            // the driver checks, or of as many bytes as a fabric handle has, which live as long.
+            Some(call) => unsafe { call(&raw mut handle, from, kind) },
+            None => NOT_SUPPORTED,
         };
         context.call("cuMemImportFromShareableHandle", import)?;
         Ok(Self { context, handle })
+    }
+
+    fn descriptor(&self) -> Result<ShareableHandle, MemoryError> {
+        let mut descriptor = -1i32;
+        let out = (&raw mut descriptor).cast::<c_void>();
+        let export = |api: &Api| match api.mem_export_handle {
+            // SAFETY: for this type of handle the driver writes an integer, to a live variable, during the call only.
+            Some(call) => unsafe { call(out, self.handle, DESCRIPTOR, 0) },
+            None => NOT_SUPPORTED,
+        };
+        self.context.call("cuMemExportToShareableHandle", export)?;
+        // SAFETY: the driver has opened it for the caller.
+        let descriptor = unsafe { owned(descriptor) };
+        descriptor.map(ShareableHandle::Descriptor).ok_or(MemoryError::NotShareable)
+    }
+
+    fn fabric(&self) -> Result<ShareableHandle, CudaError> {
+        let mut bytes: PointerBytes = [0; 64];
+        let out = bytes.as_mut_ptr().cast::<c_void>();
+        let export = |api: &Api| match api.mem_export_handle {
+            // SAFETY: for this type of handle the driver writes 64 bytes, to a live variable, during the call only.
+            Some(call) => unsafe { call(out, self.handle, FABRIC, 0) },
+            None => NOT_SUPPORTED,
+        };
+        self.context.call("cuMemExportToShareableHandle", export)?;
+        Ok(ShareableHandle::Fabric(bytes))
     }
 
     fn properties(&self) -> Result<AllocationProperties, CudaError> {
         let location = MemLocation::default();
         let (kind, handle_types, windows, flags) = (0, 0, 0, [0; 8]);
         let mut found = AllocationProperties { kind, handle_types, location, windows, flags };
-        // SAFETY: written to a live variable, during the call only.
-        let query = |api: &Api| {
-            api.mem_get_allocation_properties
-                .map_or(NOT_SUPPORTED, |call| unsafe { call(&raw mut found, self.handle) })
+        let query = |api: &Api| match api.mem_get_allocation_properties {
+            // SAFETY: written to a live variable, during the call only.
+            Some(call) => unsafe { call(&raw mut found, self.handle) },
+            None => NOT_SUPPORTED,
         };
         self.context.call("cuMemGetAllocationPropertiesFromHandle", query)?;
         Ok(found)
@@ -170,11 +193,39 @@ impl Retained {
 impl Drop for Retained {
     fn drop(&mut self) {
         let handle = self.handle;
-        // SAFETY: this value's own, which nothing uses any more.
-        self.context.release("cuMemRelease", move |api| {
-            api.mem_release.map_or(NOT_SUPPORTED, |call| unsafe { call(handle) })
+        self.context.release("cuMemRelease", move |api| match api.mem_release {
+            // SAFETY: this value's own, which nothing uses any more.
+            Some(call) => unsafe { call(handle) },
+            None => NOT_SUPPORTED,
         });
     }
+}
+
+/// The context's device may read and write.
+pub(super) fn access_of(context: &Context) -> AccessDescription {
+    let location = MemLocation { kind: ON_DEVICE, id: context.raw_device() };
+    AccessDescription { location, flags: READ_AND_WRITE }
+}
+
+/// A descriptor as the driver takes it.
+pub(super) fn number_of(descriptor: &OwnedFd) -> *mut c_void {
+    ptr::without_provenance_mut(descriptor.as_raw_fd() as usize)
+}
+
+/// A descriptor that the driver gave. `None` if it gave none.
+///
+/// # Safety
+///
+/// If it is not negative, it is open, and nothing else closes it.
+pub(super) unsafe fn owned(descriptor: i32) -> Option<OwnedFd> {
+    if descriptor < 0 {
+        return None;
+    }
+    // SAFETY: the caller vouches for it.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    // Not for started programs. If it cannot be set, they keep the memory for as long as they run.
+    let _ = fcntl_setfd(&descriptor, FdFlags::CLOEXEC);
+    Some(descriptor)
 }
 
 /// Memory of another process, of one or more physical allocations that follow each other here, mapped until dropped.
@@ -190,29 +241,30 @@ pub struct MappedMemory {
 }
 
 impl MappedMemory {
-    /// Maps `len` bytes for the context's device. `piece` gives the descriptor of the [allocation](PhysicalMemory::export) that
-    /// begins at an offset, and its number of bytes. The memory may be of another device that this one has access to.
+    /// Maps `len` bytes for the context's device. `piece` gives the handle of the [allocation](PhysicalMemory::export) that begins at
+    /// an offset, and its number of bytes. The memory may be of another device that this one has access to.
     ///
     /// # Errors
     ///
     /// [`MemoryError::Empty`], [`MemoryError::TooLarge`]; [`MemoryError::PieceLength`] if a piece is empty or goes beyond `len`;
-    /// [`MemoryError::Piece`] with the error of `piece`; the driver's error, such as for a descriptor of something else.
+    /// [`MemoryError::Piece`] with the error of `piece`; [`MemoryError::OtherKind`] for memory of a pool; the driver's error, such
+    /// as for a descriptor of something else.
     pub fn map(
         context: &Context,
         len: usize,
-        mut piece: impl FnMut(u64) -> Result<(OwnedFd, u64), SharedError>,
+        mut piece: impl FnMut(u64) -> Result<(ShareableHandle, u64), SharedError>,
     ) -> Result<Self, MemoryError> {
         let mut memory = Self::reserve(context, checked_len(len)?)?;
         while memory.mapped < len {
             let offset = memory.mapped;
             let given = piece(offset as u64);
-            let (descriptor, bytes) =
+            let (handle, bytes) =
                 given.map_err(|error| MemoryError::Piece { offset: offset as u64, error })?;
             let fits = |bytes: &usize| (1..=len - offset).contains(bytes);
             let Some(bytes) = usize::try_from(bytes).ok().filter(fits) else {
                 return Err(MemoryError::PieceLength { offset: offset as u64, bytes });
             };
-            memory.append(&descriptor, bytes)?;
+            memory.append(handle, bytes)?;
         }
         memory.open()?;
         Ok(memory)
@@ -220,23 +272,23 @@ impl MappedMemory {
 
     fn reserve(context: &Context, len: usize) -> Result<Self, MemoryError> {
         let mut address = 0;
-        // SAFETY: the address is written to a live variable, during the call only.
-        let reserve = |api: &Api| {
-            api.mem_address_reserve
-                .map_or(NOT_SUPPORTED, |call| unsafe { call(&raw mut address, len, 0, 0, 0) })
+        let reserve = |api: &Api| match api.mem_address_reserve {
+            // SAFETY: the address is written to a live variable, during the call only.
+            Some(call) => unsafe { call(&raw mut address, len, 0, 0, 0) },
+            None => NOT_SUPPORTED,
         };
         context.call("cuMemAddressReserve", reserve)?;
         Ok(Self { context: *context, address, len, mapped: 0 })
     }
 
-    fn append(&mut self, descriptor: &OwnedFd, bytes: usize) -> Result<(), CudaError> {
-        let handle = Retained::import(self.context, descriptor)?;
+    fn append(&mut self, mut handle: ShareableHandle, bytes: usize) -> Result<(), MemoryError> {
+        let handle = Retained::import(self.context, &mut handle)?;
         let address = self.address.wrapping_add(self.mapped as u64);
-        // SAFETY: the range is reserved by this value, and nothing is mapped there yet. The driver checks that the allocation has as
-        // many bytes.
-        let map = |api: &Api| {
-            api.mem_map
-                .map_or(NOT_SUPPORTED, |call| unsafe { call(address, bytes, 0, handle.handle, 0) })
+        let map = |api: &Api| match api.mem_map {
+            // SAFETY: the range is reserved by this value, and nothing is mapped there yet. The driver checks that the allocation has as
+            // many bytes.
+            Some(call) => unsafe { call(address, bytes, 0, handle.handle, 0) },
+            None => NOT_SUPPORTED,
         };
         self.context.call("cuMemMap", map)?;
         self.mapped += bytes;
@@ -245,13 +297,11 @@ impl MappedMemory {
 
     /// Gives the context's device access.
     fn open(&self) -> Result<(), CudaError> {
-        let location = MemLocation { kind: ON_DEVICE, id: self.context.raw_device() };
-        let access = AccessDescription { location, flags: READ_AND_WRITE };
-        // SAFETY: the range is mapped; the description is a live variable, read during the call only.
-        self.context.call("cuMemSetAccess", |api| {
-            api.mem_set_access.map_or(NOT_SUPPORTED, |call| unsafe {
-                call(self.address, self.len, &raw const access, 1)
-            })
+        let access = access_of(&self.context);
+        self.context.call("cuMemSetAccess", |api| match api.mem_set_access {
+            // SAFETY: the range is mapped; the description is a live variable, read during the call only.
+            Some(call) => unsafe { call(self.address, self.len, &raw const access, 1) },
+            None => NOT_SUPPORTED,
         })
     }
 
@@ -273,14 +323,16 @@ impl Drop for MappedMemory {
     fn drop(&mut self) {
         let Self { context, address, len, mapped } = *self;
         if mapped > 0 {
-            // SAFETY: mapped by this value, whose users kept it until the device had passed.
-            context.release("cuMemUnmap", move |api| {
-                api.mem_unmap.map_or(NOT_SUPPORTED, |call| unsafe { call(address, mapped) })
+            context.release("cuMemUnmap", move |api| match api.mem_unmap {
+                // SAFETY: mapped by this value, whose users kept it until the device had passed.
+                Some(call) => unsafe { call(address, mapped) },
+                None => NOT_SUPPORTED,
             });
         }
-        // SAFETY: reserved by this value. If it is mapped after all, the driver refuses.
-        context.release("cuMemAddressFree", move |api| {
-            api.mem_address_free.map_or(NOT_SUPPORTED, |call| unsafe { call(address, len) })
+        context.release("cuMemAddressFree", move |api| match api.mem_address_free {
+            // SAFETY: reserved by this value. If it is mapped after all, the driver refuses.
+            Some(call) => unsafe { call(address, len) },
+            None => NOT_SUPPORTED,
         });
     }
 }
@@ -296,11 +348,15 @@ mod tests {
 
     const PIECE: usize = 2 << 20;
 
+    fn null() -> OwnedFd {
+        File::open("/dev/null").unwrap().into()
+    }
+
     /// The pieces of mapped memory, as its owner would give them away.
     fn pieces(
         context: Context,
         base: u64,
-    ) -> impl FnMut(u64) -> Result<(OwnedFd, u64), SharedError> {
+    ) -> impl FnMut(u64) -> Result<(ShareableHandle, u64), SharedError> {
         move |offset| {
             let found = PhysicalMemory::at(&context, base + offset)?;
             let piece = found.ok_or_else(|| SharedError::text("no piece"))?;
@@ -315,7 +371,7 @@ mod tests {
         let base = fake.map(&[(PIECE, 1), (2 * PIECE, 3), (PIECE, 1)]);
         let inside = PhysicalMemory::at(&context, base + PIECE as u64 + 7).unwrap().unwrap();
         assert_eq!((inside.base(), inside.len()), (base + PIECE as u64, 2 * PIECE as u64));
-        assert!(inside.has_descriptor() && inside.is_there());
+        assert!(inside.is_shareable() && inside.is_there());
         let memory = MappedMemory::map(&other, 4 * PIECE, pieces(context, base)).unwrap();
         assert_eq!(memory.len(), 4 * PIECE);
         assert_ne!(memory.address(), base);
@@ -336,9 +392,10 @@ mod tests {
         let fake = Fake::new();
         let context = fake.context(0);
         let base = fake.map(&[(PIECE, 1), (PIECE, 0)]);
-        let map = |len, piece: &mut dyn FnMut(u64) -> Result<(OwnedFd, u64), SharedError>| {
-            MappedMemory::map(&context, len, piece).unwrap_err()
-        };
+        let map =
+            |len, piece: &mut dyn FnMut(u64) -> Result<(ShareableHandle, u64), SharedError>| {
+                MappedMemory::map(&context, len, piece).unwrap_err()
+            };
         let mut own = pieces(context, base);
         assert_eq!(map(0, &mut own), MemoryError::Empty);
         assert_eq!(map(usize::MAX, &mut own), MemoryError::TooLarge { len: usize::MAX });
@@ -350,7 +407,7 @@ mod tests {
         assert_eq!(*offset, PIECE as u64);
         assert!(error.to_string().contains("CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR"), "{error}");
         // A descriptor of something else, and a length that the allocation does not have.
-        let mut file = |_| Ok((OwnedFd::from(File::open("/dev/null").unwrap()), PIECE as u64));
+        let mut file = |_| Ok((ShareableHandle::Descriptor(null()), PIECE as u64));
         let error = map(PIECE, &mut file);
         let of_import = matches!(&error, MemoryError::Cuda(error) if error.call() == "cuMemImportFromShareableHandle");
         assert!(of_import, "{error:?}");
@@ -370,6 +427,35 @@ mod tests {
         }
         assert_eq!((fake.imported(), context.leaked()), ((0, 0, 0), 0));
         assert_eq!(fake.faults(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn fabric_handles_open_what_has_no_descriptor_where_the_driver_grants_them() {
+        let fake = Fake::new();
+        let (context, other) = (fake.context(0), fake.context(1));
+        let base = fake.map(&[(PIECE, FABRIC), (PIECE, FABRIC | DESCRIPTOR)]);
+        let mut kinds = Vec::new();
+        let mut own = pieces(context, base);
+        let memory = MappedMemory::map(&other, 2 * PIECE, |offset| {
+            let (handle, len) = own(offset)?;
+            kinds.push(format!("{handle:?}"));
+            Ok((handle, len))
+        });
+        assert_eq!(kinds, ["Fabric(..)", "Descriptor(..)"]);
+        assert_eq!(fake.imported(), (0, 2, 1));
+        drop(memory.unwrap());
+        // As on machines without an NVSwitch fabric.
+        fake.fail("cuMemExportToShareableHandle", 800, 1);
+        let piece = PhysicalMemory::at(&context, base).unwrap().unwrap();
+        let error = piece.export().unwrap_err();
+        assert!(matches!(&error, MemoryError::Cuda(error) if error.code() == 800), "{error:?}");
+        let mut forged = |_| Ok((ShareableHandle::Fabric([9; 64]), PIECE as u64));
+        let error = MappedMemory::map(&other, PIECE, &mut forged).unwrap_err();
+        assert!(matches!(&error, MemoryError::Cuda(_)), "{error:?}");
+        let mut pooled = |_| Ok((ShareableHandle::OfPool(null(), [0; 64]), PIECE as u64));
+        let error = MappedMemory::map(&other, PIECE, &mut pooled).unwrap_err();
+        assert_eq!(error, MemoryError::OtherKind);
+        assert_eq!((fake.imported(), other.leaked()), ((0, 0, 0), 0));
     }
 
     #[test]

@@ -179,7 +179,7 @@ impl fmt::Debug for PathConnection {
 
 /// Whether the owner of an offer carries it out where a GPU copies: nothing of the offer can be opened here.
 pub(super) fn is_copied_by_owner(query: &PathQuery) -> bool {
-    query.offered.share != Some(ShareForm::CudaIpc)
+    !query.offered.share.is_some_and(ShareForm::is_of_gpus)
 }
 
 /// Whether all of the offered memory is the host's.

@@ -8,7 +8,7 @@ use nixl_metadata::{PeerInfo, RdmaMetadata};
 use nixl_ops::{OperationKind, PathKind, PathPolicy, TransferRequest, foreign_process};
 
 use super::path_connection::{PathConnection, is_copied_by_owner, is_host_memory};
-use crate::facts::{Engine, OfferFacts, ShareForm};
+use crate::facts::{Engine, OfferFacts};
 use crate::local::{MemoryKind, is_host, kind_of};
 use crate::peers::{EngineEstimate, Peer, PeerState};
 use crate::planner::{Export, PathHistory, PathPlan, PathQuery};
@@ -77,8 +77,8 @@ impl PathConnection {
         offered: OfferFacts,
     ) -> Option<(PathKind, impl Iterator<Item = RemoteMemoryKey> + use<'a>)> {
         let path = match offered.share? {
-            ShareForm::CudaIpc => PathKind::CudaIpc,
-            ShareForm::File => PathKind::SharedMemory,
+            form if form.is_of_gpus() => PathKind::CudaIpc,
+            _ => PathKind::SharedMemory,
         };
         let device = remote.descriptors().first().map_or(Device::HOST, |d| d.device());
         let (gpus, ours) = (&*self.shared.gpus, (local, self.local_kind(local, device)));

@@ -12,9 +12,11 @@ pub(crate) const STAGING: u16 = 4;
 pub(crate) const STAGING_ON_GPU: u16 = 3;
 /// From which version on the owner of an export takes part in reads by tickets.
 pub(crate) const STAGING_BY_TICKET: u16 = 4;
-/// The version of the messages that request a copy by a peer's GPU. The form of version 3 is that of version 2; it means that
-/// GPU memory is offered for such copies, too.
-pub(crate) const REMOTE_COPY: u16 = 3;
+/// The version of the messages that request a copy by a peer's GPU. The form of versions 3 and 4 is that of version 2. Version 3
+/// means that GPU memory is offered for such copies, too; version 4 that handles may be of pieces.
+pub(crate) const REMOTE_COPY: u16 = 4;
+/// The first version in which memory for such a copy may be opened piece by piece.
+pub(crate) const REMOTE_COPY_OF_PIECES: u16 = 4;
 /// The first version in which a peer's GPU copies to and from GPU memory of an offer.
 pub(crate) const REMOTE_COPY_OF_GPUS: u16 = 3;
 

@@ -8,7 +8,8 @@ mod sides;
 mod ucx;
 
 pub(crate) use describe::{
-    REMOTE_COPY, REMOTE_COPY_OF_GPUS, STAGING, STAGING_BY_TICKET, STAGING_ON_GPU,
+    REMOTE_COPY, REMOTE_COPY_OF_GPUS, REMOTE_COPY_OF_PIECES, STAGING, STAGING_BY_TICKET,
+    STAGING_ON_GPU,
 };
 pub use sides::{Engine, LocalFacts, OfferFacts, PeerFacts};
 pub(crate) use sides::{Fact, LocalGpu, PeerGpu, ShareForm};

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use nixl_descriptor::RendezvousState;
+use nixl_descriptor::{PiecesHandle, RendezvousState};
 use nixl_metadata::{HostIdentity, MessageVersions, PeerInfo, RdmaMetadata, Share, ShareKind};
 use nixl_ops::Medium;
 
@@ -270,26 +270,41 @@ impl OfferFacts {
         Self { ours: true, ..Self::default() }
     }
 
-    /// An offer of a peer. Its shares count if they cover all descriptors and have one form.
+    /// An offer of a peer. Its shares count if they cover all descriptors, and are all of host memory or all of GPUs.
     #[must_use]
     pub fn by_a_peer(remote: &RdmaMetadata) -> Self {
         let form = |share: &Share| match share.kind() {
-            ShareKind::CudaIpc { .. } => Some(ShareForm::CudaIpc),
+            ShareKind::CudaIpc { handle } => Some(match PiecesHandle::from_bytes(handle) {
+                None => ShareForm::CudaIpc,
+                Some(_) => ShareForm::Pieces,
+            }),
             ShareKind::File { .. } => Some(ShareForm::File),
             _ => None,
         };
         let shares = remote.shares();
         // Shares do not overlap, so one for each descriptor covers all.
         let covered: usize = shares.iter().map(|share| share.descriptors().len()).sum();
-        let share = shares.first().and_then(form).filter(|first| {
-            covered == remote.descriptors().len() && shares.iter().all(|s| form(s) == Some(*first))
+        let all = covered == remote.descriptors().len();
+        let mut forms = shares.iter().map(form);
+        let first = forms.next().flatten().filter(|_| all);
+        let share = forms.try_fold(first, |before, form| match (before?, form?) {
+            (before, form) if before == form => Some(Some(form)),
+            (ShareForm::File, _) | (_, ShareForm::File) => None,
+            _ => Some(Some(ShareForm::Mixed)),
         });
-        Self { share, ..Self::default() }
+        Self { share: share.flatten(), ..Self::default() }
     }
 
     /// The same, with the state of the rendezvous with the peer.
     pub(crate) fn with_rendezvous(self, rendezvous: RendezvousState) -> Self {
         Self { rendezvous, ..self }
+    }
+}
+
+impl ShareForm {
+    /// Whether it is GPU memory.
+    pub(crate) fn is_of_gpus(self) -> bool {
+        self != Self::File
     }
 }
 
@@ -299,6 +314,10 @@ impl OfferFacts {
 pub(crate) enum ShareForm {
     /// GPU memory by handles of CUDA IPC.
     CudaIpc,
+    /// GPU memory by the descriptors of its pieces.
+    Pieces,
+    /// GPU memory, some of each.
+    Mixed,
     /// Host memory by open files.
     File,
 }

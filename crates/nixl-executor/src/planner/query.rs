@@ -79,15 +79,17 @@ impl PathQuery {
     }
 }
 
-/// Whether other processes can open memory of this side by CUDA IPC.
+/// Whether other processes can open GPU memory of this side.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-#[allow(clippy::exhaustive_enums, reason = "a hint of three values")]
+#[allow(clippy::exhaustive_enums, reason = "a hint of few values")]
 pub enum Export {
     /// It is host memory, or nothing is known of it.
     #[default]
     Unknown,
-    /// All of it has handles.
+    /// All of it has handles of CUDA IPC.
     ByHandle,
+    /// All of it has handles, and some of those are of pieces that come as descriptors.
+    ByPieces,
     /// Some of it has none: an allocation of this kind.
     Without(AllocationKind),
 }

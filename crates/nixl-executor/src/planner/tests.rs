@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use nixl_descriptor::AllocationKind;
+use nixl_descriptor::{AllocationKind, PiecesHandle, RendezvousState};
 use nixl_device::Device;
 use nixl_metadata::{
     AgentMetadata, HostIdentity, MessageVersions, NotificationKey, OperationKind, PeerInfo,
@@ -389,7 +389,7 @@ fn a_peer_takes_part_if_its_messages_are_of_this_version_an_earlier_one_or_the_n
         (2, [true; 2]),
         (3, [true; 2]),
         (4, [true; 2]),
-        (5, [true, false]),
+        (5, [true; 2]),
         (6, [false; 2]),
         (u16::MAX, [false; 2]),
     ] {
@@ -570,6 +570,51 @@ fn shares_count_if_they_cover_all_in_one_form() {
     assert_eq!(offer(&[gpu, gpu], vec![ipc(1..2)]), None);
     assert_eq!(offer(&[host], vec![file(0..1)]), Some(ShareForm::File));
     assert_eq!(offer(&[gpu, host], vec![ipc(0..1), file(1..2)]), None);
+    let mut of_pieces = handle;
+    of_pieces[..40].copy_from_slice(b"\x9enixl pieces v1\x01a random name...........");
+    of_pieces[40] = 1;
+    assert!(PiecesHandle::from_bytes(&of_pieces).is_some());
+    let pieces = |range| Share::new(range, ShareKind::CudaIpc { handle: of_pieces }, 0);
+    assert_eq!(offer(&[gpu, gpu], vec![pieces(0..2)]), Some(ShareForm::Pieces));
+    assert_eq!(offer(&[gpu, gpu], vec![pieces(0..1), ipc(1..2)]), Some(ShareForm::Mixed));
+    assert_eq!(offer(&[gpu, host], vec![pieces(0..1), file(1..2)]), None);
+}
+
+#[test]
+fn memory_in_pieces_needs_a_way_for_descriptors_and_no_common_ipc_namespace() {
+    let query = PathQuery { offered: shared(ShareForm::Pieces), ..ask(MemoryKind::Gpu(0), ONE) };
+    let apart = |pid_namespace| {
+        let mut peer = neighbour();
+        peer.locality.ipc_namespace = Some(false);
+        peer.locality.pid_namespace = Some(pid_namespace);
+        peer
+    };
+    let is_there = |query: PathQuery, peer: &PeerFacts| {
+        let plan = plan(query, &here(), peer);
+        plan.available.iter().any(|path| path.kind == PathKind::CudaIpc)
+    };
+    assert!(is_there(query, &neighbour()) && is_there(query, &apart(true)));
+    // Where the numbers of processes mean others, it takes a folder.
+    assert!(!is_there(query, &apart(false)));
+    let met =
+        |rendezvous| PathQuery { offered: query.offered.with_rendezvous(rendezvous), ..query };
+    assert!(is_there(met(RendezvousState::Connected), &apart(false)));
+    let absent = plan(met(RendezvousState::Absent), &here(), &apart(false));
+    assert!(reason(&absent, PathKind::CudaIpc).contains("not met in the rendezvous folder"));
+    for form in [ShareForm::CudaIpc, ShareForm::Mixed] {
+        let query = PathQuery { offered: shared(form), ..query };
+        assert!(is_there(query, &neighbour()) && !is_there(query, &apart(true)));
+    }
+    // The peer opens this side's, if it knows how.
+    let ours = ask(MemoryKind::Gpu(0), ONE).export(Export::ByPieces);
+    let speaking = |version, peer: PeerFacts| PeerFacts {
+        versions: MessageVersions::default().with_remote_copy(version),
+        ..peer
+    };
+    assert!(is_there(ours, &speaking(4, neighbour())) && is_there(ours, &speaking(4, apart(true))));
+    assert!(!is_there(ours, &speaking(4, apart(false))));
+    let older = plan(ours, &here(), &speaking(3, neighbour()));
+    assert!(reason(&older, PathKind::CudaIpc).contains("piece by piece"), "{older}");
 }
 
 fn memory() -> impl Strategy<Value = MemoryKind> {
@@ -646,7 +691,9 @@ prop_compose! {
         ucx in any::<bool>(),
         ours in any::<bool>(),
         share in proptest::option::of(
-            proptest::sample::select(vec![ShareForm::CudaIpc, ShareForm::File])
+            proptest::sample::select(vec![
+                ShareForm::CudaIpc, ShareForm::Pieces, ShareForm::Mixed, ShareForm::File,
+            ])
         ),
     ) -> PathQuery {
         PathQuery {
@@ -685,7 +732,7 @@ proptest! {
             let suits = match path.kind {
                 PathKind::SameProcessCopy => query.offered.ours && !local_gpu && !remote_gpu,
                 PathKind::Local(_) => query.offered.ours && (local_gpu || remote_gpu),
-                PathKind::CudaIpc if remote_gpu => query.offered.share == Some(ShareForm::CudaIpc),
+                PathKind::CudaIpc if remote_gpu => query.offered.share.is_some_and(ShareForm::is_of_gpus),
                 PathKind::CudaIpc => local_gpu && peer.ipc && peer.staging,
                 PathKind::SharedMemory => !remote_gpu && query.offered.share == Some(ShareForm::File),
                 PathKind::Direct => !local_gpu && !remote_gpu,

@@ -189,12 +189,12 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 
-    use nixl_descriptor::SharedMemory;
+    use nixl_descriptor::{AllocationKind, SharedMemory};
     use nixl_device::Device;
     use nixl_ops::RecentCheck;
 
     use super::*;
-    use crate::local::{GpuCapabilities, MemoryKind, SharedHandle, SimulatedGpus};
+    use crate::local::{GpuCapabilities, MemoryKind, SharedHandle, SimulatedGpus, allocation_of};
     use crate::remote_memory::OwnerId;
 
     const BY: OwnerId<'_> = OwnerId { peer: "peer", pid: None };
@@ -355,6 +355,31 @@ mod tests {
         drop(two);
         imports.sweep();
         assert_eq!(imports.lock().by_name.len(), 1);
+    }
+
+    #[test]
+    fn memory_in_pieces_is_let_go_once_the_peer_has_withdrawn_it() {
+        let gpus = gpus();
+        let imports = ImportCache::new(gpus.clone(), Now::here());
+        let open = || {
+            let memory = gpus.region_of(0, (AllocationKind::Virtual, 1), 3 * 4096 + 5).unwrap();
+            let allocation = *allocation_of(&*gpus, &memory).unwrap();
+            assert!(allocation.is_in_pieces() && format!("{memory:?}").contains("pieces: true"));
+            let there = RemoteMemoryKey::Gpu(0, *allocation.ipc_handle().unwrap());
+            let opened = imports.open(&there, BY).unwrap();
+            assert_ne!(opened.address(), memory.address());
+            (memory, there)
+        };
+        let ((one, first), (other, second)) = (open(), open());
+        imports.sweep();
+        assert!(matches!(imports.find(&first), Found::Open(_)));
+        drop(one);
+        std::thread::sleep(2 * RecentCheck::TTL);
+        assert!(matches!(imports.find(&first), Found::Gone));
+        assert!(imports.open(&first, BY).is_err());
+        drop(other);
+        imports.sweep();
+        assert!(!imports.has(&second) && imports.held().0 == 0);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Names of peers' memory, and of its owner.
 
-use nixl_descriptor::SharedName;
+use nixl_descriptor::{PiecesHandle, SharedName};
 
 use crate::local::SharedHandle;
 
@@ -25,6 +25,14 @@ pub(crate) struct OwnerId<'a> {
 }
 
 impl RemoteMemoryKey {
+    /// The name of its pieces, if it is opened by those.
+    pub(crate) fn pieces(&self) -> Option<PiecesHandle> {
+        match self {
+            Self::Gpu(_, handle) => PiecesHandle::from_bytes(handle),
+            Self::File(_) | Self::Pinned(_) => None,
+        }
+    }
+
     /// Its file, if it is host memory.
     pub(crate) fn name(&self) -> Option<&SharedName> {
         match self {

@@ -51,9 +51,10 @@ impl Owner {
 
     /// Whether it certainly has it no more.
     pub(super) fn has_let_go(&self) -> bool {
-        match self.memory_key.name() {
-            Some(name) => name.presence() == Presence::Absent,
-            None => self.process_has_ended(),
+        match (self.memory_key.name(), self.memory_key.pieces()) {
+            (Some(name), _) => name.presence() == Presence::Absent,
+            (None, Some(pieces)) => self.process_has_ended() || pieces.is_gone(),
+            (None, None) => self.process_has_ended(),
         }
     }
 }

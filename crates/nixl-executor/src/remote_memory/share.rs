@@ -53,7 +53,7 @@ fn exported<'a>(allocation: &'a GpuAllocation, run: &[Descriptor]) -> Option<&'a
     (is_inside || run.iter().all(inside)).then_some(handle)
 }
 
-/// Whether other processes can open all of a list, which is GPU memory, by CUDA IPC, and whether its GPU may only read some of it.
+/// Whether other processes can open all of a list, which is GPU memory, and whether its GPU may only read some of it.
 pub(crate) fn export(gpus: &dyn GpuBackend, list: &DescriptorList) -> (Export, bool) {
     let (mut export, mut is_read_only) = (Export::ByHandle, false);
     for run in list.as_slice().chunk_by(|a, b| a.region().id() == b.region().id()) {
@@ -63,9 +63,12 @@ pub(crate) fn export(gpus: &dyn GpuBackend, list: &DescriptorList) -> (Export, b
             continue;
         };
         is_read_only |= allocation.is_read_only();
-        if exported(allocation, run).is_none() && export == Export::ByHandle {
-            export = Export::Without(allocation.kind());
-        }
+        export = match (exported(allocation, run).is_some(), export) {
+            (true, Export::ByHandle) if allocation.is_in_pieces() => Export::ByPieces,
+            (true, known) => known,
+            (false, Export::ByHandle | Export::ByPieces) => Export::Without(allocation.kind()),
+            (false, known) => known,
+        };
     }
     (export, is_read_only)
 }

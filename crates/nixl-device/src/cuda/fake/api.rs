@@ -4,6 +4,7 @@ mod device;
 mod ipc;
 mod memory;
 mod module;
+mod pool;
 mod stream;
 mod virtual_memory;
 
@@ -23,6 +24,10 @@ use memory::{
     memcpy_batch_async_v2, memset_d8_async, pointer_get_attributes,
 };
 use module::{launch_kernel, module_get_function, module_load_data_ex, module_unload};
+use pool::{
+    mem_pool_destroy, mem_pool_export_handle, mem_pool_export_pointer, mem_pool_import_handle,
+    mem_pool_import_pointer, mem_pool_set_access,
+};
 use stream::{
     event_create, event_destroy, event_query, event_record, event_synchronize, stream_add_callback,
     stream_create_with_priority, stream_destroy, stream_is_capturing, stream_query,
@@ -91,6 +96,12 @@ pub(in crate::cuda) fn api() -> Api {
         module_get_function,
         launch_kernel,
         device_get_uuid_v2: None,
+        mem_pool_export_handle: Some(mem_pool_export_handle),
+        mem_pool_import_handle: Some(mem_pool_import_handle),
+        mem_pool_export_pointer: Some(mem_pool_export_pointer),
+        mem_pool_import_pointer: Some(mem_pool_import_pointer),
+        mem_pool_set_access: Some(mem_pool_set_access),
+        mem_pool_destroy: Some(mem_pool_destroy),
         mem_retain_allocation_handle: Some(mem_retain_allocation_handle),
         mem_get_allocation_properties: Some(mem_get_allocation_properties),
         mem_export_handle: Some(mem_export_handle),

@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
 use nixl_descriptor::{
-    AllocationKind, DependencyError, GpuAllocation, QueuedFunction, Region, RegionError,
+    AllocationKind, DependencyError, GpuAllocation, PiecesHandle, QueuedFunction, Region,
+    RegionError, SharedPieces,
 };
 use nixl_device::cuda::{
     Context, CudaError, DeviceError, DeviceMemory, DevicePool, Event, ForeignStreamError, Function,
-    HostRegistration, ImportedMemory, IpcMemoryHandle, MemoryError, Module, PinnedMemory,
-    PinnedPool, PoolLimits, Stream, devices, gpu_links,
+    HostRegistration, ImportedMemory, ImportedPoolMemory, IpcMemoryHandle, MappedMemory,
+    MemoryError, Module, PinnedMemory, PinnedPool, PoolLimits, Stream, devices, gpu_links,
 };
 use nixl_device::locks::lock;
 use nixl_device::{Device, DeviceKind, SharedError};
@@ -23,6 +24,7 @@ use super::gpu_backend::{
     GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
 };
 use super::memory_limits::GpuMemoryLimits;
+use super::pieces::{self, PieceTable};
 use super::table::{table_len, width, write_table};
 use crate::local::plan::block_copy::{BlockCopy, CopyOp};
 use crate::local::plan::strategy::GpuCapabilities;
@@ -56,6 +58,8 @@ struct Gpu {
     scratch: DevicePool,
     streams: Mutex<Vec<Stream>>,
     events: Mutex<Vec<Event>>,
+    /// Memory that other processes may have open by descriptors.
+    pieces: PieceTable,
 }
 
 impl CudaGpus {
@@ -139,6 +143,7 @@ impl Gpu {
             scratch: DevicePool::new(&context, PoolLimits::new(limits.scratch_bytes)),
             streams: Mutex::default(),
             events: Mutex::default(),
+            pieces: PieceTable::default(),
             context,
             multiprocessors,
             entries,
@@ -158,7 +163,8 @@ impl Gpu {
 // not of a CUDA device is a region of the host's, and pinned if the driver says that the address is page-locked, which it
 // maps for all contexts (unified addressing, `PORTABLE` registration). Memory comes from the driver's allocations, held by
 // the buffers, which give it back to a pool or the driver when they are dropped. `ImportedMemory::open` checks the length
-// in the handle against the driver's own. Allocations and their handles are what the driver says. Marks of streams are events
+// in the handle against the driver's own, as `ImportedPoolMemory::open` does, and `MappedMemory::map` maps as many bytes as the
+// handle says. Shared pieces are the allocations under the region by number, and no others after they were freed. Allocations and their handles are what the driver says. Marks of streams are events
 // recorded there.
 unsafe impl GpuBackend for CudaGpus {
     fn capabilities(&self) -> &GpuCapabilities {
@@ -278,16 +284,46 @@ unsafe impl GpuBackend for CudaGpus {
         Ok(allocation.with_ipc_handle(handle.to_bytes()))
     }
 
+    fn share_pieces(
+        &self,
+        gpu: u32,
+        address: u64,
+        len: u64,
+    ) -> Result<(u64, Arc<SharedPieces>), GpuError> {
+        let gpu = self.gpu(gpu)?;
+        gpu.pieces.share(&gpu.context, address, len)
+    }
+
     fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
+        let context = &self.gpu(gpu)?.context;
+        if let Some(pieces) = PiecesHandle::from_bytes(handle) {
+            if pieces.is_own() {
+                let reason = SharedError::text("a process does not open its own memory");
+                return Err(GpuError::Unsupported { reason });
+            }
+            return pieces::open(context, &pieces).map_err(memory("device"));
+        }
         let handle = IpcMemoryHandle::from_bytes(handle);
-        Ok(Box::new(
-            ImportedMemory::open(&self.gpu(gpu)?.context, &handle).map_err(memory("device"))?,
-        ))
+        Ok(Box::new(ImportedMemory::open(context, &handle).map_err(memory("device"))?))
     }
 }
 
 // SAFETY: the mapping stays where it is until it is closed, by dropping this.
 unsafe impl TransferBuffer for ImportedMemory {
+    fn address(&self) -> u64 {
+        self.address()
+    }
+}
+
+// SAFETY: the mapping stays where it is until it is unmapped, by dropping this.
+unsafe impl TransferBuffer for MappedMemory {
+    fn address(&self) -> u64 {
+        self.address()
+    }
+}
+
+// SAFETY: the memory stays where it is until it is closed, by dropping this.
+unsafe impl TransferBuffer for ImportedPoolMemory {
     fn address(&self) -> u64 {
         self.address()
     }

@@ -3,9 +3,10 @@
 
 use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 use std::task::Waker;
 
-use nixl_descriptor::{GpuAllocation, QueuedFunction, Region};
+use nixl_descriptor::{GpuAllocation, QueuedFunction, Region, SharedPieces};
 use nixl_device::{Device, SharedError};
 
 use crate::local::plan::block_copy::{BlockCopy, CopyOp};
@@ -31,6 +32,8 @@ use crate::local::{GpuError, MemoryKind};
 /// * [`pin`](Self::pin): the buffer's address is the region's, and all of the region is pinned until the buffer is dropped.
 /// * [`allocation`](Self::allocation), for an address inside a live region of `gpu`: the allocation that the region lies in, which has
 ///   its base and its handle for as long as the region lives.
+/// * [`share_pieces`](Self::share_pieces), for a live region of `gpu`: an address from which on the memory of that length, in which the
+///   region lies, is what other processes get by the handle, for as long as the region lives.
 /// * [`open`](Self::open): as many bytes as the handle has in its last eight (little endian), which `gpu` can read and
 ///   write at the buffer's address until the buffer is dropped, even if the other process has ended.
 /// * [`create_stream`](Self::create_stream), [`record_event_on`](Self::record_event_on) and all buffers keep the contracts of their traits.
@@ -105,6 +108,22 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
         Err(GpuError::Unsupported { reason: SharedError::text("these GPUs do not share memory") })
     }
 
+    /// Shares memory that other processes open by the descriptors of its pieces, as [`allocation`](Self::allocation) says that they
+    /// may: at least `len` bytes at `address`. Returns the address at which the shared memory begins.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError`] if the driver has no descriptors for it, or this process cannot share any.
+    fn share_pieces(
+        &self,
+        gpu: u32,
+        address: u64,
+        len: u64,
+    ) -> Result<(u64, Arc<SharedPieces>), GpuError> {
+        let _ = (gpu, address, len);
+        Err(GpuError::Unsupported { reason: SharedError::text("these GPUs do not share memory") })
+    }
+
     /// Whether every GPU with access to the region's GPU reaches this memory, and not only the GPU of its allocation. `false`
     /// if unknown.
     fn is_open_to_peers(&self, region: &Region) -> bool {
@@ -172,7 +191,8 @@ pub unsafe trait GpuBackend: Send + Sync + fmt::Debug + 'static {
     }
 }
 
-/// A handle to an allocation of GPU memory for other processes: CUDA's IPC handle and the length.
+/// A handle to an allocation of GPU memory for other processes: CUDA's IPC handle, or that of its
+/// [pieces](nixl_descriptor::PiecesHandle), and the length.
 pub type SharedHandle = [u8; 72];
 
 /// Intermediate memory of a transfer.

@@ -6,8 +6,10 @@ pub(crate) mod gpu_backend;
 mod kind_of;
 mod memory_limits;
 mod no_gpus;
+mod pieces;
 mod simulated;
 mod simulated_memory;
+mod simulated_pieces;
 pub(crate) mod stream_point;
 mod table;
 

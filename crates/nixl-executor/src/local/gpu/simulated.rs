@@ -10,16 +10,18 @@ use std::task::Waker;
 use std::thread;
 
 use nixl_descriptor::{
-    AllocationKind, DependencyError, GpuAllocation, QueuedFunction, Region, RegionError,
-    SharedMemory, SharedName,
+    AllocationKind, DependencyError, GpuAllocation, PiecesHandle, QueuedFunction, Region,
+    RegionError, SharedMemory, SharedName, SharedPieces,
 };
 use nixl_device::locks::lock;
 use nixl_device::{Device, DeviceKind, SharedError};
 
+use super::allocation::SHAREABLE;
 use super::gpu_backend::{
     GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
 };
-use super::simulated_memory::{Memories, Place, Reach, Unreachable};
+use super::simulated_memory::{Made, Memories, Place, Reach, Unreachable};
+use super::simulated_pieces::{self, SimulatedPieces};
 use super::table::{Parameter, ParameterSide, table_len, width, write_table};
 use crate::local::host::host_copy::{CacheHint, copy};
 use crate::local::plan::block_copy::{BlockCopy, CopyOp};
@@ -116,13 +118,30 @@ impl SimulatedGpus {
         Ok(Self { shared, work })
     }
 
-    /// Memory of a GPU's pool, which no other process can open, as that of `cuMemAllocAsync`.
+    /// Memory of a GPU as a framework allocates it, for these types of handle. As with a real one, other processes open that of
+    /// [`AllocationKind::Legacy`], and that of [`AllocationKind::Virtual`] and [`AllocationKind::Pool`] with file descriptors (1) or
+    /// fabric handles (8), and no other.
     ///
     /// # Errors
     ///
     /// [`RegionError`].
-    pub fn unexported_region(&self, gpu: u32, len: usize) -> Result<Region, RegionError> {
-        self.shared.memories.list(Region::zeroed(len)?, Device::cuda(gpu), Place::Gpu(gpu))
+    pub fn region_of(
+        &self,
+        gpu: u32,
+        (kind, handle_types): (AllocationKind, u32),
+        len: usize,
+    ) -> Result<Region, RegionError> {
+        let is_shared = match kind {
+            AllocationKind::Legacy => true,
+            AllocationKind::Virtual | AllocationKind::Pool => handle_types & SHAREABLE != 0,
+            _ => false,
+        };
+        let bytes = match is_shared {
+            true => SharedMemory::new(len)?.try_into()?,
+            false => Region::zeroed(len)?,
+        };
+        let (device, place) = (Device::cuda(gpu), Place::Gpu(gpu));
+        self.shared.memories.list_as(bytes, device, place, (kind, handle_types))
     }
 
     /// Memory of a kind, as a region of its simulated device.
@@ -164,6 +183,16 @@ impl SimulatedGpus {
         self.shared.asked.load(Ordering::Relaxed)
     }
 
+    /// The memory of a GPU at an address, and how it was allocated.
+    fn made_at(&self, address: u64) -> Result<(Arc<Region>, Made), GpuError> {
+        let found = self.shared.memories.find_made(address);
+        let found = found.filter(|(_, place, _)| matches!(place, Place::Gpu(_)));
+        let (bytes, _, made) = found.ok_or_else(|| GpuError::Unsupported {
+            reason: SharedError::text("no memory of a simulated GPU is there"),
+        })?;
+        Ok((bytes, made))
+    }
+
     fn check(&self, gpu: u32) -> Result<(), GpuError> {
         healthy(&self.shared)?;
         if gpu < self.shared.capabilities.gpus {
@@ -192,7 +221,7 @@ fn healthy(shared: &Shared) -> Result<(), GpuError> {
 // SAFETY: all memory is this process's own, of every simulated kind, so the processor and the thread that simulates GPUs can
 // reach it at its address. `Memories` finds it as long as it lives: pinned memory and what is pinned is found as such until
 // it is dropped. All buffers are regions, of their own or, for `pin`, of the same bytes. An allocation is
-// the region that was listed, under the name of its file. `SharedMemory::open` maps as many bytes as the handle says, of a file that
+// the region that was listed, under the name of its file, whose parts are its pieces. `SharedMemory::open` maps as many bytes as the handle says, of a file that
 // cannot shrink. The event of a stream is one after the work of all streams, which
 // every stream counts as.
 unsafe impl GpuBackend for SimulatedGpus {
@@ -267,25 +296,47 @@ unsafe impl GpuBackend for SimulatedGpus {
 
     fn allocation(&self, gpu: u32, address: u64) -> Result<GpuAllocation, GpuError> {
         self.check(gpu)?;
-        let found = self.shared.memories.find(address);
-        let found = found.filter(|(_, place)| matches!(place, Place::Gpu(_)));
-        let (bytes, _) = found.ok_or_else(|| GpuError::Unsupported {
-            reason: SharedError::text("no memory of a simulated GPU is there"),
-        })?;
-        let allocation = |kind| GpuAllocation::new(kind, bytes.address(), bytes.len() as u64);
-        let Some(name) = bytes.shared_name() else {
-            return Ok(allocation(AllocationKind::Pool));
-        };
+        let (bytes, (kind, handle_types)) = self.made_at(address)?;
+        let allocation = GpuAllocation::new(kind, bytes.address(), bytes.len() as u64)
+            .with_handle_types(handle_types);
+        let name = bytes.shared_name().filter(|_| kind == AllocationKind::Legacy);
+        let Some(name) = name else { return Ok(allocation) };
         let mut handle = [0; 72];
         handle[..4].copy_from_slice(&name.pid.to_le_bytes());
         handle[4..8].copy_from_slice(&name.fd.to_le_bytes());
         handle[8..24].copy_from_slice(&name.name);
         handle[64..].copy_from_slice(&name.len.to_le_bytes());
-        Ok(allocation(AllocationKind::Legacy).with_ipc_handle(handle))
+        Ok(allocation.with_ipc_handle(handle))
+    }
+
+    fn share_pieces(
+        &self,
+        gpu: u32,
+        address: u64,
+        len: u64,
+    ) -> Result<(u64, Arc<SharedPieces>), GpuError> {
+        self.check(gpu)?;
+        let (bytes, (kind, handle_types)) = self.made_at(address)?;
+        let name = bytes.shared_name().filter(|_| {
+            let fits = address.saturating_add(len) <= bytes.address() + bytes.len() as u64;
+            kind != AllocationKind::Legacy && handle_types & SHAREABLE != 0 && fits
+        });
+        let refused = |reason| GpuError::Unsupported { reason };
+        let name = name.ok_or_else(|| refused(SharedError::text("it has no file descriptor")))?;
+        let pieces = SharedPieces::new(name.len, Arc::new(SimulatedPieces(name)));
+        let pieces = pieces.map_err(|error| refused(error.into()))?;
+        Ok((bytes.address(), Arc::new(pieces)))
     }
 
     fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
         self.check(gpu)?;
+        let (device, place) = (Device::cuda(gpu), Place::Opened(gpu));
+        if let Some(pieces) = PiecesHandle::from_bytes(handle) {
+            let refused = |reason| GpuError::Unsupported { reason };
+            let opened = simulated_pieces::map(&pieces).map_err(refused)?;
+            let listed = self.shared.memories.list(opened, device, place);
+            return Ok(Box::new(listed.map_err(|e| refused(e.into()))?));
+        }
         let (head, len) = (&handle[..24], &handle[64..]);
         let number = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| head[at + i]));
         let name = SharedName {
@@ -299,7 +350,6 @@ unsafe impl GpuBackend for SimulatedGpus {
         };
         let memory = SharedMemory::open(&name).map_err(|e| refused(&e))?;
         let opened = Region::try_from(memory).map_err(|e| refused(&e))?;
-        let (device, place) = (Device::cuda(gpu), Place::Opened(gpu));
         let listed = self.shared.memories.list(opened, device, place);
         Ok(Box::new(listed.map_err(|e| refused(&e))?))
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, Weak};
 
-use nixl_descriptor::{Access, Region, RegionError};
+use nixl_descriptor::{Access, AllocationKind, Region, RegionError};
 use nixl_device::Device;
 use nixl_device::locks::lock;
 
@@ -26,8 +26,12 @@ struct List {
 /// Listed memory, removed on drop, since addresses are reused.
 struct Listed {
     place: Place,
+    made: Made,
     bytes: Weak<Region>,
 }
+
+/// How memory of a GPU was allocated, and its types of handle.
+pub(crate) type Made = (AllocationKind, u32);
 
 /// The access to memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -71,13 +75,24 @@ impl Memories {
         device: Device,
         place: Place,
     ) -> Result<Region, RegionError> {
+        self.list_as(inner, device, place, (AllocationKind::Legacy, 0))
+    }
+
+    /// The same for memory of a GPU that was allocated so.
+    pub(crate) fn list_as(
+        &self,
+        inner: Region,
+        device: Device,
+        place: Place,
+        made: Made,
+    ) -> Result<Region, RegionError> {
         let (inner, access) = (Arc::new(inner), Access::ReadWrite);
         let base = NonNull::new(inner.address() as *mut u8).ok_or(RegionError::Empty)?;
         let mut list = lock(&self.0);
         list.by_address.retain(|_, other| other.bytes.strong_count() > 0);
         list.last += 1;
         let key = (inner.address(), list.last);
-        list.by_address.insert(key, Listed { place, bytes: Arc::downgrade(&inner) });
+        list.by_address.insert(key, Listed { place, made, bytes: Arc::downgrade(&inner) });
         // SAFETY: the inner region has these bytes as long as it lives, and nothing reaches them but by address, or by its
         // name as peers do.
         unsafe { Region::from_raw_parts(base, inner.len(), device, access, inner) }
@@ -85,11 +100,17 @@ impl Memories {
 
     /// The memory at an address.
     pub(crate) fn find(&self, address: u64) -> Option<(Arc<Region>, Place)> {
+        self.find_made(address).map(|(bytes, place, _)| (bytes, place))
+    }
+
+    /// The memory at an address, and how it was allocated.
+    pub(crate) fn find_made(&self, address: u64) -> Option<(Arc<Region>, Place, Made)> {
         let list = lock(&self.0);
         // Live memory does not overlap, so only the last entry before the address can contain it.
         let before = list.by_address.range(..=(address, u64::MAX)).rev();
-        let (bytes, place) = before.map(|(_, listed)| listed).find_map(Listed::living)?;
-        (end(&bytes) > address).then_some((bytes, place))
+        let living = |listed: &Listed| Some((listed.living()?, listed.made));
+        let ((bytes, place), made) = before.map(|(_, listed)| listed).find_map(living)?;
+        (end(&bytes) > address).then_some((bytes, place, made))
     }
 
     /// A snapshot, held until the drop.

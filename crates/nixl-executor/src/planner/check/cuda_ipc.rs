@@ -18,10 +18,11 @@ impl Check<'_> {
                 ));
             }
         };
-        self.opens_handles()?;
         let Some(theirs) = theirs else { return self.remote_copy() };
-        if self.query.offered.share != Some(ShareForm::CudaIpc) {
-            return self.remote_copy_of_gpus(theirs);
+        match self.query.offered.share {
+            Some(ShareForm::CudaIpc | ShareForm::Mixed) => self.opens_handles()?,
+            Some(ShareForm::Pieces) => self.opens_pieces()?,
+            _ => return self.remote_copy_of_gpus(theirs),
         }
         let medium = Some(Medium::Gpu);
         let costs = self.costs;
@@ -44,20 +45,37 @@ impl Check<'_> {
         }
     }
 
+    /// Whether each side opens pieces of memory that the other gives it as descriptors.
+    pub(super) fn opens_pieces(&self) -> Result<(), Missing> {
+        self.same_host()?;
+        self.opens_files()?;
+        self.is_another_process()?;
+        self.has_cuda_ipc()
+    }
+
     /// Whether each side opens handles of CUDA IPC that the other names.
     pub(super) fn opens_handles(&self) -> Result<(), Missing> {
         self.same_host()?;
         self.same_pid_namespace()?;
-        if self.peer.locality.process {
-            return Err(missing(
-                "the peer is in this very process, which cannot open its own handles",
-            ));
-        }
+        self.is_another_process()?;
         match self.peer.locality.ipc_namespace {
             Some(true) => {}
             Some(false) => return Err(missing("separate IPC namespaces")),
             None => return Err(missing("whether both are in one IPC namespace is not known")),
         }
+        self.has_cuda_ipc()
+    }
+
+    fn is_another_process(&self) -> Result<(), Missing> {
+        match self.peer.locality.process {
+            true => {
+                Err(missing("the peer is in this very process, which cannot open its own handles"))
+            }
+            false => Ok(()),
+        }
+    }
+
+    fn has_cuda_ipc(&self) -> Result<(), Missing> {
         if !self.here.ucx.cuda_ipc {
             return Err(missing("UCX_TLS allows no cuda_ipc"));
         }

@@ -4,13 +4,14 @@ use nixl_ops::Medium;
 
 use super::sides::Link;
 use super::{Check, CheckResult, Missing, available, missing, supports_version};
-use crate::facts::{REMOTE_COPY, REMOTE_COPY_OF_GPUS};
+use crate::facts::{REMOTE_COPY, REMOTE_COPY_OF_GPUS, REMOTE_COPY_OF_PIECES};
 use crate::local::MemoryKind;
 use crate::planner::Export;
 
 impl Check<'_> {
     /// GPU memory of this side and host memory of the peer, whose GPU copies.
     pub(super) fn remote_copy(&self) -> CheckResult {
+        self.opened_there()?;
         if let MemoryKind::Gpu(ours) = self.query.local {
             self.local_gpu(ours)?;
         }
@@ -28,6 +29,7 @@ impl Check<'_> {
 
     /// GPU memory of the peer that no other process can open, and GPU memory of this side that the peer can.
     pub(super) fn remote_copy_of_gpus(&self, theirs: u32) -> CheckResult {
+        self.opened_there()?;
         if !self.peer.ipc {
             return Err(missing("the peer shares no GPU memory"));
         }
@@ -63,9 +65,24 @@ impl Check<'_> {
     fn exported(&self) -> Result<(), Missing> {
         const NEITHER: &str = "no other process can open the memory of either side";
         match self.query.export {
-            Export::ByHandle => Ok(()),
+            Export::ByHandle | Export::ByPieces => Ok(()),
             Export::Without(kind) => Err(missing(format!("{NEITHER}: this side's is {kind}"))),
             Export::Unknown => Err(missing(NEITHER)),
+        }
+    }
+
+    /// Whether the peer opens handles as those of this side's memory.
+    fn opened_there(&self) -> Result<(), Missing> {
+        if self.query.export != Export::ByPieces {
+            return self.opens_handles();
+        }
+        // The end of the peer's process is a proof, for which it is watched by its number.
+        self.same_host()?;
+        self.same_pid_namespace()?;
+        self.opens_pieces()?;
+        match self.peer.versions.remote_copy() >= REMOTE_COPY_OF_PIECES {
+            true => Ok(()),
+            false => Err(missing("the peer's release opens no memory piece by piece")),
         }
     }
 

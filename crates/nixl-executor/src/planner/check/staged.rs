@@ -38,7 +38,7 @@ impl Check<'_> {
                 cost,
                 format!("{bounce}; this side's is {kind}; {way}"),
             ),
-            Export::ByHandle | Export::Unknown => {
+            Export::ByHandle | Export::ByPieces | Export::Unknown => {
                 available(Some(Medium::Gpu), cost, format!("{bounce}; {way}"))
             }
         }

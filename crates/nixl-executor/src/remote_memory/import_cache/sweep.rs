@@ -48,12 +48,14 @@ impl ImportCache {
         drop(closed);
     }
 
-    /// Whether the peer has it, too, as far as this process may know. Of a GPU's memory only the end of the process shows it.
+    /// Whether the peer has it, too, as far as this process may know. Of a GPU's memory that has one handle only the end of the process
+    /// shows it.
     pub(super) fn look(&self, owner: &Owner) -> bool {
         self.looks.fetch_add(1, Ordering::Relaxed);
-        match owner.memory_key.name() {
-            Some(name) => name.is_there(),
-            None => !owner.process_has_ended(),
+        match (owner.memory_key.name(), owner.memory_key.pieces()) {
+            (Some(name), _) => name.is_there(),
+            (None, Some(pieces)) => !owner.process_has_ended() && pieces.is_there(),
+            (None, None) => !owner.process_has_ended(),
         }
     }
 }

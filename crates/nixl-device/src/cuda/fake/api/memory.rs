@@ -14,12 +14,14 @@ pub(super) unsafe extern "C" fn mem_alloc(out: *mut Address, len: usize) -> i32 
 }
 
 pub(super) unsafe extern "C" fn mem_free(address: Address) -> i32 {
-    call(current_world(), "cuMemFree", |state| match state.device.remove(&address) {
-        Some(len) => {
-            state.check_idle(address, len);
-            0
+    call(current_world(), "cuMemFree", |state| {
+        match state.device.remove(&address).or_else(|| state.of_pools.remove(&address)) {
+            Some(len) => {
+                state.check_idle(address, len);
+                0
+            }
+            None => state.fault(format!("{address:#x} is freed twice")),
         }
-        None => state.fault(format!("{address:#x} is freed twice")),
     })
 }
 
@@ -90,6 +92,8 @@ pub(super) unsafe extern "C" fn pointer_get_attributes(
         let is_host = host.any(|(start, len)| is_in(*start as u64, len))
             || registered.any(|(start, len)| is_in(*start as u64, len));
         let device = state.device.iter().find(|(start, len)| is_in(**start, **len));
+        let device =
+            device.or_else(|| state.of_pools.iter().find(|(start, len)| is_in(**start, **len)));
         let device = device.map(|(start, len)| (*start, *len));
         let kind = device.and_then(|(start, _)| state.kinds.get(&start).copied());
         let mapped = state.physical.mapped_at(address);
@@ -117,7 +121,11 @@ pub(super) unsafe extern "C" fn pointer_get_attributes(
                     Some(FakeMemory::Virtual { is_read_only: true, .. }) => put(out.cast(), 1u32),
                     _ => put(out.cast(), if device.is_some() { 3u32 } else { 0 }),
                 },
-                17 => put(out.cast(), usize::from(kind == Some(FakeMemory::Pool))),
+                7 => {
+                    let id = device.and_then(|(start, _)| state.ids.get(&start).copied());
+                    put(out.cast(), id.unwrap_or(0))
+                }
+                17 => put(out.cast(), kind.map_or(0, pool_of)),
                 18 => put(out.cast(), mapped.map_or(0, |mapped| mapped.len)),
                 19 => put(out.cast(), mapped.map_or(0, |mapped| mapped.address)),
                 20 => put(out.cast(), mapped.map_or(0, |mapped| mapped.id)),
@@ -126,6 +134,15 @@ pub(super) unsafe extern "C" fn pointer_get_attributes(
         }
         0
     })
+}
+
+/// The number of the pool that memory is of.
+pub(super) fn pool_of(kind: FakeMemory) -> usize {
+    match kind {
+        FakeMemory::Pool => 1,
+        FakeMemory::SharedPool => 2,
+        _ => 0,
+    }
 }
 
 pub(super) unsafe extern "C" fn memcpy_async(

@@ -9,13 +9,15 @@ use std::os::unix::fs::FileExt as _;
 use rustix::fs::MemfdFlags;
 
 use super::super::super::api::{
-    AccessDescription, Address, AllocationHandle, AllocationProperties, MemLocation,
+    AccessDescription, Address, AllocationHandle, AllocationProperties, MemLocation, PointerBytes,
 };
 use super::super::{call, current_world, put};
 
 /// What a descriptor of an allocation reads as, before the number of the allocation.
 const MARK: &[u8; 8] = b"fakegpu:";
 const INVALID_VALUE: i32 = 1;
+/// `CU_MEM_HANDLE_TYPE_FABRIC`
+const FABRIC: u32 = 8;
 /// `CUDA_ERROR_INVALID_HANDLE`, for a descriptor of something else
 const INVALID_HANDLE: i32 = 400;
 
@@ -58,8 +60,13 @@ pub(super) unsafe extern "C" fn mem_export_handle(
         let Some((allocation, types)) = state.physical.of_handle(handle) else {
             return INVALID_VALUE;
         };
-        if kind != 1 || types & kind == 0 {
+        if types & kind == 0 {
             return INVALID_VALUE;
+        }
+        if kind == FABRIC {
+            let mut bytes = [0xFA; 64];
+            bytes[..8].copy_from_slice(&allocation.to_ne_bytes());
+            return put(out.cast(), bytes);
         }
         let mut file = File::from(rustix::fs::memfd_create("fake", MemfdFlags::empty()).unwrap());
         file.write_all(MARK).unwrap();
@@ -74,8 +81,12 @@ pub(super) unsafe extern "C" fn mem_import_handle(
     kind: u32,
 ) -> i32 {
     call(current_world(), "cuMemImportFromShareableHandle", |state| {
-        if kind != 1 {
-            return INVALID_VALUE;
+        if kind == FABRIC {
+            // SAFETY: callers pass 64 bytes.
+            let bytes = unsafe { descriptor.cast::<PointerBytes>().read() };
+            let number = u64::from_ne_bytes(bytes[..8].try_into().unwrap());
+            let handle = state.physical.retain(number).filter(|_| bytes[8..] == [0xFA; 56]);
+            return handle.map_or(INVALID_HANDLE, |handle| put(out, handle));
         }
         // SAFETY: callers pass an open descriptor.
         let file = unsafe { BorrowedFd::borrow_raw(descriptor.addr() as i32) };
