@@ -1,7 +1,9 @@
-//! Two processes in separate PID and IPC namespaces, as containers of one host are: host memory through a rendezvous folder. The
-//! network is common: the engine has to reach a peer before any path is taken.
+//! Two processes in separate PID and IPC namespaces, as containers of one host are: host memory, and GPU memory that is opened piece
+//! by piece, through a rendezvous folder. The network is common: the engine has to reach a peer before any path is taken. The GPUs are
+//! simulated.
 #![allow(clippy::unwrap_used, reason = "a test says so, by failing too")]
 #![allow(clippy::print_stdout, reason = "the child answers on its output")]
+#![allow(unsafe_code, reason = "looks into memory that stands for a GPU's")]
 
 use std::env;
 use std::path::Path;
@@ -9,7 +11,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixl_executor::{Connector, PathExecutor, PathKind, RdmaMetadata, Region};
+use nixl_descriptor::AllocationKind;
+use nixl_executor::paths::LocalFacts;
+use nixl_executor::{
+    Connector, GpuBackend, GpuCapabilities, PathExecutor, PathKind, RdmaMetadata, Region,
+    SimulatedGpus,
+};
 use nixl_tests::{Peer, metadata, native_line, skip, within};
 
 const FOLDER: &str = "NIXL_TEST_RENDEZVOUS";
@@ -31,13 +38,38 @@ fn contained(folder: &Path) -> Peer {
     peer
 }
 
+/// One simulated GPU.
+fn gpus() -> Arc<SimulatedGpus> {
+    Arc::new(SimulatedGpus::new(GpuCapabilities::new(1).with_batch(true)).unwrap())
+}
+
 async fn connector(name: &str, folder: Option<&Path>) -> Connector {
-    let executor = PathExecutor::open().await.unwrap();
+    connector_with(&gpus(), name, folder).await
+}
+
+async fn connector_with(gpus: &Arc<SimulatedGpus>, name: &str, folder: Option<&Path>) -> Connector {
+    let facts = LocalFacts::discover().as_ref().clone().with_simulated_gpus(gpus.capabilities());
+    let executor = PathExecutor::with(Arc::clone(gpus) as Arc<dyn GpuBackend>, Arc::new(facts));
+    let executor = executor.unwrap();
     let executor = match folder {
         Some(folder) => executor.rendezvous(folder).unwrap(),
         None => executor,
     };
     Connector::builder().executor(Arc::new(executor)).name(name).build().await.unwrap()
+}
+
+/// Memory of the simulated GPU with descriptors, which holds these bytes.
+fn on_gpu(gpus: &SimulatedGpus, bytes: &[u8]) -> Region {
+    let region = gpus.region_of(0, (AllocationKind::Virtual, 1), bytes.len()).unwrap();
+    // SAFETY: the simulated GPU has as many bytes there, which no transfer uses yet.
+    unsafe { std::ptr::copy(bytes.as_ptr(), region.address() as *mut u8, bytes.len()) };
+    region
+}
+
+/// The bytes of memory of the simulated GPU.
+fn bytes_of(region: &Region) -> Vec<u8> {
+    // SAFETY: the simulated GPU has as many bytes there, which no transfer uses any more.
+    unsafe { std::slice::from_raw_parts(region.address() as *const u8, region.len()) }.to_vec()
 }
 
 fn pattern(len: usize, seed: u64) -> Vec<u8> {
@@ -51,24 +83,32 @@ fn child() {
     let Some(folder) = env::var_os(FOLDER) else { return };
     let folder = Some(Path::new(&folder)).filter(|folder| folder.is_dir());
     within(LIMIT, async {
-        let connector = connector("child", folder).await;
+        let gpus = gpus();
+        let connector = connector_with(&gpus, "child", folder).await;
         println!("\nok");
         for line in std::io::stdin().lines() {
             let line = line.unwrap();
             let words: Vec<_> = line.split(' ').collect();
             let remote: RdmaMetadata = metadata(words[2]).unwrap();
             let (len, seed) = (words[1].parse().unwrap(), 7);
-            let local = Region::shared(len).unwrap();
-            let result = match words[0] {
-                "read" => connector.read(&remote, local.clone()).await,
-                _ => {
-                    local.copy_from_slice(0, &pattern(len, seed)).unwrap();
-                    connector.write(local.clone(), &remote).await
-                }
+            let is_gpu = words[0].ends_with("gpu");
+            let is_read = words[0].starts_with("read");
+            let before = if is_read { vec![0; len] } else { pattern(len, seed) };
+            let local = match is_gpu {
+                true => on_gpu(&gpus, &before),
+                false => Region::shared(len).unwrap(),
+            };
+            if !is_gpu {
+                local.copy_from_slice(0, &before).unwrap();
+            }
+            let result = match is_read {
+                true => connector.read(&remote, local.clone()).await,
+                false => connector.write(local.clone(), &remote).await,
             };
             match result {
                 Ok(done) => {
-                    let right = local.to_vec().unwrap() == pattern(len, seed);
+                    let bytes = if is_gpu { bytes_of(&local) } else { local.to_vec().unwrap() };
+                    let right = bytes == pattern(len, seed);
                     let path = done.path().unwrap();
                     let rate = len as f64 / done.elapsed().as_secs_f64() / 1e9;
                     println!("\nok {right} {:?} {rate:.1} GB/s; {path}", path.kind());
@@ -109,6 +149,40 @@ fn shared_host_memory_goes_between_containers_that_meet_in_a_folder() {
             offered.await.unwrap();
             assert!(memory.to_vec().unwrap() == pattern(len, 7));
         }
+    });
+}
+
+#[test]
+fn gpu_memory_with_descriptors_goes_between_containers_that_meet_in_a_folder() {
+    let test = "gpu_memory_with_descriptors_goes_between_containers_that_meet_in_a_folder";
+    if !may_unshare() {
+        return skip("the right to make namespaces", test);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    within(LIMIT, async {
+        let gpus = gpus();
+        let owner = connector_with(&gpus, "owner", Some(folder.path())).await;
+        let mut peer = contained(folder.path());
+        for len in [100, 1 << 20, (1 << 20) + 5] {
+            let offered = owner.create_readable(on_gpu(&gpus, &pattern(len, 7))).await.unwrap();
+            let line = native_line(offered.metadata());
+            let said = peer.ask(&format!("read-gpu {len} {line}")).unwrap();
+            assert!(said.starts_with(&format!("true {:?}", PathKind::CudaIpc)), "{said}");
+            offered.await.unwrap();
+            let memory = on_gpu(&gpus, &vec![0; len]);
+            let offered = owner.create_writable(memory.clone()).await.unwrap();
+            let line = native_line(offered.metadata());
+            let said = peer.ask(&format!("write-gpu {len} {line}")).unwrap();
+            assert!(said.starts_with(&format!("true {:?}", PathKind::CudaIpc)), "{said}");
+            offered.await.unwrap();
+            assert!(bytes_of(&memory) == pattern(len, 7));
+        }
+        // A handle of CUDA IPC does not lead into another process of the same number.
+        let legacy = gpus.region_of(0, (AllocationKind::Legacy, 0), 100).unwrap();
+        let offered = owner.create_readable(legacy).await.unwrap();
+        let said = peer.ask(&format!("read-gpu 100 {}", native_line(offered.metadata()))).unwrap();
+        assert!(said.contains("separate PID namespaces"), "{said}");
+        offered.await.unwrap();
     });
 }
 
