@@ -25,14 +25,24 @@ pub trait MemoryPieces: Send + Sync + 'static {
 
 /// A piece of memory on its way to another process.
 #[derive(Debug)]
-#[allow(clippy::exhaustive_structs, reason = "it is what peers send")]
 pub struct MemoryPiece {
-    /// The number of its bytes.
-    pub len: u64,
-    /// The descriptor by which it is opened, if there is one.
-    pub descriptor: Option<OwnedFd>,
-    /// What else it takes to open it: 128 bytes at most.
-    pub content: Box<[u8]>,
+    len: u64,
+    descriptor: Option<OwnedFd>,
+    content: Box<[u8]>,
+}
+
+impl MemoryPiece {
+    /// A piece of `len` bytes that is opened by a descriptor, by `content` of 128 bytes at most, or by both.
+    #[must_use]
+    pub fn new(len: u64, descriptor: Option<OwnedFd>, content: impl Into<Box<[u8]>>) -> Self {
+        Self { len, descriptor, content: content.into() }
+    }
+
+    /// The number of its bytes, and what it is opened by.
+    #[must_use]
+    pub fn into_parts(self) -> (u64, Option<OwnedFd>, Box<[u8]>) {
+        (self.len, self.descriptor, self.content)
+    }
 }
 
 /// Memory of this process that others with its [handle](Self::handle) get piece by piece, until this is dropped.
@@ -242,8 +252,8 @@ mod tests {
             let flags = rustix::fs::MemfdFlags::CLOEXEC;
             let mut file = File::from(rustix::fs::memfd_create("piece", flags).unwrap());
             write!(file, "piece at {offset}").unwrap();
-            let content = vec![7; (offset / 2) as usize].into();
-            Ok(MemoryPiece { len: PIECE, descriptor: Some(file.into()), content })
+            let content = vec![7; (offset / 2) as usize];
+            Ok(MemoryPiece::new(PIECE, Some(file.into()), content))
         }
     }
 

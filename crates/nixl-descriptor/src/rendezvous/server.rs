@@ -209,8 +209,9 @@ impl Shared {
                     match piece.filter(|_| client.given.len() < Server::FILES) {
                         Some(piece) => {
                             client.given.insert(message.name);
-                            let about = (message.name, piece.len, &*piece.content);
-                            let descriptor = piece.descriptor.as_ref().map(AsFd::as_fd);
+                            let (len, descriptor, content) = piece.into_parts();
+                            let about = (message.name, len, &*content);
+                            let descriptor = descriptor.as_ref().map(AsFd::as_fd);
                             wire::send_with(socket, Kind::Piece, about, descriptor)
                         }
                         None => wire::send(socket, Kind::Absent, message.name, None),

@@ -1,4 +1,4 @@
-//! What opens memory of the VMM API or of a pool in another process.
+//! Handles by which another process opens memory of the VMM API or of a pool.
 
 use std::fmt;
 use std::os::fd::OwnedFd;

@@ -1,4 +1,4 @@
-//! GPU memory of other allocators, of which no other process can open any.
+//! GPU memory as other allocators make it.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -16,7 +16,63 @@ const PINNED_ON_DEVICE: c_int = 1;
 /// `CU_MEM_ACCESS_FLAGS_PROT_READWRITE`
 const READ_AND_WRITE: c_int = 3;
 
-/// `CUmemAllocationProp` of memory of a device without a handle type.
+/// How a framework allocates memory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Made {
+    /// `cuMemAlloc`
+    Legacy,
+    /// `cuMemAllocAsync`
+    Pool,
+    /// `cuMemAllocFromPoolAsync`, of a pool with file descriptors
+    SharedPool,
+    /// `cuMemCreate`
+    Virtual,
+    /// `cuMemCreate` with file descriptors, three allocations
+    SharedVirtual,
+    /// `cuMemAllocManaged`
+    Managed,
+}
+
+impl Made {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Legacy,
+        Self::Pool,
+        Self::SharedPool,
+        Self::Virtual,
+        Self::SharedVirtual,
+        Self::Managed,
+    ];
+
+    pub(crate) fn kind(self) -> AllocationKind {
+        match self {
+            Self::Legacy => AllocationKind::Legacy,
+            Self::Pool | Self::SharedPool => AllocationKind::Pool,
+            Self::Virtual | Self::SharedVirtual => AllocationKind::Virtual,
+            Self::Managed => AllocationKind::Managed,
+        }
+    }
+
+    /// Whether other processes can open it.
+    pub(crate) fn is_shared(self) -> bool {
+        matches!(self, Self::Legacy | Self::SharedPool | Self::SharedVirtual)
+    }
+}
+
+/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`
+const DESCRIPTOR: c_int = 1;
+
+/// `CUmemPoolProps`
+#[repr(C)]
+struct PoolProps {
+    kind: c_int,
+    handle_types: c_int,
+    location: [c_int; 2],
+    win32: *mut c_void,
+    max_size: usize,
+    rest: [u8; 56],
+}
+
+/// `CUmemAllocationProp` of memory of a device.
 #[repr(C)]
 struct AllocationProp {
     kind: c_int,
@@ -57,6 +113,9 @@ macro_rules! calls {
 
 calls! {
     alloc_async = b"cuMemAllocAsync\0" (*mut u64, usize, usize);
+    pool_create = b"cuMemPoolCreate\0" (*mut usize, *const PoolProps);
+    alloc_from_pool = b"cuMemAllocFromPoolAsync\0" (*mut u64, usize, usize, usize);
+    alloc = b"cuMemAlloc_v2\0" (*mut u64, usize);
     alloc_managed = b"cuMemAllocManaged\0" (*mut u64, usize, u32);
     free = b"cuMemFree_v2\0" (u64);
     stream_synchronize = b"cuStreamSynchronize\0" (usize);
@@ -72,49 +131,76 @@ fn calls() -> &'static Calls {
     CALLS.get_or_init(Calls::load)
 }
 
-/// Memory of a kind on a GPU, allocated as a framework does. That of `cuMemCreate` stays until the process ends.
-pub(crate) fn region(kind: AllocationKind, gpu: u32, len: usize) -> Region {
+/// Memory on a GPU, allocated as a framework does. That of `cuMemCreate`, and pools, stay until the process ends.
+pub(crate) fn region(made: Made, gpu: u32, len: usize) -> Region {
     let context = Context::primary(gpu).unwrap();
     let _current = context.enter().unwrap();
     let calls = calls();
     let mut address = 0;
-    match kind {
-        AllocationKind::Pool => {
+    match made {
+        Made::Legacy => {
+            // SAFETY: the address is written during the call only.
+            assert_eq!(unsafe { (calls.alloc)(&raw mut address, len) }, 0);
+        }
+        Made::SharedPool => {
+            let pool = shared_pool(calls, gpu);
+            // SAFETY: as above; the pool and the default stream exist.
+            assert_eq!(unsafe { (calls.alloc_from_pool)(&raw mut address, len, pool, 0) }, 0);
+            // SAFETY: as above.
+            assert_eq!(unsafe { (calls.stream_synchronize)(0) }, 0);
+        }
+        Made::Pool => {
             // SAFETY: the address is written during the call only; the default stream exists.
             assert_eq!(unsafe { (calls.alloc_async)(&raw mut address, len, 0) }, 0);
             // SAFETY: as above.
             assert_eq!(unsafe { (calls.stream_synchronize)(0) }, 0);
         }
-        AllocationKind::Managed => {
+        Made::Managed => {
             // SAFETY: the address is written during the call only.
             let code = unsafe { (calls.alloc_managed)(&raw mut address, len, ATTACH_GLOBAL) };
             assert_eq!(code, 0);
         }
-        AllocationKind::Virtual => address = mapped(calls, gpu, len),
-        other => panic!("{other} is nixl-device's"),
+        Made::Virtual => address = mapped(calls, gpu, (len, 1), 0),
+        Made::SharedVirtual => address = mapped(calls, gpu, (len, 3), DESCRIPTOR),
     }
     let base = NonNull::new(address as *mut u8).unwrap();
-    let is_freed = kind != AllocationKind::Virtual;
+    let is_freed = made.kind() != AllocationKind::Virtual;
     let owner = Owner { context, address: is_freed.then_some(address) };
     // SAFETY: the owner has `len` bytes of this GPU at `base` until it is dropped, and nothing else uses them.
     unsafe { Region::from_raw_parts(base, len, Device::cuda(gpu), Access::ReadWrite, owner) }
         .unwrap()
 }
 
-fn mapped(calls: &Calls, gpu: u32, len: usize) -> u64 {
+/// A pool whose memory other processes open.
+fn shared_pool(calls: &Calls, gpu: u32) -> usize {
+    let location = [PINNED_ON_DEVICE, gpu as c_int];
+    let (kind, win32, max_size, rest) = (PINNED_ON_DEVICE, ptr::null_mut(), 0, [0; 56]);
+    let props = PoolProps { kind, handle_types: DESCRIPTOR, location, win32, max_size, rest };
+    let mut pool = 0;
+    // SAFETY: both pointers are to live variables, used during the call only.
+    assert_eq!(unsafe { (calls.pool_create)(&raw mut pool, &raw const props) }, 0);
+    pool
+}
+
+/// So many allocations one behind the other.
+fn mapped(calls: &Calls, gpu: u32, (len, count): (usize, usize), handle_types: c_int) -> u64 {
     let location = [PINNED_ON_DEVICE, gpu as c_int];
     let (kind, win32) = (PINNED_ON_DEVICE, ptr::null_mut());
-    let prop = AllocationProp { kind, handle_types: 0, location, win32, flags: 0 };
-    let (mut unit, mut address, mut handle) = (0, 0, 0);
+    let prop = AllocationProp { kind, handle_types, location, win32, flags: 0 };
+    let (mut unit, mut address) = (0, 0);
     // SAFETY: all pointers are to live variables, used during the call only.
     assert_eq!(unsafe { (calls.granularity)(&raw mut unit, &raw const prop, 0) }, 0);
-    let len = len.next_multiple_of(unit);
+    let piece = len.div_ceil(count).next_multiple_of(unit);
+    let len = piece * count;
     // SAFETY: as above.
     assert_eq!(unsafe { (calls.reserve)(&raw mut address, len, 0, 0, 0) }, 0);
-    // SAFETY: as above.
-    assert_eq!(unsafe { (calls.create)(&raw mut handle, len, &raw const prop, 0) }, 0);
-    // SAFETY: the range was reserved, and is as long as the allocation.
-    assert_eq!(unsafe { (calls.map)(address, len, 0, handle, 0) }, 0);
+    for at in (0..len).step_by(piece) {
+        let mut handle = 0;
+        // SAFETY: as above.
+        assert_eq!(unsafe { (calls.create)(&raw mut handle, piece, &raw const prop, 0) }, 0);
+        // SAFETY: the range was reserved, and is as long as the allocation.
+        assert_eq!(unsafe { (calls.map)(address + at as u64, piece, 0, handle, 0) }, 0);
+    }
     let access = AccessDesc { location, flags: READ_AND_WRITE };
     // SAFETY: the range is mapped; the description is used during the call only.
     assert_eq!(unsafe { (calls.set_access)(address, len, &raw const access, 1) }, 0);

@@ -1,4 +1,5 @@
-//! GPU memory of which no other process can open any, between two processes: the bytes bounce once through slots on a GPU.
+//! GPU memory of every kind between two processes: the GPU of the one that can open the other's copies, and if neither can, the
+//! bytes bounce once through slots on a GPU.
 
 use std::env;
 use std::io::{BufRead as _, BufReader, Lines, Read as _};
@@ -7,42 +8,47 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nixl_connector::Connector;
-use nixl_descriptor::{AllocationKind, Region};
+use nixl_descriptor::Region;
 use nixl_device::cuda::{Context, Stream};
-use nixl_executor::{GpuBackend as _, MemoryKind, PathExecutor, PathKind};
+use nixl_executor::{GpuBackend as _, PathExecutor, PathKind};
 use nixl_metadata::RdmaMetadata;
 
-use crate::common::Machine as _;
-use crate::{Cuda, allocations};
+use crate::Cuda;
+use crate::allocations::{self, Made};
 
 /// Set for the process that offers: this test's program, too.
 const OWNER: &str = "NIXL_TEST_GPU_BOUNCE";
-const NAME: &str = "bounce::memory_that_no_other_process_can_open_bounces_on_a_gpu";
+const NAME: &str = "bounce::memory_of_every_kind_goes_between_processes";
 /// Four chunks and a part of one.
 const LEN: usize = (33 << 20) + 5;
-const KINDS: [AllocationKind; 3] =
-    [AllocationKind::Pool, AllocationKind::Virtual, AllocationKind::Managed];
 
 #[test]
 fn the_driver_tells_the_kinds_of_allocations() {
     let name = "bounce::the_driver_tells_the_kinds_of_allocations";
     let Some((cuda, _)) = Cuda::new(1, name) else { return };
-    for kind in KINDS {
-        let region = allocations::region(kind, 0, LEN);
+    for made in Made::ALL {
+        let region = allocations::region(made, 0, LEN);
         let inside = region.address() + 4096;
         let found = cuda.gpus.allocation(0, inside).unwrap();
-        assert_eq!((found.kind(), found.ipc_handle().is_some()), (kind, false), "{found:?}");
-        assert!(found.contains(region.address(), LEN as u64), "{found:?}");
+        println!("{made:?}: {found:?}");
+        let has_handle = made == Made::Legacy;
+        assert_eq!((found.kind(), found.ipc_handle().is_some()), (made.kind(), has_handle));
+        // The driver may tell of one of several allocations.
+        assert!(found.contains(inside, 1), "{found:?}");
         assert!(!found.is_read_only(), "{found:?}");
+        let shared = cuda.gpus.share_pieces(0, inside, LEN as u64 - 4096);
+        assert_eq!(shared.is_ok(), made.is_shared() && made != Made::Legacy, "{made:?} {shared:?}");
+        let Ok((base, pieces)) = shared else { continue };
+        assert_eq!(base, region.address(), "{made:?}");
+        assert!(pieces.handle().len() >= LEN as u64);
+        // The same memory keeps its name, also a part of it.
+        let part = cuda.gpus.share_pieces(0, inside, 1).unwrap();
+        assert_eq!((part.0, part.1.handle()), (base, pieces.handle()), "{made:?}");
     }
-    let region = cuda.region(MemoryKind::Gpu(0), LEN);
-    let found = cuda.gpus.allocation(0, region.address() + 4096).unwrap();
-    assert_eq!((found.kind(), found.base()), (AllocationKind::Legacy, region.address()));
-    assert!(found.ipc_handle().is_some() && !found.is_read_only(), "{found:?}");
 }
 
 #[test]
-fn memory_that_no_other_process_can_open_bounces_on_a_gpu() {
+fn memory_of_every_kind_goes_between_processes() {
     if env::var_os(OWNER).is_some() {
         return own();
     }
@@ -55,23 +61,27 @@ fn memory_that_no_other_process_can_open_bounces_on_a_gpu() {
         let mut owner = Owner::start();
         // Readable and writable by turns, of each kind.
         let mut offers = owner.offers.drain(..);
-        for there in KINDS {
-            for here in KINDS {
-                let what = format!("{there} and {here}");
+        for there in Made::ALL {
+            for here in Made::ALL {
+                let what = format!("{there:?} and {here:?}");
+                let expected = match there.is_shared() || here.is_shared() {
+                    true => PathKind::CudaIpc,
+                    false => PathKind::StagedOnGpu,
+                };
                 let region = allocations::region(here, other, LEN);
                 upload(&region, &vec![0; LEN]);
                 let offer = offers.next().unwrap();
                 let mut read = reader.begin_read(&offer, region.clone()).await.unwrap();
                 let done = read.wait_for_completion().await.unwrap();
                 let path = done.path().unwrap();
-                assert_eq!(path.kind(), PathKind::StagedOnGpu, "{what}: {path}");
+                assert_eq!(path.kind(), expected, "{what}: {path}");
                 assert!(download(&region) == bytes(1), "{what}: wrong bytes");
                 upload(&region, &bytes(2));
                 let offer = offers.next().unwrap();
                 let mut write = reader.begin_write(region.clone(), &offer).await.unwrap();
                 let done = write.wait_for_completion().await.unwrap();
                 let path = done.path().unwrap();
-                assert_eq!(path.kind(), PathKind::StagedOnGpu, "{what}: {path}");
+                assert_eq!(path.kind(), expected, "{what}: {path}");
                 println!("{what}: {path}");
             }
         }
@@ -94,12 +104,12 @@ fn own() {
         let executor = Arc::new(PathExecutor::new().unwrap());
         let owner = Connector::builder().name("owner").executor(executor).build().await.unwrap();
         let (mut readable, mut writable) = (Vec::new(), Vec::new());
-        for kind in KINDS {
-            let source = allocations::region(kind, 0, LEN);
+        for made in Made::ALL {
+            let source = allocations::region(made, 0, LEN);
             upload(&source, &bytes(1));
-            for _ in KINDS {
+            for _ in Made::ALL {
                 readable.push(owner.create_readable(source.clone()).await.unwrap());
-                let sink = allocations::region(kind, 0, LEN);
+                let sink = allocations::region(made, 0, LEN);
                 upload(&sink, &vec![0; LEN]);
                 writable.push((owner.create_writable(sink.clone()).await.unwrap(), sink));
             }

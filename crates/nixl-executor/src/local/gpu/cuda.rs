@@ -164,7 +164,8 @@ impl Gpu {
 // maps for all contexts (unified addressing, `PORTABLE` registration). Memory comes from the driver's allocations, held by
 // the buffers, which give it back to a pool or the driver when they are dropped. `ImportedMemory::open` checks the length
 // in the handle against the driver's own, as `ImportedPoolMemory::open` does, and `MappedMemory::map` maps as many bytes as the
-// handle says. Shared pieces are the allocations under the region by number, and no others after they were freed. Allocations and their handles are what the driver says. Marks of streams are events
+// handle says. Shared pieces are the allocations under the region by number, and no others after they were freed.
+// Allocations and their handles are what the driver says. Marks of streams are events
 // recorded there.
 unsafe impl GpuBackend for CudaGpus {
     fn capabilities(&self) -> &GpuCapabilities {

@@ -168,7 +168,7 @@ impl MemoryPieces for Pieces {
         let piece = place.and_then(|place| self.0.get(place));
         let piece = piece.ok_or_else(|| SharedError::text("no allocation begins there"))?;
         let (descriptor, content) = piece.export()?.into_parts();
-        Ok(MemoryPiece { len: piece.len(), descriptor, content })
+        Ok(MemoryPiece::new(piece.len(), descriptor, content))
     }
 }
 
@@ -179,7 +179,7 @@ pub(super) fn open(
 ) -> Result<Box<dyn TransferBuffer>, MemoryError> {
     let len = usize::try_from(shared.len()).unwrap_or(usize::MAX);
     let piece = |offset| {
-        let MemoryPiece { len, descriptor, content } = shared.piece(offset)?;
+        let (len, descriptor, content) = shared.piece(offset)?.into_parts();
         let handle = ShareableHandle::from_parts(descriptor, &content);
         let unknown = || SharedError::text("the process sent no handle that is known here");
         Ok((handle.ok_or_else(unknown)?, len))

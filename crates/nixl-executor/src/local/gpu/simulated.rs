@@ -221,7 +221,8 @@ fn healthy(shared: &Shared) -> Result<(), GpuError> {
 // SAFETY: all memory is this process's own, of every simulated kind, so the processor and the thread that simulates GPUs can
 // reach it at its address. `Memories` finds it as long as it lives: pinned memory and what is pinned is found as such until
 // it is dropped. All buffers are regions, of their own or, for `pin`, of the same bytes. An allocation is
-// the region that was listed, under the name of its file, whose parts are its pieces. `SharedMemory::open` maps as many bytes as the handle says, of a file that
+// the region that was listed, under the name of its file, whose parts are its pieces.
+// `SharedMemory::open` maps as many bytes as the handle says, of a file that
 // cannot shrink. The event of a stream is one after the work of all streams, which
 // every stream counts as.
 unsafe impl GpuBackend for SimulatedGpus {

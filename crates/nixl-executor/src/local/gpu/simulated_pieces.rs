@@ -22,8 +22,7 @@ impl MemoryPieces for SimulatedPieces {
         let path = format!("/proc/self/fd/{}", self.0.fd);
         let mut file = File::options().read(true).write(true).open(path)?;
         file.seek(SeekFrom::Start(offset))?;
-        let (len, content) = (PIECE.min(self.0.len - offset), Box::default());
-        Ok(MemoryPiece { len, descriptor: Some(file.into()), content })
+        Ok(MemoryPiece::new(PIECE.min(self.0.len - offset), Some(file.into()), []))
     }
 }
 
@@ -31,7 +30,7 @@ impl MemoryPieces for SimulatedPieces {
 pub(super) fn map(handle: &PiecesHandle) -> Result<Region, SharedError> {
     let (mut at, mut first) = (0, None);
     while at < handle.len() {
-        let MemoryPiece { len: bytes, descriptor, .. } = handle.piece(at)?;
+        let (bytes, descriptor, _) = handle.piece(at)?.into_parts();
         let descriptor = descriptor.ok_or_else(|| SharedError::text("no descriptor"))?;
         let mut file = File::from(descriptor);
         if file.stream_position()? != at || bytes == 0 || bytes > handle.len() - at {
