@@ -124,7 +124,7 @@ impl Link {
     /// Whether the process certainly has the file no more, which it had.
     pub(crate) fn has_let_go(&self, name: &Name) -> bool {
         self.look();
-        self.lock().get(name) == Some(&false) || wire::has_ended(&self.process)
+        self.lock().get(name) == Some(&false) || self.process.has_ended()
     }
 
     /// *Blocking* for a file that was not requested before.

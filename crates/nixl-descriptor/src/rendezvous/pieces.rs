@@ -7,7 +7,9 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use nixl_device::locks::lock;
-use nixl_device::{Advice, PerProcess, SharedError, fill_random};
+use nixl_device::{
+    Advice, ExitWatch, PerProcess, ProcessError, ProcessExits, SharedError, fill_random,
+};
 
 use super::link::LinkError;
 use super::wire::{Message, Name};
@@ -217,6 +219,21 @@ impl PiecesHandle {
         table::known_link(self.process()).is_some_and(|link| link.has_let_go(&self.name))
     }
 
+    /// *Blocking*, for half a second at most. Calls `on_exit` once, when the process that has the memory has ended, as
+    /// [`ProcessExits::watch`] does: also one in another PID namespace.
+    ///
+    /// # Errors
+    ///
+    /// As there; [`ProcessError::NotThere`] for a process that cannot be met.
+    pub fn watch_owner(
+        &self,
+        on_exit: impl FnOnce() + Send + 'static,
+    ) -> Result<ExitWatch, ProcessError> {
+        let link = table::link(self.process());
+        let link = link.map_err(|_| ProcessError::NotThere { pid: self.pid })?;
+        ProcessExits::global().watch_process(link.process(), on_exit)
+    }
+
     fn process(&self) -> ForeignProcess {
         ForeignProcess::any(self.namespace, self.pid)
     }
@@ -273,6 +290,7 @@ mod tests {
             assert_eq!(text, format!("piece at {offset}"));
         }
         assert!(handle.is_there() && !handle.is_gone());
+        assert!(!handle.watch_owner(|| {}).unwrap().process().has_ended());
         for offset in [1, 2 * PIECE, u64::MAX] {
             assert_eq!(handle.piece(offset).unwrap_err(), PiecesError::Absent { offset });
         }
@@ -296,6 +314,8 @@ mod tests {
         ] {
             let refused = handle.piece(0).unwrap_err();
             assert!(matches!(refused, PiecesError::Rendezvous(_)), "{refused}");
+            let refused = handle.watch_owner(|| {}).unwrap_err();
+            assert!(matches!(refused, ProcessError::NotThere { .. }), "{refused}");
             assert!(!handle.is_there() && !handle.is_gone());
         }
     }

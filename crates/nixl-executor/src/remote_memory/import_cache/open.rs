@@ -44,12 +44,13 @@ impl ImportCache {
             self.sweep();
         }
         // Before the memory: a process that has not ended afterwards had the number all along.
-        let process = match memory_key.name() {
-            Some(name) if name.is_by_rendezvous() => {
+        let process = match (memory_key.name(), memory_key.pieces()) {
+            (Some(name), _) if name.is_by_rendezvous() => {
                 noticed(name.watch_owner(self.closing())).map(Arc::new)
             }
-            Some(name) => self.process(name.pid),
-            None => by.pid.and_then(|pid| self.process(pid)),
+            (Some(name), _) => self.process(name.pid),
+            (None, Some(pieces)) => noticed(pieces.watch_owner(self.closing())).map(Arc::new),
+            (None, None) => by.pid.and_then(|pid| self.process(pid)),
         };
         let mut mapped = None;
         let memory: Arc<dyn TransferBuffer> = match memory_key {
