@@ -1,4 +1,4 @@
-//! GPU memory as frameworks allocate it, without a handle for other processes: of the driver's pool, of the VMM API, and managed.
+//! GPU memory as frameworks allocate it: of the driver's pool, of the VMM API, and managed.
 #![allow(unsafe_code, reason = "the driver's functions, and regions of what they allocate")]
 
 use std::ffi::{c_int, c_void};
@@ -18,7 +18,7 @@ type Stream = *mut c_void;
 const PINNED_ON_DEVICE: c_int = 1;
 const READ_AND_WRITE: c_int = 3;
 
-/// `CUmemAllocationProp` of memory of a device without a handle type.
+/// `CUmemAllocationProp` of memory of a device.
 #[repr(C)]
 struct AllocationProp {
     kind: c_int,
@@ -121,13 +121,16 @@ pub(crate) fn managed(context: &Context, gpu: u32, len: usize) -> Result<Region>
     region(address, gpu, len, Managed { context: *context, address })
 }
 
-/// Memory of the VMM API without a handle type, as that of PyTorch's expandable segments.
-pub(crate) fn vmm(context: &Context, gpu: u32, len: usize) -> Result<Region> {
+/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`
+pub(crate) const DESCRIPTOR: c_int = 1;
+
+/// Memory of the VMM API with these types of handle; without any, as that of PyTorch's expandable segments.
+pub(crate) fn vmm(context: &Context, gpu: u32, len: usize, handle_types: c_int) -> Result<Region> {
     let (functions, _current) = (functions()?, context.enter()?);
     let location = Location { kind: PINNED_ON_DEVICE, id: gpu as c_int };
     let prop = AllocationProp {
         kind: PINNED_ON_DEVICE,
-        handle_types: 0,
+        handle_types,
         location,
         win32: ptr::null_mut(),
         flags: 0,

@@ -145,6 +145,12 @@ pub(super) fn link(process: ForeignProcess) -> Result<Arc<Link>, RendezvousError
         met = to(folder.path_of(process)).map(Arc::new);
     }
     let mut known = known();
+    // Of threads that met it at the same time, all take the link of the first: it has the names that were requested.
+    if let Some(Attempt::Connected(first)) = known.links.get(&process)
+        && first.is_live()
+    {
+        return Ok(Arc::clone(first));
+    }
     if known.links.len() >= PROCESSES {
         known.links.retain(|_, attempt| match attempt {
             Attempt::Connected(link) => link.is_live(),

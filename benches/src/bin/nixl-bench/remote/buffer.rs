@@ -29,7 +29,11 @@ impl Buffer {
             }
             Memory::Shared => Region::shared(bytes).map_err(Into::into),
             Memory::Pool(gpu) => allocations::pool(&gpus.of(memory.kind())?.context, gpu, bytes),
-            Memory::Vmm(gpu) => allocations::vmm(&gpus.of(memory.kind())?.context, gpu, bytes),
+            Memory::Vmm(gpu) => allocations::vmm(&gpus.of(memory.kind())?.context, gpu, bytes, 0),
+            Memory::VmmFd(gpu) => {
+                let context = &gpus.of(memory.kind())?.context;
+                allocations::vmm(context, gpu, bytes, allocations::DESCRIPTOR)
+            }
             Memory::Managed(gpu) => {
                 allocations::managed(&gpus.of(memory.kind())?.context, gpu, bytes)
             }

@@ -111,12 +111,12 @@ impl fmt::Display for Case {
 fn every(gpus: usize) -> Vec<Flow> {
     let all = Memory::all(gpus);
     let pairs = all.iter().flat_map(|src| all.iter().map(|dst| Flow::new(*src, *dst)));
-    pairs.chain(unexported(gpus)).collect()
+    pairs.chain(of_other_allocators(gpus)).collect()
 }
 
-/// From and to GPU memory that no other process can open.
-fn unexported(gpus: usize) -> Vec<Flow> {
-    use Memory::{Gpu, Managed, Pinned, Pool, Vmm};
+/// From and to GPU memory of other allocators.
+fn of_other_allocators(gpus: usize) -> Vec<Flow> {
+    use Memory::{Gpu, Managed, Pinned, Pool, Vmm, VmmFd};
     let other = match gpus {
         0 => return Vec::new(),
         1 => 0,
@@ -131,6 +131,11 @@ fn unexported(gpus: usize) -> Vec<Flow> {
         (Vmm(0), Vmm(other)),
         (Managed(0), Managed(other)),
         (Pool(0), Vmm(other)),
+        (VmmFd(0), Gpu(other)),
+        (Gpu(other), VmmFd(0)),
+        (VmmFd(0), VmmFd(other)),
+        (VmmFd(0), Pool(other)),
+        (Pool(0), VmmFd(other)),
         (Pool(0), Pinned),
         (Pinned, Pool(0)),
     ];
@@ -160,7 +165,7 @@ fn promised(gpus: usize, tcp: bool) -> Vec<Flow> {
     let there = |memory| all.contains(memory);
     let there = flows.iter().filter(|(src, dst)| there(src) && there(dst));
     let there = there.map(|(src, dst)| Flow::new(*src, *dst));
-    there.chain(if tcp { Vec::new() } else { unexported(gpus) }).collect()
+    there.chain(if tcp { Vec::new() } else { of_other_allocators(gpus) }).collect()
 }
 
 #[cfg(test)]
@@ -169,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_full_run_measures_every_pair_of_memories_in_both_directions() {
-        for (gpus, memories, others) in [(0, 2, 0), (1, 4, 10), (2, 5, 10), (8, 5, 10)] {
+        for (gpus, memories, others) in [(0, 2, 0), (1, 4, 15), (2, 5, 15), (8, 5, 15)] {
             let cases = Case::all(gpus, Effort::Full, false, None);
             let transfers = cases.iter().filter(|c| matches!(c, Case::Transfers { .. }));
             assert_eq!(transfers.count(), (memories * memories + others) * 2, "{gpus} GPUs");

@@ -17,7 +17,9 @@ pub(crate) enum Memory {
     Pool(u32),
     /// A GPU's, of the VMM API, without a handle: nor this.
     Vmm(u32),
-    /// Managed memory, on a GPU: nor this.
+    /// A GPU's, of the VMM API, with file descriptors, by which other processes open it.
+    VmmFd(u32),
+    /// Managed memory, on a GPU, which no other process can open.
     Managed(u32),
 }
 
@@ -40,6 +42,7 @@ impl Memory {
             Self::Gpu(ordinal)
             | Self::Pool(ordinal)
             | Self::Vmm(ordinal)
+            | Self::VmmFd(ordinal)
             | Self::Managed(ordinal) => MemoryKind::Gpu(ordinal),
         }
     }
@@ -54,6 +57,7 @@ impl fmt::Display for Memory {
             Self::Gpu(ordinal) => write!(f, "cuda:{ordinal}"),
             Self::Pool(ordinal) => write!(f, "pool:{ordinal}"),
             Self::Vmm(ordinal) => write!(f, "vmm:{ordinal}"),
+            Self::VmmFd(ordinal) => write!(f, "vmmfd:{ordinal}"),
             Self::Managed(ordinal) => write!(f, "managed:{ordinal}"),
         }
     }

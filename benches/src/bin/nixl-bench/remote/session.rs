@@ -84,6 +84,7 @@ impl Session {
             Memory::Gpu(ordinal)
             | Memory::Pool(ordinal)
             | Memory::Vmm(ordinal)
+            | Memory::VmmFd(ordinal)
             | Memory::Managed(ordinal) => nixl_device::Device::cuda(ordinal),
             Memory::Host | Memory::Shared | Memory::Pinned => nixl_device::Device::HOST,
         };
