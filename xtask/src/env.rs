@@ -91,7 +91,7 @@ fn basic_string(text: &str) -> String {
 fn write(crate_root: &Path, text: &str) -> Result<PathBuf> {
     ensure!(
         crate_root.is_dir(),
-        "{} is no folder: name that of the crate, for which `.cargo/config.toml` is to be written",
+        "{} is not a folder: give the folder of the crate that gets `.cargo/config.toml`",
         crate_root.display()
     );
     let folder = crate_root.join(".cargo");

@@ -166,7 +166,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
             fs::write(copy.join(file), text)?;
         }
         if has_passed {
-            bail!("the model does not see the mutant \"{}\": it has lost its teeth", mutant.name);
+            bail!("the model does not detect the mutant \"{}\": extend the model", mutant.name);
         }
         println!("   found after {:.1} s", start.elapsed().as_secs_f64());
     }

@@ -87,7 +87,8 @@ impl<'a> Compilation<'a> {
         // SAFETY: the program is alive and there is room for what it said it has.
         let status = unsafe { text_of(self.program, bytes.as_mut_ptr().cast()) };
         check(self.library, "asking for a text", status)?;
-        let text = CStr::from_bytes_until_nul(&bytes).context("NVRTC gave a text without end")?;
+        let text = CStr::from_bytes_until_nul(&bytes)
+            .context("NVRTC returned a text without a terminating zero")?;
         Ok(text.to_str()?.to_owned())
     }
 }
