@@ -16,6 +16,7 @@ use common::Machine;
 use nixl_connector::simulated::{Fabric, import_from_peer};
 use nixl_connector::{
     BlockTransferOptions, Connector, ConnectorError, Export, GrantOptions, RemoteExport,
+    TransferClass,
 };
 use nixl_descriptor::Region;
 use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeometry};
@@ -116,6 +117,10 @@ async fn the_owner_stages_blocks_that_the_reader_cannot_reach() {
         // A part of them.
         let part = BlockTransferOptions::new().layers(1..2).tokens(3..5);
         let done = import.read_blocks_with(&ticket, &local, &[0, 7], part).await.unwrap();
+        assert!(done.path().is_some_and(PathReport::is_checked_by_owner));
+        // One that leaves others their turn, too.
+        let bulk = BlockTransferOptions::new().class(TransferClass::Bulk);
+        let done = import.read_blocks_with(&ticket, &local, &[0, 7], bulk).await.unwrap();
         assert!(done.path().is_some_and(PathReport::is_checked_by_owner));
         assert!(grant.end());
         let error = import.read_blocks(&ticket, &local, &[0, 7]).await.unwrap_err();

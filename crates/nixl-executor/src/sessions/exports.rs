@@ -88,3 +88,54 @@ impl std::fmt::Debug for Exports {
         f.debug_struct("Exports").field("exports", &self.by_id.len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use nixl_descriptor::Region;
+    use nixl_descriptor::layout::{Dimensions, Inner, LayoutGeometry};
+    use nixl_ops::{GrantTableOptions, ManualClock};
+
+    use super::*;
+    use crate::local::{GpuCapabilities, MemoryKind, SimulatedGpus};
+
+    fn table(memory: Region) -> Arc<GrantTable> {
+        let (blocks, layers, outer, page_size) = (1, 1, 1, 1);
+        let (inner, element_width) = (Inner::Elements(8), 1);
+        let dimensions = Dimensions { blocks, layers, outer, page_size, inner, element_width };
+        let geometry = LayoutGeometry::try_from(dimensions).unwrap();
+        let layout = Layout::fully_contiguous(geometry, memory).unwrap();
+        let options = GrantTableOptions::default().with_slots(NonZeroU32::MIN);
+        Arc::new(GrantTable::new(&[layout], options, Arc::new(ManualClock::new())).unwrap())
+    }
+
+    #[test]
+    fn exports_and_agents_are_bounded() {
+        let gpus = SimulatedGpus::new(GpuCapabilities::new(1)).unwrap();
+        let on_gpu = || table(gpus.region(MemoryKind::Gpu(0), 8).unwrap());
+        let mut exports = Exports::default();
+        exports.opened(ExportId::new(1), &table(Region::zeroed(8).unwrap()));
+        assert!(!exports.know(1), "memory of the host");
+        let kept = on_gpu();
+        exports.opened(ExportId::new(2), &kept);
+        let introduced = |exports: &mut Exports, export| {
+            (0..5000).filter(|agent| exports.may_introduce(export, &agent.to_string())).count()
+        };
+        assert_eq!(introduced(&mut exports, 2), Exports::INTRODUCED);
+        assert!(exports.may_introduce(2, "0") && !exports.may_introduce(3, "0"));
+        let more = Exports::CLOSED as u64 + 9;
+        (0..more).for_each(|id| exports.opened(ExportId::new(100 + id), &on_gpu()));
+        assert!(exports.table(2).is_some() && exports.table(100 + more - 1).is_none());
+        let known = (0..more).filter(|id| exports.know(100 + id)).count();
+        assert!((Exports::CLOSED..Exports::CLOSED + 2).contains(&known), "{known}");
+        assert!(!exports.know(100) && exports.know(100 + more - 1));
+        assert_eq!(exports.tables().len(), 1);
+        let mut exports = Exports::default();
+        exports.opened(ExportId::new(2), &kept);
+        introduced(&mut exports, 2);
+        drop(kept);
+        exports.opened(ExportId::new(3), &on_gpu());
+        assert_eq!(introduced(&mut exports, 2), Exports::INTRODUCED_LATE);
+    }
+}

@@ -141,8 +141,10 @@ impl RemoteExport {
             let (connection, options) = self.connection_of_read(check, operation).await?;
             let under = (options, connection, reading);
             let read = match class {
-                TransferClass::Interactive => self.read_whole(sides, part, under).await,
-                TransferClass::Bulk => Box::pin(self.read_in_pieces(sides, part, under)).await,
+                TransferClass::Bulk if !self.needs_owner(sides.0) => {
+                    Box::pin(self.read_in_pieces(sides, part, under)).await
+                }
+                class => self.read_whole(sides, part, class, under).await,
             };
             match read {
                 Err(error) if is_reconnected(&error) && again > 0 => again -= 1,
@@ -180,6 +182,7 @@ impl RemoteExport {
         &self,
         sides: Sides<'_>,
         part: &BlockPart,
+        class: TransferClass,
         (options, on, reading): (OperationOptions, Option<NonZeroU64>, &UnderWay),
     ) -> Result<(Completion, PeerId, OperationOptions), ConnectorError> {
         let connection = self.0.connector.connection();
@@ -202,7 +205,6 @@ impl RemoteExport {
             (prepared?, options)
         };
         let (execution, local, peer) = prepared?;
-        let class = TransferClass::Interactive;
         let (permit, options) = self.turn(class, (&peer, &local), options).await?;
         let (of_request, may_post) = self.admit_post(ticket, layers, options).await?;
         let execution = Admitted::checked(execution, (permit, reading.another()), may_post);
@@ -213,6 +215,12 @@ impl RemoteExport {
             self.0.prepared.was_read((ticket.layout().into(), into), connection, making);
         }
         Ok((done, peer, options))
+    }
+
+    /// Whether no path leads to the blocks without their owner, which stages them chunk by chunk itself.
+    fn needs_owner(&self, ticket: &Ticket) -> bool {
+        let layout = ticket.layout().into();
+        self.path(layout).is_none() && !self.remote(layout).device().is_host()
     }
 
     /// The read as its owner can be asked to take part in it. Memory of the host is reached without the owner.
