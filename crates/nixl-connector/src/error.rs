@@ -84,6 +84,11 @@ pub enum ConnectorError {
         /// The device of the memory.
         device: Device,
     },
+    /// An operation demands a checksum that cannot be verified.
+    #[error(
+        "no checksum covers this operation: reads of offers that carry one are verified, in the native profile from version 4, and no writes and no reads by ticket; have the owner offer with OperationOptions::checksum, or begin without that"
+    )]
+    NoChecksum,
     /// A tensor cannot be made, or not be moved in as many pieces.
     #[error(transparent)]
     Tensor(#[from] TensorError),

@@ -15,4 +15,9 @@ impl Moved {
         let (report, steps) = (execution.report(), execution.steps());
         Self { report, steps, memory: execution.peer_memory() }
     }
+
+    /// The same, of bytes that match their checksum.
+    pub(crate) fn verified(self) -> Self {
+        Self { report: self.report.with_verified_checksum(true), ..self }
+    }
 }

@@ -94,7 +94,9 @@ async fn reads_inside_a_process_and_between_two_are_verified() {
                 let mut read = world.initiator.begin_read(&remote, local).await.unwrap();
                 let ended = read.wait_for_completion().await;
                 if is_right {
-                    assert_eq!(ended.unwrap().path().unwrap().kind(), path);
+                    let ended = ended.unwrap();
+                    let report = ended.path().unwrap();
+                    assert!(report.kind() == path && report.has_verified_checksum(), "{report}");
                 } else {
                     let corrupted = TransportError::Corrupted { bytes: total };
                     assert_eq!(ended, Err(OperationError::Transport(corrupted)), "{path:?}");

@@ -93,8 +93,10 @@ impl OperationOptions {
         self
     }
 
-    /// Whether a readable offer carries the checksum of its bytes (XXH3), which initiators verify after the read; by default
-    /// not. A damaged read ends with [`Corrupted`](crate::TransportError::Corrupted). Both sides read all bytes again: up to 64
+    /// Whether a readable offer carries the checksum of its bytes (XXH3), which initiators verify after the read, with or without this
+    /// option; by default not. Of an initiator, it demands the verification: a read of an offer without a checksum, a write, and a
+    /// transfer by ticket are errors then. [`PathReport::has_verified_checksum`](crate::PathReport::has_verified_checksum) is the
+    /// result. A damaged read ends with [`Corrupted`](crate::TransportError::Corrupted). Both sides read all bytes again: up to 64
     /// KiB in the poll of the operation, more on a thread of the connection.
     ///
     /// For host memory on both sides, on every path. Initiators verify offers of the native profile from version 4; those of

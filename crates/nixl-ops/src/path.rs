@@ -191,6 +191,7 @@ pub struct PathReport {
     medium: Option<Medium>,
     is_listed: bool,
     is_checked: bool,
+    is_verified: bool,
     chunks: u64,
     rails: u32,
     hops: Vec<Hop>,
@@ -215,6 +216,7 @@ impl PathReport {
             medium: None,
             is_listed: false,
             is_checked: false,
+            is_verified: false,
             chunks: 1,
             rails: 1,
             hops: Vec::new(),
@@ -249,6 +251,13 @@ impl PathReport {
     #[must_use]
     pub fn with_owner_check(mut self, is_checked: bool) -> Self {
         self.is_checked = is_checked;
+        self
+    }
+
+    /// The same report, of a read whose bytes [match their checksum](Self::has_verified_checksum) or were not verified.
+    #[must_use]
+    pub fn with_verified_checksum(mut self, is_verified: bool) -> Self {
+        self.is_verified = is_verified;
         self
     }
 
@@ -325,6 +334,12 @@ impl PathReport {
         self.is_checked
     }
 
+    /// Whether the bytes that arrived were found to match the checksum of their [offer](crate::OperationOptions::checksum).
+    #[must_use]
+    pub fn has_verified_checksum(&self) -> bool {
+        self.is_verified
+    }
+
     /// What carried the bytes between the processes, if they left this one and it is known.
     #[must_use]
     pub fn medium(&self) -> Option<Medium> {
@@ -383,6 +398,9 @@ impl fmt::Display for PathReport {
         }
         if self.is_checked {
             f.write_str("; checked by the owner")?;
+        }
+        if self.is_verified {
+            f.write_str("; checksum verified")?;
         }
         if self.chunks > 1 {
             write!(f, "; {} chunks", self.chunks)?;

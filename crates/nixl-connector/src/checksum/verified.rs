@@ -116,13 +116,20 @@ impl Execution for Verified {
             if let Stage::Moving(execution, verification) = moving {
                 // The execution may hold the use of the lease.
                 drop(execution);
-                if let Some(comparison) = verification.begin()? {
-                    self.0 = Stage::Summing(moved, comparison);
-                }
+                self.0 = match verification.begin()? {
+                    Some(comparison) => Stage::Summing(moved, comparison),
+                    None => Stage::Over(moved.verified()),
+                };
             }
         }
         match &mut self.0 {
-            Stage::Summing(_, comparison) => comparison.poll(),
+            Stage::Summing(moved, comparison) => {
+                let compared = ready!(comparison.poll());
+                if compared.is_ok() {
+                    self.0 = Stage::Over(moved.clone().verified());
+                }
+                Poll::Ready(compared)
+            }
             Stage::Moving(..) | Stage::Over(_) => Poll::Ready(Ok(())),
         }
     }

@@ -28,6 +28,10 @@ impl Connector {
         options: OperationOptions,
     ) -> Result<(Box<dyn Execution>, DescriptorList, OperationOptions), ConnectorError> {
         let connection = &self.shared.connection;
+        let is_verified = kind == OperationKind::Read && remote.checksum().is_some();
+        if options.has_checksum() && !is_verified {
+            return Err(ConnectorError::NoChecksum);
+        }
         let options = options.within_trace_of(remote);
         let policy = options.path_policy();
         if local.len().max(remote.descriptors().len()) <= Self::WALKED_HERE {

@@ -3,7 +3,9 @@
 use std::num::NonZeroU32;
 
 use nixl_connector::simulated::Fault;
-use nixl_connector::{ConnectorError, OperationError, OperationOptions, TransportError};
+use nixl_connector::{
+    Completion, ConnectorError, OperationError, OperationOptions, TransportError,
+};
 use nixl_descriptor::{Descriptor, DescriptorList, Region};
 use nixl_metadata::{NativeVersion, RdmaMetadata};
 use proptest::prelude::*;
@@ -55,7 +57,10 @@ async fn whole_bytes_are_accepted_and_damaged_ones_are_not() {
             net.fabric.faults().next(at.map(|at| Fault::FlipsBit { at: at as u64 }));
             let begun = net.initiator.begin_read(&remote.unwrap(), local.clone()).await;
             let mut read = begun.unwrap();
-            let ended = read.wait_for_completion().await.map(|completion| completion.bytes());
+            let ended = read.wait_for_completion().await;
+            let is_verified = |done: &Completion| done.path().unwrap().has_verified_checksum();
+            assert!(ended.as_ref().is_ok_and(is_verified) == at.is_none());
+            let ended = ended.map(|completion| completion.bytes());
             let arrived = local.to_vec().unwrap();
             let Some(at) = at else {
                 assert_eq!(ended, Ok(len as u64));
@@ -90,8 +95,11 @@ async fn an_offer_without_a_checksum_is_read_as_it_arrives() {
         let local = Region::zeroed(100).unwrap();
         net.fabric.faults().next([Fault::FlipsBit { at: 7 }]);
         let remote = RdmaMetadata::decode(&form).unwrap();
+        let demanding = net.initiator.begin_read_with(&remote, local.clone(), options()).await;
+        assert_eq!(demanding.unwrap_err(), ConnectorError::NoChecksum);
         let mut read = net.initiator.begin_read(&remote, local.clone()).await.unwrap();
-        read.wait_for_completion().await.unwrap();
+        let done = read.wait_for_completion().await.unwrap();
+        assert!(!done.path().unwrap().has_verified_checksum());
         assert_ne!(local.to_vec().unwrap(), pattern(100));
     }
 }
@@ -102,6 +110,15 @@ async fn a_writable_offer_is_refused() {
     let memory = Region::zeroed(64).unwrap();
     let refused = net.target.create_writable_with(memory, options()).await.unwrap_err();
     assert_eq!(refused, ConnectorError::ChecksumOfWritable);
+}
+
+#[tokio::test]
+async fn a_write_that_demands_a_checksum_is_refused() {
+    let net = net().await;
+    let offer = net.target.create_writable(Region::zeroed(64).unwrap()).await.unwrap();
+    let source = Region::zeroed(64).unwrap();
+    let write = net.initiator.begin_write_with(source, offer.metadata(), options()).await;
+    assert_eq!(write.unwrap_err(), ConnectorError::NoChecksum);
 }
 
 #[tokio::test]

@@ -74,6 +74,9 @@ impl RemoteExport {
     ) -> Result<Completion, ConnectorError> {
         let Imported { connector, words, .. } = &*self.0;
         connector.refuse_if_draining()?;
+        if options.operation.has_checksum() {
+            return Err(ConnectorError::NoChecksum);
+        }
         let layers = self.admit(ticket, Rights::Read, options.layers.clone())?;
         let part = options.part(layers.clone());
         let BlockTransferOptions { class, mut operation, when_ready, .. } = options;

@@ -82,6 +82,9 @@ impl RemoteExport {
         if outer.is_some() || tokens.is_some() {
             return Err(TicketError::PartOfLayers.into());
         }
+        if operation.has_checksum() {
+            return Err(ConnectorError::NoChecksum);
+        }
         let layers = self.admit(ticket, Rights::Write, layers)?;
         let theirs = &layouts[usize::from(ticket.layout())];
         same_geometry(local.geometry(), theirs.geometry())

@@ -37,7 +37,7 @@ async fn some_outer_parts_and_tokens_of_blocks_are_read() {
 }
 
 #[tokio::test]
-async fn parts_that_blocks_do_not_have_are_refused() {
+async fn parts_that_blocks_do_not_have_and_checksums_are_refused() {
     let world = World::new().await;
     let grant = world.export.grant(0, &[7], GrantOptions::new()).unwrap();
     let mut written = world.export.grant_write(0, &[3], WriteGrantOptions::new()).await.unwrap();
@@ -53,6 +53,13 @@ async fn parts_that_blocks_do_not_have_are_refused() {
         let error = error.unwrap_err();
         assert_eq!(*error.cause(), TicketError::PartOfLayers.into());
         assert!(error.blocks().is_empty());
+        // Words of grants have no sum of the bytes.
+        let demanding =
+            || BlockTransferOptions::new().operation(OperationOptions::new().checksum(true));
+        let error = import.read_blocks_with(grant.ticket(), &local, &[0], demanding()).await;
+        assert_eq!(cause(error), ConnectorError::NoChecksum);
+        let error = import.write_blocks_with(written.ticket(), &local, &[0], demanding()).await;
+        assert_eq!(*error.unwrap_err().cause(), ConnectorError::NoChecksum);
     }
     assert_eq!(written.revoke(), crate::RevokeOutcome::Free);
 }
