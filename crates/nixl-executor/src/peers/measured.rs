@@ -134,13 +134,36 @@ fn retry_after(times: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use nixl_device::Device;
+    use nixl_ops::{OperationKind, PathPolicy};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::facts::{Engine, LocalFacts, LocalGpu, OfferFacts, PeerFacts};
+    use crate::local::MemoryKind;
+    use crate::planner::{PathCosts, PathPlan, PathQuery};
 
     const KIND: PathKind = PathKind::EngineStaged;
     const BYTES: u64 = 1 << 26;
     const ESTIMATE: Duration = Duration::from_millis(1);
+
+    /// Two paths between the GPUs of two processes: staged through the host by both, and the engine's.
+    fn plan() -> PathPlan {
+        let here = LocalFacts {
+            cuda: Ok(()),
+            gpus: vec![LocalGpu::new(0), LocalGpu::new(1)],
+            ..LocalFacts::default()
+        };
+        let mut peer = PeerFacts::unknown();
+        (peer.native, peer.staging) = (true, true);
+        let memories = (MemoryKind::Gpu(0), Device::cuda(1));
+        let (offered, policy) = (OfferFacts::default(), PathPolicy::auto());
+        let query = PathQuery::new(OperationKind::Read, memories, Engine::Ucx, offered, policy);
+        let plan = PathPlan::new(query, &here, &peer, &PathCosts::default());
+        let kinds: Vec<_> = plan.available.iter().map(|path| path.kind).collect();
+        assert_eq!(kinds, [PathKind::StagedBothSides, PathKind::EngineStaged], "{plan}");
+        plan
+    }
 
     fn slow(measured: &MeasuredPaths, bytes: u64, now: Duration) -> Option<f64> {
         let mut history = PathHistory::new();
@@ -217,6 +240,31 @@ mod tests {
             }
             // It is slow for 30 s at least each time.
             let most = 2 * (now.as_secs() / MeasuredPaths::FIRST_RETRY.as_secs() + 1);
+            prop_assert!(u64::from(changes) <= most, "{changes} in {now:?}");
+        }
+
+        /// The speeds of two paths alternate, each at its own pace: the planner changes between them a few times a minute at most.
+        #[test]
+        fn alternating_speeds_make_no_choice_flap(
+            [first, second] in proptest::array::uniform2((1usize..50, 1u32..200)),
+            step in 1u64..500,
+        ) {
+            let plan = plan();
+            let (mut measured, mut now) = (MeasuredPaths::new(), Duration::ZERO);
+            let (mut changes, mut last) = (0u32, None);
+            for at in 0..4000 {
+                let mut history = PathHistory::new();
+                measured.apply(BYTES, now, &mut history);
+                let chosen = plan.choose(BYTES, &history).unwrap();
+                changes += u32::from(last.replace(chosen.kind()).is_some_and(|last| last != chosen.kind()));
+                let (pace, factor) = if chosen.kind() == PathKind::StagedBothSides { first } else { second };
+                let factor = if (at / pace) % 2 == 0 { 1 } else { factor };
+                let estimate = chosen.path.cost.estimate(1, BYTES);
+                measured.note(chosen.kind(), BYTES, estimate, estimate * factor, now);
+                now += Duration::from_millis(step);
+            }
+            // Each path is left for 30 s at least, and taken again once in that time.
+            let most = 4 * (now.as_secs() / MeasuredPaths::FIRST_RETRY.as_secs() + 1);
             prop_assert!(u64::from(changes) <= most, "{changes} in {now:?}");
         }
     }

@@ -26,6 +26,13 @@ pub struct AvailablePath {
     pub(crate) why: Cow<'static, str>,
 }
 
+impl AvailablePath {
+    /// Whether the engine copies GPU memory through the host by itself.
+    fn is_emulated(&self) -> bool {
+        self.kind == PathKind::EngineStaged && self.medium != Some(Medium::Gpu)
+    }
+}
+
 /// A path that is unavailable or forbidden.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct UnavailablePath {
@@ -129,7 +136,8 @@ impl PathPlan {
         }
     }
 
-    /// The path of the last operation, if `best` is not better by [`PathHistory::HYSTERESIS`].
+    /// The path of the last operation, if `best` is not better by [`PathHistory::HYSTERESIS`]. The engine's copies of GPU memory through
+    /// the host are not kept: their times differ by more than that.
     fn kept(
         &self,
         (_, best): (&AvailablePath, RankKey),
@@ -138,6 +146,9 @@ impl PathPlan {
     ) -> Option<(&AvailablePath, RankKey)> {
         let current = history.current().filter(|kind| history.tried(*kind).is_none())?;
         let path = self.available.iter().find(|path| same(path.kind, current))?;
+        if path.is_emulated() {
+            return None;
+        }
         let place = self.place(path, bytes, history);
         let is_near = place.estimate <= best.estimate.mul_f64(PathHistory::HYSTERESIS);
         (is_near && place.standing() == best.standing()).then_some((path, place))
@@ -205,7 +216,7 @@ impl PathPlan {
     /// staging is not there for this reason.
     #[must_use]
     pub fn degraded(&self, taken: &AvailablePath) -> Option<&Cow<'static, str>> {
-        if taken.kind != PathKind::EngineStaged || taken.medium == Some(Medium::Gpu) {
+        if !taken.is_emulated() {
             return None;
         }
         let staged = |path: &&UnavailablePath| {

@@ -867,3 +867,21 @@ fn a_slow_path_is_left_for_one_that_is_better_and_the_path_of_the_last_operation
     failed.note_cooldown(PathKind::CudaIpc, "the driver refused the handle");
     assert_eq!(taken(&failed), PathKind::EngineStaged);
 }
+
+#[test]
+fn the_engine_s_copies_through_the_host_give_way_to_staging_that_is_a_little_faster() {
+    let plan = plan(ask(MemoryKind::Gpu(0), ONE), &here(), &neighbour());
+    let taken = |factor: f64| {
+        let mut history = PathHistory::new();
+        history.note_slow(PathKind::StagedBothSides, factor);
+        history.note_current(PathKind::EngineStaged);
+        plan.choose(LARGE, &history).unwrap().kind()
+    };
+    let estimate = |kind| {
+        let path = plan.available.iter().find(|path| path.kind == kind).unwrap();
+        path.cost.estimate(1, LARGE).as_secs_f64()
+    };
+    let even = estimate(PathKind::EngineStaged) / estimate(PathKind::StagedBothSides);
+    assert_eq!(taken(even / 1.1), PathKind::StagedBothSides);
+    assert_eq!(taken(even * 1.1), PathKind::EngineStaged);
+}
