@@ -61,7 +61,7 @@
 //! |---|---|---|---|
 //! | `nixl` | on | g++ and libclang to build, NIXL 1.5 to run | the transport between processes |
 //! | `cudarc` | off | nothing to build, CUDA's driver to have slices | regions over slices of cudarc, order after its streams |
-//! | `files` | off | Linux | the module `files`: blocks between files and memory |
+//! | `files` | off | Linux | the module `files`: blocks between files and memory, a store of blocks |
 //! | `dlpack` | off | nothing | regions and tensors over tensors of other frameworks |
 //! | `half` | off | nothing | tensors of the 16-bit numbers of the crate `half` |
 //! | `ndarray` | off | nothing | tensors to and from arrays of the crate `ndarray` |

@@ -98,12 +98,11 @@ impl FileRegion {
             Some(len) => beneath.create(len)?,
             None => beneath.open()?,
         };
-        let direct = options.direct.then(|| beneath.open_direct(&file)).transpose()?;
-        let alignment = match &direct {
-            None => FileAlignment::NONE,
-            Some(direct) => FileAlignment::of_direct(direct)
-                .ok_or_else(|| FileError::NoDirectIo { path: path.clone() })?,
-        };
+        let (direct, alignment) = beneath.direct(&file).inspect_err(|_| {
+            if options.create.is_some() {
+                beneath.discard(&file);
+            }
+        })?;
         let identity = beneath.identity(&file)?;
         Ok(Self::new(Opened { file, direct, path, identity, alignment, access: options.access }))
     }
@@ -174,12 +173,16 @@ impl Beneath<'_> {
         let file = self.openat(flags)?;
         let reserved = self.reserve(&file, len).and_then(|()| self.block(&file));
         if let Err(error) = reserved {
-            // A file system without room has given some of it nevertheless.
-            let _ = ftruncate(&file, 0);
-            let _ = unlinkat(self.folder, self.name, AtFlags::empty());
+            self.discard(&file);
             return Err(error);
         }
         Ok(file)
+    }
+
+    /// Removes a file that was created, and the room that it has: a file system without enough gives some of it nevertheless.
+    fn discard(&self, file: &OwnedFd) {
+        let _ = ftruncate(file, 0);
+        let _ = unlinkat(self.folder, self.name, AtFlags::empty());
     }
 
     fn reserve(&self, file: &OwnedFd, len: u64) -> Result<(), FileError> {
@@ -197,6 +200,17 @@ impl Beneath<'_> {
             Ok(()) | Err(Errno::BADF | Errno::INVAL) => Ok(()),
             Err(errno) => Err(self.error(errno, "fsync", len)),
         }
+    }
+
+    /// The same file past the page cache and its alignment, if wanted.
+    fn direct(&self, file: &OwnedFd) -> Result<(Option<OwnedFd>, FileAlignment), FileError> {
+        if !self.options.direct {
+            return Ok((None, FileAlignment::NONE));
+        }
+        let direct = self.open_direct(file)?;
+        let alignment = FileAlignment::of_direct(&direct)
+            .ok_or_else(|| FileError::NoDirectIo { path: self.path.to_owned() })?;
+        Ok((Some(direct), alignment))
     }
 
     /// The same file past the page cache.

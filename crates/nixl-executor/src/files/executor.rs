@@ -19,7 +19,7 @@ use super::device::Devices;
 use super::error::FileTransferError;
 use super::execution::FileExecution;
 use super::io_kind::IoKind;
-use super::operation::Operation;
+use super::operation::{Held, Operation};
 use super::queue::DeviceQueue;
 use super::simulated::SimulatedFiles;
 use crate::local::on_a_thread;
@@ -153,7 +153,7 @@ impl FileExecutor {
         dst_blocks: &[usize],
         options: &FileIoOptions,
     ) -> Result<FileOperation, FileTransferError> {
-        self.begin(IoKind::Read, (src, src_blocks), (dst, dst_blocks), options)
+        self.begin(IoKind::Read, (src, src_blocks), (dst, dst_blocks), options, (false, None))
     }
 
     /// Writes blocks `src_blocks` of memory to blocks `dst_blocks` of a file, pairwise, each once on both sides. Returns after the
@@ -171,7 +171,7 @@ impl FileExecutor {
         dst_blocks: &[usize],
         options: &FileIoOptions,
     ) -> Result<FileOperation, FileTransferError> {
-        self.begin(IoKind::Write, (dst, dst_blocks), (src, src_blocks), options)
+        self.begin(IoKind::Write, (dst, dst_blocks), (src, src_blocks), options, (false, None))
     }
 
     /// Brings all bytes of the file that were written before to the disk (`fdatasync`).
@@ -196,12 +196,14 @@ impl FileExecutor {
         self.shared.devices.of(file).queue.queued(class)
     }
 
-    fn begin(
+    /// Begins a read or a write, which sums its bytes if wanted, and owns `more` until it is quiet.
+    pub(super) fn begin(
         &self,
         kind: IoKind,
         (of_file, file_blocks): (&FileLayout, &[usize]),
         (memory, blocks): (&Layout, &[usize]),
         options: &FileIoOptions,
+        (is_summed, more): (bool, Option<Held>),
     ) -> Result<FileOperation, FileTransferError> {
         self.shared.driver.check_process().map_err(OperationError::from)?;
         if !memory.device().is_host() {
@@ -228,8 +230,8 @@ impl FileExecutor {
             _ => ChunkPairError::Count { src: file_blocks.len(), dst: blocks.len() }.into(),
         })?;
         let (engine, choice) = self.shared.devices.engine(file);
-        let held = Box::new((leases, ranges));
-        let operation = Operation::of_pairs(kind, class, file, engine, &pairs, held);
+        let held: Held = Box::new((leases, ranges, more));
+        let operation = Operation::of_pairs(kind, class, file, engine, &pairs, (is_summed, held));
         self.start(operation, file, &choice, options)
     }
 
@@ -289,6 +291,11 @@ impl FileOperation {
     /// Moves what has not begun of a prefetch to the class of demand: a request waits for it now.
     pub fn promote(&self) {
         self.queue.promote(&self.operation, FileClass::Demand);
+    }
+
+    /// The CRC-32 of the bytes, of an operation that was to sum them and has completed.
+    pub(super) fn checksum(&self) -> Option<u32> {
+        self.operation.checksum()
     }
 
     /// The operation, to be awaited or cancelled.

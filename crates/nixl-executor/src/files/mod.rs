@@ -41,7 +41,9 @@ mod operation;
 mod probe;
 mod queue;
 mod schedule;
+mod segment;
 mod simulated;
+pub mod store;
 #[cfg(test)]
 mod tests;
 mod threads;

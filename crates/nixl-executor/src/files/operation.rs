@@ -20,6 +20,7 @@ use super::class::FileClass;
 use super::engine::EngineKind;
 use super::error::FileIoError;
 use super::io_kind::IoKind;
+use super::segment::{self, Segment};
 
 /// An engine. It owns each operation from its submission to the kernel's answer.
 pub(crate) trait FileEngine: Send + Sync + fmt::Debug {
@@ -36,14 +37,6 @@ pub(crate) trait CallCounter: Send + Sync {
 
     /// Begins what may begin, once the owner of the call has learned of its end.
     fn begin_more(self: Arc<Self>);
-}
-
-/// Bytes of memory, as the kernel takes them (`iovec`).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(C)]
-pub(crate) struct Segment {
-    pub(crate) address: usize,
-    pub(crate) len: usize,
 }
 
 /// Bytes of the file that one call moves.
@@ -67,6 +60,7 @@ pub(crate) struct Operation {
     segments: Vec<Segment>,
     pieces: Vec<Piece>,
     bytes: u64,
+    is_summed: bool,
     state: Mutex<State>,
 }
 
@@ -77,6 +71,8 @@ struct State {
     /// No further piece is taken.
     stopped: bool,
     error: Option<FileIoError>,
+    /// The CRC-32 of each piece that has ended and its length, if wanted.
+    sums: Vec<Option<(u32, u64)>>,
     /// The leases, and what keeps the memory allocated.
     held: Option<Held>,
     waker: Option<Waker>,
@@ -98,7 +94,7 @@ impl Operation {
         file: &FileRegion,
         engine: Arc<dyn FileEngine>,
         pairs: &FilePairs,
-        held: Held,
+        (is_summed, held): (bool, Held),
     ) -> Arc<Self> {
         let mut segments = Vec::new();
         let mut pieces = Vec::new();
@@ -110,7 +106,7 @@ impl Operation {
             cut(run.offset(), &segments, first, direct, &mut pieces);
         }
         let bytes = pairs.bytes();
-        Self::new(kind, class, file, engine, (segments, pieces, bytes), held)
+        Self::new((kind, class, is_summed), file, engine, (segments, pieces, bytes), held)
     }
 
     /// A sync of the file.
@@ -122,12 +118,11 @@ impl Operation {
     pub(super) fn holding(file: &FileRegion, engine: Arc<dyn FileEngine>, held: Held) -> Arc<Self> {
         let piece = Piece { offset: 0, len: 0, direct: false, segment: 0, skip: 0, segments: 0 };
         let parts = (Vec::new(), vec![piece], 0);
-        Self::new(IoKind::Sync, FileClass::Write, file, engine, parts, held)
+        Self::new((IoKind::Sync, FileClass::Write, false), file, engine, parts, held)
     }
 
     fn new(
-        kind: IoKind,
-        class: FileClass,
+        (kind, class, is_summed): (IoKind, FileClass, bool),
         file: &FileRegion,
         engine: Arc<dyn FileEngine>,
         (segments, pieces, bytes): (Vec<Segment>, Vec<Piece>, u64),
@@ -138,11 +133,12 @@ impl Operation {
             in_flight: 0,
             stopped: false,
             error: None,
+            sums: if is_summed { vec![None; pieces.len()] } else { Vec::new() },
             held: Some(held),
             waker: None,
         };
         let (file, state) = (file.clone(), Mutex::new(state));
-        Arc::new(Self { kind, class, file, engine, segments, pieces, bytes, state })
+        Arc::new(Self { kind, class, file, engine, segments, pieces, bytes, is_summed, state })
     }
 
     pub(crate) fn kind(&self) -> IoKind {
@@ -186,7 +182,8 @@ impl Operation {
         if state.stopped {
             return None;
         }
-        let piece = *self.pieces.get(state.next)?;
+        let index = state.next;
+        let piece = *self.pieces.get(index)?;
         state.next += 1;
         state.in_flight += 1;
         drop(state);
@@ -211,6 +208,8 @@ impl Operation {
             segments,
             first: 0,
             again: 0,
+            index,
+            sum: self.is_summed.then(crc32fast::Hasher::new),
         })
     }
 
@@ -244,9 +243,25 @@ impl Operation {
         }
     }
 
+    /// The CRC-32 of all bytes in the order of the file, of an operation that was to sum them and has succeeded.
+    pub(crate) fn checksum(&self) -> Option<u32> {
+        let state = lock(&self.state);
+        let mut whole = crc32fast::Hasher::new();
+        for sum in &state.sums {
+            let (sum, len) = (*sum)?;
+            whole.combine(&crc32fast::Hasher::new_with_initial_len(sum, len));
+        }
+        self.is_summed.then(|| whole.finalize())
+    }
+
     /// A piece has ended.
-    fn ended(&self, error: Option<FileIoError>) {
+    fn ended(&self, error: Option<FileIoError>, sum: Option<(usize, u32, u64)>) {
         let mut state = lock(&self.state);
+        if let Some((index, sum, len)) = sum
+            && let Some(place) = state.sums.get_mut(index)
+        {
+            *place = Some((sum, len));
+        }
         state.in_flight -= 1;
         if error.is_some() && state.error.is_none() {
             state.error = error;
@@ -280,14 +295,6 @@ impl fmt::Debug for Operation {
 impl State {
     fn is_over(&self, pieces: usize) -> bool {
         self.in_flight == 0 && (self.stopped || self.next == pieces)
-    }
-}
-
-impl Segment {
-    fn of(descriptor: &Descriptor) -> Self {
-        // Addresses of the host fit.
-        let address = usize::try_from(descriptor.address()).unwrap_or(0);
-        Self { address, len: descriptor.len() }
     }
 }
 
@@ -349,6 +356,10 @@ pub(crate) struct FileOp {
     first: usize,
     /// Calls in a row that the kernel put off.
     again: u32,
+    /// Its number in the operation.
+    index: usize,
+    /// Of the bytes that were moved, if wanted.
+    sum: Option<crc32fast::Hasher>,
 }
 
 impl FileOp {
@@ -410,6 +421,10 @@ impl FileOp {
             }
         };
         self.again = 0;
+        if let Some(sum) = &mut self.sum {
+            let segments = self.segments.get(self.first..).unwrap_or_default();
+            segment::sum(segments, count.min(self.left), sum);
+        }
         if count >= self.left {
             self.finish(None);
             return None;
@@ -478,7 +493,8 @@ impl FileOp {
             queue.note_end(*class, self.queued);
         }
         if let Some(operation) = operation {
-            operation.ended(error);
+            let sum = self.sum.take().map(|sum| (self.index, sum.finalize(), self.queued));
+            operation.ended(error, sum);
         }
         if let Some((queue, _)) = queue {
             queue.begin_more();

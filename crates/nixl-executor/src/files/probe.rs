@@ -105,9 +105,10 @@ fn run(
     };
     let leased = layout.lease(&[0], 0..1, of_memory).map_err(|error| text(&error))?;
     let ranges = file.lease(&pairs.ranges(), of_ranges).map_err(|error| text(&error))?;
-    let held = Box::new((leased, ranges));
+    let held: Box<_> = Box::new((leased, ranges));
     let engine = Arc::clone(engine);
-    let operation = Operation::of_pairs(kind, FileClass::Demand, file, engine, &pairs, held);
+    let operation =
+        Operation::of_pairs(kind, FileClass::Demand, file, engine, &pairs, (false, held));
     let mut ops = Vec::new();
     while let Some(op) = operation.take(None) {
         ops.push(op);

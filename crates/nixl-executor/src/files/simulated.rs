@@ -53,8 +53,11 @@ struct Disk {
     /// Calls with the time at which they are done.
     pending: Vec<(Duration, FileOp)>,
     latency: Duration,
-    faults: Vec<Fault>,
+    /// Each with the number of calls of its kind that come before.
+    faults: Vec<(u64, Fault)>,
     is_hung: bool,
+    /// Calls until the disk freezes.
+    left: Option<u64>,
     /// Calls that were answered by an error of a fault.
     failed: u64,
     images: HashMap<FileIdentity, Image>,
@@ -93,6 +96,7 @@ impl SimulatedFiles {
             latency: Duration::ZERO,
             faults: Vec::new(),
             is_hung: false,
+            left: None,
             failed: 0,
             images: HashMap::new(),
             is_closing: false,
@@ -117,12 +121,17 @@ impl SimulatedFiles {
 
     /// The next call of this kind fails with this number of the system (`errno`).
     pub fn fail_next(&self, kind: IoKind, errno: i32) {
-        self.disk().faults.push(Fault::Error(kind, errno));
+        self.fail_nth(kind, 0, errno);
+    }
+
+    /// A call of this kind fails with this number of the system, after so many others.
+    pub fn fail_nth(&self, kind: IoKind, others: u64, errno: i32) {
+        self.disk().faults.push((others, Fault::Error(kind, errno)));
     }
 
     /// The next call of this kind moves at most so many bytes.
     pub fn shorten_next(&self, kind: IoKind, bytes: usize) {
-        self.disk().faults.push(Fault::Short(kind, bytes));
+        self.disk().faults.push((0, Fault::Short(kind, bytes)));
     }
 
     /// Answers no call until the disk is [thawed](Self::thaw), as a file system that is frozen.
@@ -130,9 +139,23 @@ impl SimulatedFiles {
         self.disk().is_hung = true;
     }
 
+    /// Answers so many calls, and then [freezes](Self::freeze).
+    pub fn freeze_after(&self, calls: u64) {
+        self.disk().left = Some(calls);
+        self.wake();
+    }
+
+    /// Whether the disk is frozen.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.disk().is_hung
+    }
+
     /// Answers calls again.
     pub fn thaw(&self) {
-        self.disk().is_hung = false;
+        let mut disk = self.disk();
+        (disk.is_hung, disk.left) = (false, None);
+        drop(disk);
         self.wake();
     }
 
@@ -155,12 +178,19 @@ impl SimulatedFiles {
         Ok(())
     }
 
-    /// Gives the file a content that the disk may have after a loss of power now. Call it with nothing in flight.
+    /// Gives the file a content that the disk may have after a loss of power now. Calls that wait for their answer fail, of any
+    /// file.
     ///
     /// # Errors
     ///
     /// The system's error of writing the file, or the file is not [tracked](Self::track).
     pub fn crash(&self, file: &FileRegion) -> io::Result<()> {
+        let mut disk = self.disk();
+        let pending = std::mem::take(&mut disk.pending);
+        drop(disk);
+        for (_, op) in pending {
+            drop(op.answer(Err(io::Error::from_raw_os_error(libc::EIO))));
+        }
         let mut disk = self.disk();
         let mut random = disk.random;
         let image = disk.images.get_mut(&file.identity());
@@ -218,6 +248,9 @@ impl Shared {
     fn run(&self) {
         let mut disk = lock(&self.disk);
         loop {
+            if disk.left == Some(0) {
+                (disk.is_hung, disk.left) = (true, None);
+            }
             let now = self.clock.now();
             let due: Vec<_> = disk
                 .pending
@@ -228,6 +261,7 @@ impl Shared {
             if !due.is_empty() && !disk.is_hung {
                 let at = due[next(&mut disk.random) as usize % due.len()];
                 let (due, op) = disk.pending.swap_remove(at);
+                disk.left = disk.left.map(|left| left.saturating_sub(1));
                 let (result, op) = disk.call(op);
                 drop(disk);
                 let rest = op.answer(result);
@@ -245,11 +279,19 @@ impl Shared {
 impl Disk {
     fn call(&mut self, op: FileOp) -> (io::Result<usize>, FileOp) {
         let kind = op.kind();
-        let of_kind = |fault: &Fault| match *fault {
-            Fault::Error(of, _) | Fault::Short(of, _) => of == kind,
+        let mut of_kind = self.faults.iter_mut().enumerate().filter(|(_, (_, fault))| {
+            let (Fault::Error(of, _) | Fault::Short(of, _)) = *fault;
+            of == kind
+        });
+        let now = match of_kind.next() {
+            Some((at, (0, _))) => Some(at),
+            Some((_, (others, _))) => {
+                *others -= 1;
+                None
+            }
+            None => None,
         };
-        let at = self.faults.iter().position(of_kind);
-        let result = match at.map(|at| self.faults.remove(at)) {
+        let result = match now.map(|at| self.faults.remove(at).1) {
             Some(Fault::Error(_, errno)) => {
                 self.failed += 1;
                 Err(io::Error::from_raw_os_error(errno))

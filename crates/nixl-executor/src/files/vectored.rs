@@ -4,7 +4,8 @@
 use std::io;
 
 use super::io_kind::IoKind;
-use super::operation::{FileOp, Segment};
+use super::operation::FileOp;
+use super::segment::Segment;
 
 /// The segments of what is left of an operation, as the kernel takes them.
 pub(super) fn iovecs(op: &FileOp) -> (*const libc::iovec, u32) {

@@ -33,7 +33,7 @@ pub(super) fn read_operation(
         file.lease(&pairs.ranges(), LeaseMode::Read).unwrap(),
     );
     let (engine, held) = (Arc::clone(engine), Box::new(held));
-    Operation::of_pairs(IoKind::Read, FileClass::Demand, file, engine, &pairs, held)
+    Operation::of_pairs(IoKind::Read, FileClass::Demand, file, engine, &pairs, (false, held))
 }
 
 /// Submits all of an operation, and waits for its end.

@@ -6,4 +6,5 @@ mod answers;
 mod cancelling;
 mod conformance;
 mod queues;
+mod store;
 mod world;

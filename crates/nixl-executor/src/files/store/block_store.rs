@@ -1,0 +1,443 @@
+//! The block store.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use nixl_descriptor::Region;
+use nixl_descriptor::file::{FileError, FileLayout, FileLayoutError, FileOptions, FileRegion};
+use nixl_descriptor::layout::{Dimensions, Inner, Layout, LayoutError, LayoutGeometry};
+use rustix::fs::{FlockOperation, flock};
+
+use super::super::class::FileClass;
+use super::super::error::FileTransferError;
+use super::super::executor::{FileExecutor, FileIoOptions};
+use super::super::io_kind::IoKind;
+use super::error::StoreError;
+use super::key::BlockKey;
+use super::options::{Commit, StoreOptions};
+use super::record::{Header, PAGE, Record};
+use super::slots::{Reading, Reservation, Slots};
+use crate::local::on_a_thread;
+
+/// Blocks of one shape in a preallocated file, found by their keys. Cheap to clone; the last clone ends the ownership of the folder.
+#[derive(Clone)]
+pub struct BlockStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    executor: FileExecutor,
+    file: FileRegion,
+    /// The pages of records, and the blocks.
+    records: FileLayout,
+    blocks: FileLayout,
+    slots: Arc<Slots>,
+    fingerprint: u128,
+    capacity: u32,
+    commit: Commit,
+    /// Its lock is the ownership of the folder.
+    _owner: FileRegion,
+}
+
+/// Pages of records that are read at once, of which a table has a multiple.
+const BATCH: u64 = 256;
+
+impl BlockStore {
+    /// Opens the store of a folder, or creates it with room for all blocks. What was committed is found; nothing else is.
+    ///
+    /// Never blocks the caller's thread. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]: another store has the folder; its file is damaged, or holds other blocks; there is no room, or no right.
+    pub async fn open(
+        executor: &FileExecutor,
+        folder: impl AsRef<Path>,
+        options: StoreOptions,
+    ) -> Result<Self, StoreError> {
+        let folder = folder.as_ref().to_owned();
+        let (fingerprint, capacity) = (options.fingerprint(), options.capacity);
+        let places = Places::new(&options)?;
+        let opened = on_a_thread(move || files(&folder, places.len)).await;
+        let (owner, file, is_new) =
+            opened.map_err(|error| FileTransferError::Thread { error: error.into() })??;
+        executor.prepare(&file).await?;
+        let header = Header { fingerprint, capacity };
+        let is_new = is_new || is_empty(executor, &file).await?;
+        if is_new {
+            let first = page(&header.encode())?;
+            let layout = FileLayout::new(*first.geometry(), file.clone(), 0)?;
+            let io = FileIoOptions::new();
+            executor.write_blocks(&first, &[0], &layout, &[0], &io)?.wait_for_completion().await?;
+            executor.sync(&file, &io)?.wait_for_completion().await?;
+        }
+        check(executor, &file, header).await?;
+        let found = match is_new {
+            true => vec![None; capacity as usize],
+            false => scan(executor, &file, header).await?,
+        };
+        let records = FileLayout::new(pages(capacity.into())?, file.clone(), PAGE as u64)?;
+        let blocks = FileLayout::new(places.geometry, file.clone(), places.blocks)?;
+        let (slots, superseded) = Slots::new(found, options.eviction);
+        let shared = Shared {
+            executor: executor.clone(),
+            file,
+            records,
+            blocks,
+            slots,
+            fingerprint,
+            capacity,
+            commit: options.commit,
+            _owner: owner,
+        };
+        let store = Self { shared: Arc::new(shared) };
+        for slot in superseded {
+            // Otherwise it would be found again when the later block of its key has left.
+            store.erase(&Arc::new(slot)).await?;
+        }
+        Ok(store)
+    }
+
+    /// Stores a block of memory under a key. It is found once this has completed, and replaces what was found before.
+    ///
+    /// Dropped, it is as if it had not been; after a restart the block may be found nevertheless.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Full`], [`StoreError::Transfer`] if the block cannot be read or the device has too much waiting,
+    /// [`StoreError::Operation`] if a write failed. Then the block is not found, and others are as they were; if only the block
+    /// before it could not be erased, it is found.
+    pub async fn put(
+        &self,
+        key: BlockKey,
+        memory: &Layout,
+        block: usize,
+    ) -> Result<(), StoreError> {
+        let Shared { executor, blocks, slots, capacity, .. } = &*self.shared;
+        let reserved = slots.reserve().ok_or(StoreError::Full { capacity: *capacity })?;
+        let reserved = Arc::new(reserved);
+        if !reserved.is_erased() {
+            // What the slot had before must not be found after a crash, when a later block of its key has given way.
+            self.erase(&reserved).await?;
+        }
+        let mut write = executor.begin(
+            IoKind::Write,
+            (blocks, &[reserved.slot()]),
+            (memory, &[block]),
+            &FileIoOptions::new(),
+            (true, Some(Box::new(Arc::clone(&reserved)))),
+        )?;
+        write.wait_for_completion().await?;
+        // A record whose block a crash has torn would hide the block before it.
+        self.settle().await?;
+        let record = Record {
+            key,
+            generation: reserved.generation(),
+            len: blocks.geometry().block_len() as u64,
+            // A write that has completed has one.
+            checksum: write.checksum().unwrap_or(0),
+        };
+        reserved.set_erased(false);
+        self.write_record(&reserved, &record.encode(self.shared.fingerprint)).await?;
+        self.settle().await?;
+        if let Some(before) = reserved.commit(record) {
+            self.erase(&Arc::new(before)).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads a block into a block of memory. Returns whether it was found: if not, the memory is as it was.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Damaged`] if other bytes are there than were put; the block is found no more. [`StoreError::Transfer`] and
+    /// [`StoreError::Operation`] as of any read. After an error the content of the memory is undefined.
+    pub async fn get(
+        &self,
+        key: BlockKey,
+        memory: &Layout,
+        block: usize,
+    ) -> Result<bool, StoreError> {
+        self.read(key, memory, block, FileClass::Demand).await
+    }
+
+    /// As [`get`](Self::get), before a request needs the block.
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`FileTransferError::Busy`].
+    pub async fn prefetch(
+        &self,
+        key: BlockKey,
+        memory: &Layout,
+        block: usize,
+    ) -> Result<bool, StoreError> {
+        self.read(key, memory, block, FileClass::Prefetch).await
+    }
+
+    /// Takes a block out of the store. Returns whether it was there. While it is read, its record stays until the read ends.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Transfer`] and [`StoreError::Operation`]: it is found no more, but may be after a restart.
+    pub async fn remove(&self, key: BlockKey) -> Result<bool, StoreError> {
+        let was_there = self.contains(key);
+        if let Some(reserved) = self.shared.slots.take(&key) {
+            self.erase(&Arc::new(reserved)).await?;
+        }
+        Ok(was_there)
+    }
+
+    /// Whether a block is found.
+    #[must_use]
+    pub fn contains(&self, key: BlockKey) -> bool {
+        self.shared.slots.contains(&key)
+    }
+
+    /// The number of blocks.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a count of blocks")]
+    pub fn len(&self) -> usize {
+        self.shared.slots.len()
+    }
+
+    /// The number of blocks that the store has room for.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.shared.capacity
+    }
+
+    /// The number of blocks that were found damaged since the store was opened.
+    #[must_use]
+    pub fn damaged(&self) -> u64 {
+        self.shared.slots.damaged()
+    }
+
+    async fn read(
+        &self,
+        key: BlockKey,
+        memory: &Layout,
+        block: usize,
+        class: FileClass,
+    ) -> Result<bool, StoreError> {
+        let Shared { executor, blocks, slots, .. } = &*self.shared;
+        let Some(reading) = slots.read(&key).map(Arc::new) else { return Ok(false) };
+        let mut read = executor.begin(
+            IoKind::Read,
+            (blocks, &[reading.slot()]),
+            (memory, &[block]),
+            &FileIoOptions::new().class(class),
+            (true, Some(Box::new(Arc::clone(&reading)))),
+        )?;
+        read.wait_for_completion().await?;
+        let record = reading.record();
+        let is_whole = record.len == blocks.geometry().block_len() as u64
+            && read.checksum() == Some(record.checksum);
+        if !is_whole {
+            reading.set_damaged();
+            return Err(StoreError::Damaged { key });
+        }
+        // It may have left the store in the meantime.
+        if let Some(left) = Arc::into_inner(reading).and_then(Reading::finish) {
+            self.erase(&Arc::new(left)).await?;
+        }
+        Ok(true)
+    }
+
+    /// Empties the record of a slot.
+    async fn erase(&self, reserved: &Arc<Reservation>) -> Result<(), StoreError> {
+        self.write_record(reserved, &[]).await?;
+        self.settle().await?;
+        reserved.set_erased(true);
+        Ok(())
+    }
+
+    async fn write_record(
+        &self,
+        reserved: &Arc<Reservation>,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
+        let page = page(bytes)?;
+        let mut write = self.shared.executor.begin(
+            IoKind::Write,
+            (&self.shared.records, &[reserved.slot()]),
+            (&page, &[0]),
+            &FileIoOptions::new(),
+            (false, Some(Box::new(Arc::clone(reserved)))),
+        )?;
+        write.wait_for_completion().await?;
+        Ok(())
+    }
+
+    /// Brings what was written to the disk, if that is wanted.
+    async fn settle(&self) -> Result<(), StoreError> {
+        if self.shared.commit == Commit::Each {
+            let io = FileIoOptions::new();
+            self.shared.executor.sync(&self.shared.file, &io)?.wait_for_completion().await?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for BlockStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockStore")
+            .field("file", &self.shared.file.path())
+            .field("blocks", &self.len())
+            .field("capacity", &self.shared.capacity)
+            .field("damaged", &self.damaged())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where the parts of a store's file are.
+#[derive(Clone, Copy)]
+struct Places {
+    geometry: LayoutGeometry,
+    /// Where the blocks begin, after the first page and the records.
+    blocks: u64,
+    len: u64,
+}
+
+impl Places {
+    fn new(options: &StoreOptions) -> Result<Self, StoreError> {
+        let overflow =
+            || StoreError::from(FileLayoutError::from(LayoutError::Overflow { part: 0 }));
+        let dimensions =
+            Dimensions { blocks: options.capacity as usize, ..options.geometry.dimensions() };
+        let geometry = LayoutGeometry::try_from(dimensions)
+            .map_err(|error| FileLayoutError::from(LayoutError::from(error)))?;
+        let blocks = PAGE as u64 * (1 + table(options.capacity));
+        let stride = FileLayout::stride_of(&geometry).ok_or_else(overflow)?;
+        let len =
+            stride.checked_mul(options.capacity.into()).and_then(|len| len.checked_add(blocks));
+        Ok(Self { geometry, blocks, len: len.ok_or_else(overflow)? })
+    }
+}
+
+/// Pages of the table of records.
+fn table(capacity: u32) -> u64 {
+    u64::from(capacity).next_multiple_of(BATCH)
+}
+
+/// The shape of so many pages.
+fn pages(count: u64) -> Result<LayoutGeometry, StoreError> {
+    blocks_of(PAGE, count)
+}
+
+fn blocks_of(len: usize, count: u64) -> Result<LayoutGeometry, StoreError> {
+    let dimensions = Dimensions {
+        blocks: usize::try_from(count).unwrap_or(usize::MAX),
+        layers: 1,
+        outer: 1,
+        page_size: 1,
+        inner: Inner::Elements(len),
+        element_width: 1,
+    };
+    let geometry = LayoutGeometry::try_from(dimensions);
+    Ok(geometry.map_err(|error| FileLayoutError::from(LayoutError::from(error)))?)
+}
+
+/// One page of memory that begins with these bytes.
+fn page(bytes: &[u8]) -> Result<Layout, StoreError> {
+    let memory = |reason: &dyn fmt::Display| StoreError::Memory { reason: reason.to_string() };
+    let region = Region::zeroed(PAGE).map_err(|error| memory(&error))?;
+    region.copy_from_slice(0, bytes).map_err(|error| memory(&error))?;
+    Layout::of_blocks(region, PAGE).map_err(|error| FileLayoutError::from(error).into())
+}
+
+/// The lock of the folder, the file of the store, and whether it was created.
+fn files(folder: &Path, len: u64) -> Result<(FileRegion, FileRegion, bool), StoreError> {
+    let (owner, _) = open_or_create(folder, "owner", FileOptions::read_write(), PAGE as u64)?;
+    flock(owner.descriptor(), FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| StoreError::InUse { folder: folder.to_owned() })?;
+    let direct = open_or_create(folder, "blocks", FileOptions::read_write().direct(), len);
+    let (file, is_new) = match direct {
+        Err(FileError::NoDirectIo { .. }) => {
+            open_or_create(folder, "blocks", FileOptions::read_write(), len)?
+        }
+        opened => opened?,
+    };
+    match file.len()? == len {
+        true => Ok((owner, file, is_new)),
+        false => Err(StoreError::OtherBlocks { path: file.path().to_owned() }),
+    }
+}
+
+fn open_or_create(
+    folder: &Path,
+    name: &str,
+    options: FileOptions,
+    len: u64,
+) -> Result<(FileRegion, bool), FileError> {
+    match FileRegion::open(folder, name, &options) {
+        Err(FileError::NotFound { .. }) => {}
+        opened => return Ok((opened?, false)),
+    }
+    match FileRegion::open(folder, name, &options.create(len)) {
+        // Another process was faster.
+        Err(FileError::Exists { .. }) => Ok((FileRegion::open(folder, name, &options)?, false)),
+        created => Ok((created?, true)),
+    }
+}
+
+/// Whether the first page was never written: its store ended while it was created.
+async fn is_empty(executor: &FileExecutor, file: &FileRegion) -> Result<bool, StoreError> {
+    Ok(first_page(executor, file).await?.iter().all(|&byte| byte == 0))
+}
+
+/// That the first page is that of a store of these blocks.
+async fn check(
+    executor: &FileExecutor,
+    file: &FileRegion,
+    expected: Header,
+) -> Result<(), StoreError> {
+    let path = || file.path().to_owned();
+    match Header::decode(&first_page(executor, file).await?) {
+        Some(found) if found == expected => Ok(()),
+        Some(_) => Err(StoreError::OtherBlocks { path: path() }),
+        None => Err(StoreError::NoStore { path: path() }),
+    }
+}
+
+async fn first_page(executor: &FileExecutor, file: &FileRegion) -> Result<Vec<u8>, StoreError> {
+    let first = page(&[])?;
+    let layout = FileLayout::new(*first.geometry(), file.clone(), 0)?;
+    let io = FileIoOptions::new();
+    executor.read_blocks(&layout, &[0], &first, &[0], &io)?.wait_for_completion().await?;
+    first.block_to_vec(0).map_err(|error| StoreError::Memory { reason: error.to_string() })
+}
+
+/// The records of all slots.
+async fn scan(
+    executor: &FileExecutor,
+    file: &FileRegion,
+    header: Header,
+) -> Result<Vec<Option<Record>>, StoreError> {
+    /// Batches in flight.
+    const AHEAD: usize = 8;
+    let (batch, count) = (PAGE * BATCH as usize, table(header.capacity) / BATCH);
+    let layout = FileLayout::new(blocks_of(batch, count)?, file.clone(), PAGE as u64)?;
+    let memory = |reason: &dyn fmt::Display| StoreError::Memory { reason: reason.to_string() };
+    let region = Region::zeroed(batch * AHEAD).map_err(|error| memory(&error))?;
+    let buffers = Layout::of_blocks(region, batch).map_err(FileLayoutError::from)?;
+    let mut records = Vec::with_capacity(header.capacity as usize);
+    let (mut reads, mut begun) = (std::collections::VecDeque::new(), 0);
+    while records.len() < header.capacity as usize {
+        while begun < layout.geometry().blocks() && reads.len() < AHEAD {
+            let (io, buffer) = (FileIoOptions::new(), begun % AHEAD);
+            reads.push_back((
+                executor.read_blocks(&layout, &[begun], &buffers, &[buffer], &io)?,
+                buffer,
+            ));
+            begun += 1;
+        }
+        let Some((mut read, buffer)) = reads.pop_front() else { break };
+        read.wait_for_completion().await?;
+        let bytes = buffers.block_to_vec(buffer).map_err(|error| memory(&error))?;
+        records.extend(bytes.chunks(PAGE).map(|page| Record::decode(page, header.fingerprint)));
+    }
+    records.truncate(header.capacity as usize);
+    Ok(records)
+}
