@@ -11,18 +11,19 @@ use nixl_descriptor::{
 use nixl_device::Device;
 use nixl_device::locks::lock;
 use nixl_metadata::{
-    AgentMetadata, Limits, OfferTerms, PeerInfo, RdmaMetadata, SerializedDescriptor, Share,
+    AgentMetadata, HostIdentity, Limits, OfferTerms, PeerInfo, RdmaMetadata, SerializedDescriptor,
+    Share,
 };
 use nixl_ops::{
-    Clock, ConnectSpec, Connected, ConnectionContext, ConnectionExecutor, Driver, DriverConfig,
-    Executor, FoundSlot, Mailbox, OperationError, OperationOptions, PeerId, Preparation,
-    QuietProof, RemoteSlot, RemoteSlots, SpentKeys, SpentWords, Transport, TransportError,
-    foreign_process,
+    BlockingThread as _, Clock, ConnectSpec, Connected, ConnectionContext, ConnectionExecutor,
+    Driver, DriverConfig, Executor, FoundSlot, Mailbox, OperationError, OperationOptions, PeerId,
+    Preparation, QuietProof, RemoteSlot, RemoteSlots, SpentKeys, SpentWords, Transport,
+    TransportError, foreign_process,
 };
 
 use crate::admission::Admission;
 use crate::control::ControlThread;
-use crate::ended::{Leavers, PeerKnowledge};
+use crate::ended::{Leavers, PeerKnowledge, PeerProcess};
 use crate::exports::Exports;
 use crate::named_file::{notes_owner, page_of_file};
 use crate::peers::PeerTable;
@@ -198,6 +199,7 @@ impl Connection {
                     let slots = Arc::clone(&self.slots);
                     self.control.post(move || slots.sweep());
                 }
+                self.meet_again(remote);
                 return Ok(Some(slot));
             }
             FoundSlot::Unknown => {}
@@ -227,6 +229,15 @@ impl Connection {
         match self.slots.find(remote) {
             FoundSlot::Mapped(slot) => Ok(Some(slot)),
             _ => Ok(None),
+        }
+    }
+
+    /// Has an owner in another PID namespace met again, if the connection to it was lost: it may have been stopped for a while.
+    fn meet_again(&self, remote: &RdmaMetadata) {
+        let foreign = remote.peer().and_then(|peer| foreign_process(self.info.host(), peer.host()));
+        if let Some(process) = foreign.filter(|process| process.may_be_met()) {
+            // Without it the engine carries the bytes.
+            let _ = self.control.run_for_peer(Box::new(move || drop(process.meet())));
         }
     }
 
@@ -415,7 +426,7 @@ impl Connection {
     /// Has a peer's process watched that could not be watched before.
     fn watch_again(&self) {
         if let Some((peer, pid)) = self.peers.due_watch(|| self.clock.now()) {
-            self.knowledge().forget_at_exit(&peer, pid);
+            self.knowledge().forget_at_exit(&peer, PeerProcess::Here(pid));
         }
     }
 
@@ -431,9 +442,9 @@ impl Connection {
             if is_new {
                 tracing::info!(peer = %connected.peer(), "peer connected");
             }
-            let host = remote.peer().map(|peer| peer.host());
-            if is_new && let Some(host) = host.filter(|host| here.same_pid_namespace(host)) {
-                knowledge.forget_at_exit(connected.peer(), host.pid());
+            let process = remote.peer().and_then(|peer| process_of(&here, peer.host()));
+            if is_new && let Some(process) = process {
+                knowledge.forget_at_exit(connected.peer(), process);
             }
             peers.make_room(|unused| transport.disconnect(unused).is_ok());
             Ok(connected.into_peer())
@@ -468,6 +479,14 @@ impl Connection {
     /// Drops the cache entry of a peer that the engine has forgotten.
     pub(crate) fn forget(&self, peer: &PeerId) {
         self.peers.remove(peer);
+    }
+}
+
+/// The process of a peer, if it runs on this host.
+fn process_of(here: &HostIdentity, there: &HostIdentity) -> Option<PeerProcess> {
+    match here.same_pid_namespace(there) {
+        true => Some(PeerProcess::Here(there.pid())),
+        false => foreign_process(here, there).map(PeerProcess::Foreign),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use nixl_descriptor::SharedName;
+use nixl_descriptor::{ForeignProcess, SharedName};
 use nixl_device::{ProcessError, ProcessExits};
 use nixl_ops::{
     BlockingThread as _, ConnectionExecutor, Driver, OnLeaving, PeerId, RemoteSlots, Transport,
@@ -22,6 +22,15 @@ pub(crate) struct PeerKnowledge {
     slots: Weak<RemoteSlots>,
     control: ControlThread,
     work: WorkThread,
+}
+
+/// The process of a peer on this host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PeerProcess {
+    /// Of this number in this PID namespace.
+    Here(u32),
+    /// In another PID namespace, met through a rendezvous.
+    Foreign(ForeignProcess),
 }
 
 impl PeerKnowledge {
@@ -47,13 +56,21 @@ impl PeerKnowledge {
     }
 
     /// Drops the state of a peer on this host after the end of its process. Does not block.
-    pub(crate) fn forget_at_exit(self, peer: &PeerId, pid: u32) {
+    pub(crate) fn forget_at_exit(self, peer: &PeerId, process: PeerProcess) {
         let Some(peers) = self.peers.upgrade() else { return };
         let forget = {
             let of = peer.clone();
             move || {
                 let work = self.work.clone();
-                work.run(Box::new(move || self.forget(&of, pid)));
+                work.run(Box::new(move || self.forget(&of, process)));
+            }
+        };
+        let pid = match process {
+            PeerProcess::Here(pid) => pid,
+            PeerProcess::Foreign(process) => {
+                let watch = process.watch(forget);
+                watch.into_iter().for_each(|watch| peers.watch(peer, watch));
+                return;
             }
         };
         match ProcessExits::global().watch(pid, None, forget.clone()) {
@@ -91,16 +108,20 @@ impl PeerKnowledge {
         }
     }
 
-    /// *Blocking.* Drops the state of a peer whose process, `pid` on this host, has ended. What is the engine's waits for the
-    /// connection's thread, which may be in a connect.
-    fn forget(&self, peer: &PeerId, pid: u32) {
+    /// *Blocking.* Drops the state of a peer whose process has ended. What is the engine's waits for the connection's thread, which may
+    /// be in a connect.
+    fn forget(&self, peer: &PeerId, process: PeerProcess) {
+        let pid = match process {
+            PeerProcess::Here(pid) => Some(pid),
+            PeerProcess::Foreign(_) => None,
+        };
         if let Some(peers) = self.peers.upgrade() {
             if peers.remove(peer) {
                 tracing::info!(%peer, "peer lost");
             }
-            peers.unwatch_lost(pid);
+            pid.into_iter().for_each(|pid| peers.unwatch_lost(pid));
         }
-        if let Some(slots) = self.slots.upgrade() {
+        if let (Some(slots), Some(pid)) = (self.slots.upgrade(), pid) {
             slots.close_of(pid);
         }
         if let Some(driver) = self.driver.upgrade() {

@@ -226,7 +226,7 @@ impl SharedMemoryError {
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
-            Self::Exhausted { .. } => Advice::Retry,
+            Self::Exhausted { .. } | Self::Unanswered => Advice::Retry,
             Self::Gone => Advice::AskAgain,
             Self::Refused { .. } | Self::MayShrink | Self::MayBeWritten => Advice::GiveUp,
         }

@@ -10,7 +10,7 @@ use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, readlinkat_raw};
 use rustix::io::Errno;
 
 use crate::region::RegionError;
-use crate::rendezvous::{self, LinkError};
+use crate::rendezvous::{self, FileOwner, LinkError};
 use crate::shared::{SharedMemoryError, SharedName};
 use crate::shortage::{explained, shortage};
 
@@ -85,10 +85,17 @@ pub(crate) fn open(
     unsealed: SharedMemoryError,
 ) -> Result<(File, usize), SharedMemoryError> {
     let expected = link(&name.name);
-    let file = match rendezvous::link_of(&name.name) {
-        Some(link) => link.file(&name.name).map_err(|error| match error {
+    let file = match rendezvous::owner_of(&name.name) {
+        Some(FileOwner::Ended) => return Err(SharedMemoryError::Gone),
+        Some(FileOwner::Met(link)) => link.file(&name.name).map_err(|error| match error {
             LinkError::Absent => SharedMemoryError::Gone,
-            LinkError::Lost => refused("get")(Errno::CONNRESET.into()),
+            LinkError::Lost => SharedMemoryError::Unanswered,
+            LinkError::Full => SharedMemoryError::Exhausted {
+                call: "get",
+                message: "its owner gives no further files to this process: offer memory of fewer regions".to_owned(),
+                error: std::io::Error::from(Errno::DQUOT).into(),
+            },
+            LinkError::NoDescriptor => refused("get")(Errno::MFILE.into()),
         })?,
         None => opened(name, access, &expected)?,
     };

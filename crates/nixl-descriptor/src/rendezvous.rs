@@ -28,14 +28,14 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use nixl_device::LeakInChild;
+use nixl_device::{ExitWatch, LeakInChild, ProcessExits};
 
 pub use error::RendezvousError;
 use folder::Folder;
 pub(crate) use link::LinkError;
 pub use pieces::{MemoryPiece, MemoryPieces, PiecesError, PiecesHandle, SharedPieces};
 use server::Server;
-pub(crate) use table::{held_elsewhere, link_of, note, released};
+pub(crate) use table::{FileOwner, held_elsewhere, note, owner_of, released};
 
 /// A folder in which this process meets others of the same host and user, as long as this lives.
 ///
@@ -126,6 +126,19 @@ impl ForeignProcess {
     #[must_use]
     pub fn rendezvous_state(self) -> RendezvousState {
         table::state(self)
+    }
+
+    /// Whether [`meet`](Self::meet) would try: the process is not met, and the last failure is more than a second ago. Does not block.
+    #[must_use]
+    pub fn may_be_met(self) -> bool {
+        table::is_due(self)
+    }
+
+    /// Calls `on_exit` once, when the process has ended, as [`ProcessExits::watch_process`] does. `None` if it is not met.
+    #[must_use]
+    pub fn watch(self, on_exit: impl FnOnce() + Send + 'static) -> Option<ExitWatch> {
+        let process = table::process_of(self)?;
+        ProcessExits::global().watch_process(&process, on_exit).ok()
     }
 
     /// *Blocking*, for a quarter of a second at most. Meets the process, unless it was met. A failure is remembered for a second.

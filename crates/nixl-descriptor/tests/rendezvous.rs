@@ -107,8 +107,8 @@ fn parse(words: &[&str]) -> (Option<ForeignProcess>, SharedName) {
 #[ignore = "run by the other tests, in processes of their own"]
 fn child() {
     let Some(folder) = std::env::var_os(TASK) else { return };
-    let rendezvous = match Rendezvous::open(&folder) {
-        Ok(rendezvous) => rendezvous,
+    let mut rendezvous = match Rendezvous::open(&folder) {
+        Ok(rendezvous) => Some(rendezvous),
         Err(error) => {
             println!("{MARK}{error:?}");
             return;
@@ -132,6 +132,11 @@ fn child() {
                     }
                     other => println!("{MARK}{other:?}"),
                 }
+            }
+            "reenter" => {
+                rendezvous.take();
+                rendezvous = Some(Rendezvous::open(&folder).unwrap());
+                println!("{MARK}entered");
             }
             "presence" => println!("{MARK}{:?}", open.as_ref().unwrap().name().presence()),
             other => panic!("{other}"),
@@ -189,6 +194,10 @@ fn memory_goes_both_ways_between_namespaces_and_ends_with_its_owner() {
     is_told.recv_timeout(Duration::from_secs(60)).unwrap();
     assert!(watch.process().has_ended() && theirs.presence() == Presence::Absent);
     assert!(!theirs.is_there() && !held.name().is_held_elsewhere());
+    // The watch of the folder's own link may be told later.
+    until_none_is_met(&rendezvous);
+    assert!(theirs.is_by_rendezvous() && theirs.presence() == Presence::Absent);
+    assert!(theirs.watch_owner(|| ()).is_err());
     assert_eq!(memory.word(0).unwrap().load(SeqCst), 7, "what is mapped stays");
     drop(rendezvous);
     // The killed child has left its socket, and the next process removes it.
@@ -214,6 +223,42 @@ fn a_process_that_has_left_the_folder_is_neither_there_nor_gone() {
     assert_eq!(child.ask(&format!("open {}", text_of(&ours.name()))), "0 true");
     drop(rendezvous);
     assert_eq!(child.ask("presence"), "Unknown(NotMet)");
+}
+
+#[test]
+fn a_process_that_enters_the_folder_again_is_met_again() {
+    let test = "a_process_that_enters_the_folder_again_is_met_again";
+    if !may_unshare(test) {
+        return;
+    }
+    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let folder = tempfile::tempdir().unwrap();
+    let rendezvous = Rendezvous::open(folder.path()).unwrap();
+    let mut child = Contained::start(folder.path());
+    let said = child.answer();
+    let (process, theirs) = parse(&said.split(' ').collect::<Vec<_>>());
+    let process = process.unwrap();
+    assert!(process.may_be_met());
+    theirs.note_owner(process).unwrap();
+    SharedMemory::open(&theirs).unwrap();
+    assert!(!process.may_be_met() && theirs.is_there());
+    assert_eq!(child.ask("reenter"), "entered");
+    assert!(!theirs.is_there(), "the connection has ended");
+    assert!(process.may_be_met());
+    process.meet().unwrap();
+    assert_eq!(process.rendezvous_state(), RendezvousState::Connected);
+    // The name is that of the process's new connection.
+    assert_eq!(theirs.presence(), Presence::Here);
+    SharedMemory::open(&theirs).unwrap();
+    drop(child);
+    until_none_is_met(&rendezvous);
+}
+
+/// Waits until the folder's own watches have reported the ends of all processes.
+fn until_none_is_met(rendezvous: &Rendezvous) {
+    while !format!("{rendezvous:?}").contains("processes_met: 0, files_noted: 0") {
+        std::thread::yield_now();
+    }
 }
 
 #[test]

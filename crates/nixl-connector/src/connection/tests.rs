@@ -11,6 +11,7 @@ use nixl_descriptor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeome
 use nixl_metadata::RdmaMetadata;
 use nixl_ops::{OperationError, OperationOptions, PeerId, SystemClock, TransportError};
 
+use crate::ended::PeerProcess;
 use crate::simulated::Fabric;
 use crate::{
     BlockTransferOptions, Connector, ConnectorError, GrantOptions, ImportOptions, TransferClass,
@@ -145,7 +146,9 @@ async fn the_end_of_a_process_is_dealt_with_beside_a_connect() {
     let [a, b] = pair(LONG).await;
     read(&b, &a).await;
     let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-    b.connection().knowledge().forget_at_exit(&PeerId::new(a.name()), process.id());
+    b.connection()
+        .knowledge()
+        .forget_at_exit(&PeerId::new(a.name()), PeerProcess::Here(process.id()));
     let release = blocked(&b);
     process.kill().unwrap();
     until_forgotten(&b).await;

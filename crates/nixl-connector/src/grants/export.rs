@@ -26,7 +26,7 @@ use super::error::TicketError;
 use super::grant::{Alive, Grant, GrantOptions};
 use super::own::exports_of_this_process;
 use super::progress::ExportProgress;
-use super::registering::{self, Part, Registered};
+use super::registering::{self, Part};
 use super::table::ExportTable;
 use super::writers::Writers;
 use crate::{Connector, ConnectorError};
@@ -183,7 +183,7 @@ impl Connector {
         let all = list(&parts)?;
         let ExportOptions { populate, progress, .. } = &options;
         let registered = registering::register(self, parts, *populate, progress).await?;
-        let agent = connection.export_of(&all, &registered.held);
+        let agent = connection.export_of(&all, registered.held());
         let agent = self.within_timeout(agent).await?;
         let id = ExportId::new(random());
         let name = table.words().name();
@@ -206,7 +206,7 @@ impl Connector {
         if let Some(offers) = connection.executor().offers() {
             offers.export_opened(id, &table);
         }
-        let Registered { held: registrations, made } = registered;
+        let (registrations, made) = registered.finish();
         let held = Held { registrations, made, memory: Arc::new(all) };
         let shared = Arc::new(ExportShared {
             connector: self.clone(),

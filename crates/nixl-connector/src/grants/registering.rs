@@ -61,14 +61,7 @@ impl Part {
     }
 }
 
-/// What was registered.
-pub(super) struct Registered {
-    pub(super) held: Vec<Registration>,
-    /// Exported regions that were not registered before.
-    pub(super) made: Vec<Region>,
-}
-
-/// Registers all parts. If one fails, or the future is dropped, what it has registered ends.
+/// Registers all parts. If one fails, or the future or its result is dropped, what it has registered ends.
 ///
 /// # Errors
 ///
@@ -78,7 +71,7 @@ pub(super) async fn register(
     parts: Vec<Part>,
     threads: Option<NonZeroUsize>,
     progress: &ExportProgress,
-) -> Result<Registered, ConnectorError> {
+) -> Result<Registering, ConnectorError> {
     let connection = connector.connection();
     progress.begin(parts.iter().map(Part::bytes).sum());
     let stop = StopOnDrop::default();
@@ -98,11 +91,12 @@ pub(super) async fn register(
         let turn = connection.control().run(move || registering.turn());
         registering = connector.within_timeout(async { turn.await? }).await?;
     }
-    Ok(registering.finish())
+    Ok(registering)
 }
 
-/// Parts that are registered in turns. Dropped before the end, it has the engine forget those that it has registered.
-struct Registering {
+/// Parts that are registered in turns. Dropped before it is [finished](Self::finish), it has the engine forget those that it
+/// has registered.
+pub(super) struct Registering {
     cache: Arc<RegistrationCache>,
     executor: Arc<dyn ConnectionExecutor>,
     parts: VecDeque<Part>,
@@ -162,8 +156,13 @@ impl Registering {
         }
     }
 
-    fn finish(mut self) -> Registered {
-        Registered { held: mem::take(&mut self.held), made: mem::take(&mut self.made) }
+    pub(super) fn held(&self) -> &[Registration] {
+        &self.held
+    }
+
+    /// The registrations, and the exported regions that were not registered before.
+    pub(super) fn finish(mut self) -> (Vec<Registration>, Vec<Region>) {
+        (mem::take(&mut self.held), mem::take(&mut self.made))
     }
 }
 

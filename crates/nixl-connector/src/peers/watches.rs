@@ -66,11 +66,12 @@ impl PeerTable {
         None
     }
 
-    /// As [`remove`](Self::remove), of a peer with a dead connection: the watch over its process stays, for what is kept by process.
+    /// As [`remove`](Self::remove), of a peer with a dead connection: the watch over its process stays, for what is kept by the number
+    /// of one of this PID namespace.
     pub(crate) fn remove_lost(&self, peer: &PeerId) -> bool {
         let mut state = self.lock();
         let Some(mut removed) = state.remove(peer) else { return false };
-        let exit = removed.exit.take();
+        let exit = removed.exit.take().filter(|exit| exit.process().pid() != 0);
         let before = exit.and_then(|exit| state.lost.insert(exit.process().pid(), exit));
         drop(state);
         // The watch is dropped outside the lock.

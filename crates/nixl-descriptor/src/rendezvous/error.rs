@@ -96,6 +96,14 @@ pub enum RendezvousError {
         "the peer in the rendezvous folder does not answer: it is stopped, or has too many connections"
     )]
     Silent,
+    /// As many files of peers are open as can be.
+    #[error(
+        "{most} files of peers of the rendezvous folder are open, and no more can be: close some of them"
+    )]
+    TooManyFiles {
+        /// The most that can be.
+        most: usize,
+    },
     /// The system refused something else.
     #[error("the rendezvous cannot {call}: {error}")]
     System {
@@ -113,9 +121,11 @@ impl RendezvousError {
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
-            Self::NotThere | Self::Silent | Self::Full { .. } | Self::System { .. } => {
-                Advice::Retry
-            }
+            Self::NotThere
+            | Self::Silent
+            | Self::Full { .. }
+            | Self::TooManyFiles { .. }
+            | Self::System { .. } => Advice::Retry,
             _ => Advice::GiveUp,
         }
     }

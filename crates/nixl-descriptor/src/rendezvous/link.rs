@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nixl_device::ProcessWatch;
 use nixl_device::locks::{lock, try_lock};
+use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 
 use super::RendezvousError;
@@ -32,6 +33,10 @@ pub(crate) enum LinkError {
     Absent,
     /// The connection has ended, or the process does not answer.
     Lost,
+    /// The process gives no further files to this one.
+    Full,
+    /// This process can open no further file.
+    NoDescriptor,
 }
 
 impl Link {
@@ -57,6 +62,9 @@ impl Link {
             {
                 process
             }
+            Next::Message(Message { kind: Kind::Hello, descriptor: None, .. }) => {
+                return Err(RendezvousError::of("receive a descriptor")(Errno::MFILE));
+            }
             // A process with too many connections ends this one.
             Next::End | Next::Late => return Err(RendezvousError::Silent),
             Next::Message(_) => return Err(RendezvousError::Protocol),
@@ -73,7 +81,8 @@ impl Link {
     /// *Blocking.* The file of this name, as its process opened it.
     pub(crate) fn file(&self, name: &Name) -> Result<OwnedFd, LinkError> {
         let answer = self.request(Kind::Open, (*name, 0), Kind::File)?;
-        answer.descriptor.ok_or(()).or_else(|()| self.lost())
+        // The system cuts off a descriptor for which this process has no room.
+        answer.descriptor.ok_or(LinkError::NoDescriptor)
     }
 
     /// *Blocking.* The piece of memory that begins at an offset, as the process sends it.
@@ -100,6 +109,7 @@ impl Link {
             let Next::Message(message) = next(&self.socket, began) else { return self.lost() };
             match (message.kind, &message.descriptor) {
                 (kind, _) if kind == answer && message.name == name => return Ok(message),
+                (Kind::Full, None) if message.name == name => return Err(LinkError::Full),
                 (Kind::Absent, None) if message.name == name => {
                     self.note_released(&name);
                     return Err(LinkError::Absent);
@@ -133,7 +143,7 @@ impl Link {
         let known = self.lock().get(name).copied();
         let known = match known {
             None => match self.file(name) {
-                Ok(_) => Some(true),
+                Ok(_) | Err(LinkError::Full | LinkError::NoDescriptor) => Some(true),
                 Err(LinkError::Absent) => Some(false),
                 Err(LinkError::Lost) => None,
             },
@@ -152,13 +162,24 @@ impl Link {
         &self.process
     }
 
-    /// Whether the connection lasts.
+    /// Whether the connection lasts, as far as is known.
     pub(super) fn is_live(&self) -> bool {
         !self.ended.load(Ordering::Acquire)
     }
 
+    /// Whether the connection lasts. Reads its messages that have arrived.
+    pub(super) fn is_still_live(&self) -> bool {
+        self.look();
+        self.is_live() && !self.process.has_ended()
+    }
+
+    /// Whether the process has the file, as far as is known.
+    pub(super) fn knows(&self, name: &Name) -> bool {
+        self.is_live() && self.lock().get(name) != Some(&false)
+    }
+
     /// Reads what has come, unless another thread does.
-    fn look(&self) {
+    pub(super) fn look(&self) {
         let Some(_reading) = try_lock(&self.reading) else { return };
         while self.is_live() {
             match wire::receive(&self.socket) {

@@ -10,8 +10,10 @@ use nixl_device::locks::lock;
 use nixl_device::{
     Advice, ExitWatch, PerProcess, ProcessError, ProcessExits, SharedError, fill_random,
 };
+use rustix::io::Errno;
 
 use super::link::LinkError;
+use super::server::Server;
 use super::wire::{Message, Name};
 use super::{ForeignProcess, RendezvousError, table};
 
@@ -202,8 +204,13 @@ impl PiecesHandle {
         let answer = link.piece(&self.name, offset).map_err(|error| match error {
             LinkError::Absent => PiecesError::Absent { offset },
             LinkError::Lost => PiecesError::Lost,
+            LinkError::Full => RendezvousError::TooManyFiles { most: Server::FILES }.into(),
+            LinkError::NoDescriptor => no_descriptor(),
         })?;
         let Message { number: len, descriptor, content, .. } = answer;
+        if descriptor.is_none() && content.is_empty() {
+            return Err(no_descriptor());
+        }
         Ok(MemoryPiece { len, descriptor, content })
     }
 
@@ -216,7 +223,10 @@ impl PiecesHandle {
     /// Whether the process certainly has it no more.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        table::known_link(self.process()).is_some_and(|link| link.has_let_go(&self.name))
+        match table::known_link(self.process()) {
+            Some(link) => link.has_let_go(&self.name),
+            None => table::has_ended(self.process()),
+        }
     }
 
     /// *Blocking*, for half a second at most. Calls `on_exit` once, when the process that has the memory has ended, as
@@ -244,6 +254,11 @@ impl fmt::Debug for PiecesHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PiecesHandle").field("len", &self.len).finish_non_exhaustive()
     }
+}
+
+/// The system has cut off a descriptor for which this process has no room.
+fn no_descriptor() -> PiecesError {
+    RendezvousError::of("receive a descriptor")(Errno::MFILE).into()
 }
 
 #[cfg(test)]

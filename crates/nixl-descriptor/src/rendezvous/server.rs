@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nixl_device::ProcessWatch;
 use nixl_device::locks::lock;
@@ -16,6 +17,9 @@ use super::RendezvousError;
 use super::pieces::own_piece;
 use super::wire::{self, Incoming, Kind, Message, Name};
 use crate::shared::own_file;
+
+/// Before a call that the system refused is repeated.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Gives files of this process to peers. Stops at [`stop`](Self::stop).
 #[derive(Debug)]
@@ -57,7 +61,7 @@ impl Server {
     /// Connections, and processes that were connected and got files.
     const MOST: usize = 1024;
     /// Files of one connection.
-    const FILES: usize = 4096;
+    pub(super) const FILES: usize = 4096;
 
     pub(super) fn start(listener: OwnedFd) -> Result<Self, RendezvousError> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
@@ -125,6 +129,8 @@ impl Shared {
             let mut handles: Vec<_> =
                 all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
             if poll(&mut handles, None).is_err() {
+                // Such as without memory: not at the cost of a processor.
+                std::thread::sleep(PAUSE);
                 continue;
             }
             let is_ready = |handle: &PollFd<'_>| !handle.revents().is_empty();
@@ -146,7 +152,7 @@ impl Shared {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let Ok(socket) = accept_with(&self.listener, flags) else {
             // Without descriptors the connection waits: not at the cost of a processor.
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(PAUSE);
             return;
         };
         let mut clients = self.lock();
@@ -194,9 +200,10 @@ impl Shared {
                     is_process
                 }
                 (Kind::Open, None) if client.process.is_some() => {
-                    let file =
-                        own_file(&message.name).filter(|_| client.given.len() < Server::FILES);
-                    match file {
+                    match own_file(&message.name) {
+                        Some(_) if client.given.len() >= Server::FILES => {
+                            wire::send(socket, Kind::Full, message.name, None)
+                        }
                         // Before it is sent: the client may have it as soon as it is.
                         Some(file) => {
                             client.given.insert(message.name);
@@ -205,18 +212,19 @@ impl Shared {
                         None => wire::send(socket, Kind::Absent, message.name, None),
                     }
                 }
-                (Kind::OpenPiece, None) if client.process.is_some() => {
-                    match piece.filter(|_| client.given.len() < Server::FILES) {
-                        Some(piece) => {
-                            client.given.insert(message.name);
-                            let (len, descriptor, content) = piece.into_parts();
-                            let about = (message.name, len, &*content);
-                            let descriptor = descriptor.as_ref().map(AsFd::as_fd);
-                            wire::send_with(socket, Kind::Piece, about, descriptor)
-                        }
-                        None => wire::send(socket, Kind::Absent, message.name, None),
+                (Kind::OpenPiece, None) if client.process.is_some() => match piece {
+                    Some(_) if client.given.len() >= Server::FILES => {
+                        wire::send(socket, Kind::Full, message.name, None)
                     }
-                }
+                    Some(piece) => {
+                        client.given.insert(message.name);
+                        let (len, descriptor, content) = piece.into_parts();
+                        let about = (message.name, len, &*content);
+                        let descriptor = descriptor.as_ref().map(AsFd::as_fd);
+                        wire::send_with(socket, Kind::Piece, about, descriptor)
+                    }
+                    None => wire::send(socket, Kind::Absent, message.name, None),
+                },
                 _ => false,
             },
         };

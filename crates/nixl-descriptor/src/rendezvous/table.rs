@@ -1,6 +1,7 @@
 //! The rendezvous folders, links and names of this process.
 
 use std::collections::HashMap;
+use std::mem;
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use nixl_device::locks::lock;
-use nixl_device::{MachineIdentity, PerProcess};
+use nixl_device::{ExitWatch, MachineIdentity, PerProcess, ProcessExits, ProcessWatch};
 
 use super::link::Link;
 use super::neighbours;
@@ -34,12 +35,28 @@ struct Table {
 struct Known {
     folders: Folders,
     links: HashMap<ForeignProcess, Attempt>,
-    names: HashMap<Name, Arc<Link>>,
+    names: HashMap<Name, FileOwner>,
+}
+
+/// The process in another PID namespace that has, or had, a file.
+#[derive(Clone)]
+pub(crate) enum FileOwner {
+    Met(Arc<Link>),
+    /// It has ended. Its number is not looked at: here it is another process's.
+    Ended,
+}
+
+impl FileOwner {
+    fn is_by(&self, link: &Arc<Link>) -> bool {
+        matches!(self, Self::Met(of) if Arc::ptr_eq(of, link))
+    }
 }
 
 enum Attempt {
-    Connected(Arc<Link>),
+    Connected(Arc<Link>, #[expect(dead_code, reason = "only its drop matters")] Option<ExitWatch>),
     Failed(RendezvousError, Instant),
+    /// The process was met and has ended.
+    Ended,
 }
 
 /// Processes that are remembered.
@@ -79,7 +96,7 @@ pub(super) fn entered(
     known.folders.retain(|folder| folder.strong_count() > 0);
     known.folders.push(Arc::downgrade(&made));
     // What was not there may be in this one.
-    known.links.retain(|_, attempt| matches!(attempt, Attempt::Connected(_)));
+    known.links.retain(|_, attempt| matches!(attempt, Attempt::Connected(..)));
     table().any.store(true, Ordering::Release);
     Ok(made)
 }
@@ -87,7 +104,9 @@ pub(super) fn entered(
 /// The processes that were met or not met, and the names of files, which are remembered.
 pub(super) fn counts() -> (usize, usize) {
     let known = known();
-    (known.links.len(), known.names.len())
+    let is_met = |owner: &&FileOwner| matches!(owner, FileOwner::Met(_));
+    let processes = known.links.values().filter(|attempt| !matches!(attempt, Attempt::Ended));
+    (processes.count(), known.names.values().filter(is_met).count())
 }
 
 /// Upgraded: to be dropped without the lock, since the last one stops a thread.
@@ -101,7 +120,7 @@ pub(super) fn state(process: ForeignProcess) -> RendezvousState {
     }
     let known = known();
     match known.links.get(&process) {
-        Some(Attempt::Connected(link)) if link.is_live() => RendezvousState::Connected,
+        Some(Attempt::Connected(link, _)) if link.is_live() => RendezvousState::Connected,
         _ if known.folders.iter().all(|folder| folder.strong_count() == 0) => {
             RendezvousState::NoFolder
         }
@@ -120,16 +139,38 @@ pub(super) fn serve_neighbours() -> Result<(), RendezvousError> {
     started.as_ref().map(|_| ()).map_err(Clone::clone)
 }
 
+/// The process, if it is met.
+pub(super) fn process_of(process: ForeignProcess) -> Option<Arc<ProcessWatch>> {
+    match known().links.get(&process)? {
+        Attempt::Connected(link, _) => Some(Arc::clone(link.process())),
+        Attempt::Failed(..) | Attempt::Ended => None,
+    }
+}
+
+/// Whether an attempt to meet the process is due: there is no link that lasts, and the last failure is some time ago.
+pub(super) fn is_due(process: ForeignProcess) -> bool {
+    table().any.load(Ordering::Acquire)
+        && match known().links.get(&process) {
+            Some(Attempt::Connected(link, _)) => !link.is_live(),
+            Some(Attempt::Failed(_, at)) => at.elapsed() >= COOLDOWN,
+            Some(Attempt::Ended) | None => true,
+        }
+}
+
 /// *Blocking.* The link to a process.
 pub(super) fn link(process: ForeignProcess) -> Result<Arc<Link>, RendezvousError> {
     let is_neighbour = Some(process.namespace) == namespace();
     if !is_neighbour && !table().any.load(Ordering::Acquire) {
         return Err(RendezvousError::NotConfigured);
     }
-    match known().links.get(&process) {
-        Some(Attempt::Connected(link)) if link.is_live() => return Ok(Arc::clone(link)),
+    let before = match known().links.get(&process) {
+        Some(Attempt::Connected(link, _)) => Some(Arc::clone(link)),
         Some(Attempt::Failed(error, at)) if at.elapsed() < COOLDOWN => return Err(error.clone()),
-        _ => {}
+        _ => None,
+    };
+    // The process may have left the folder and entered it again.
+    if let Some(link) = before.as_ref().filter(|link| link.is_still_live()) {
+        return Ok(Arc::clone(link));
     }
     let mut met = match is_neighbour {
         // Its number is checked: another process may have taken the name.
@@ -144,62 +185,131 @@ pub(super) fn link(process: ForeignProcess) -> Result<Arc<Link>, RendezvousError
         let to = |path: std::path::PathBuf| Link::to(&wire::at(&path)?, None);
         met = to(folder.path_of(process)).map(Arc::new);
     }
+    let attempt = match &met {
+        Ok(link) => {
+            let exit =
+                ProcessExits::global().watch_process(link.process(), move || forget(process));
+            Attempt::Connected(Arc::clone(link), exit.ok())
+        }
+        Err(error) => Attempt::Failed(error.clone(), Instant::now()),
+    };
     let mut known = known();
     // Of threads that met it at the same time, all take the link of the first: it has the names that were requested.
-    if let Some(Attempt::Connected(first)) = known.links.get(&process)
+    if let Some(Attempt::Connected(first, _)) = known.links.get(&process)
         && first.is_live()
     {
-        return Ok(Arc::clone(first));
+        let first = Arc::clone(first);
+        drop(known);
+        drop(attempt);
+        return Ok(first);
     }
-    if known.links.len() >= PROCESSES {
-        known.links.retain(|_, attempt| match attempt {
-            Attempt::Connected(link) => link.is_live(),
-            Attempt::Failed(_, at) => at.elapsed() < COOLDOWN,
-        });
-    }
-    if known.links.len() < PROCESSES {
-        let attempt = match &met {
-            Ok(link) => Attempt::Connected(Arc::clone(link)),
-            Err(error) => Attempt::Failed(error.clone(), Instant::now()),
-        };
-        known.links.insert(process, attempt);
-    }
+    let removed = known.insert(process, attempt, before.as_ref());
+    drop(known);
+    // Descriptors are closed without the lock.
+    drop(removed);
     met
 }
 
-/// The link to a process that was met, even if it has ended.
+/// The link to a process that was met and has not ended.
 pub(super) fn known_link(process: ForeignProcess) -> Option<Arc<Link>> {
     match known().links.get(&process)? {
-        Attempt::Connected(link) => Some(Arc::clone(link)),
-        Attempt::Failed(..) => None,
+        Attempt::Connected(link, _) => Some(Arc::clone(link)),
+        Attempt::Failed(..) | Attempt::Ended => None,
+    }
+}
+
+/// Whether the process was met and has ended since.
+pub(super) fn has_ended(process: ForeignProcess) -> bool {
+    matches!(known().links.get(&process), Some(Attempt::Ended))
+}
+
+/// The process has ended: its link goes, and the names of its files.
+fn forget(process: ForeignProcess) {
+    let mut known = known();
+    let removed = match known.links.get_mut(&process) {
+        Some(Attempt::Connected(link, _)) if !link.process().has_ended() => None,
+        Some(attempt) => Some(mem::replace(attempt, Attempt::Ended)),
+        None => None,
+    };
+    if let Some(Attempt::Connected(link, _)) = &removed {
+        let of_it = known.names.values_mut().filter(|owner| owner.is_by(link));
+        of_it.for_each(|owner| *owner = FileOwner::Ended);
+    }
+    drop(known);
+    drop(removed);
+}
+
+impl Known {
+    /// Records an attempt. Names of files of the link `before` are of the new one. Returns what goes.
+    fn insert(
+        &mut self,
+        process: ForeignProcess,
+        attempt: Attempt,
+        before: Option<&Arc<Link>>,
+    ) -> Vec<Attempt> {
+        if let (Attempt::Connected(link, _), Some(before)) = (&attempt, before) {
+            let of_it = self.names.values_mut().filter(|owner| owner.is_by(before));
+            of_it.for_each(|owner| *owner = FileOwner::Met(Arc::clone(link)));
+        }
+        let mut removed = Vec::new();
+        if self.links.len() >= PROCESSES && !self.links.contains_key(&process) {
+            let is_over = |_: &ForeignProcess, attempt: &mut Attempt| match attempt {
+                Attempt::Connected(link, _) => !link.is_live(),
+                Attempt::Failed(_, at) => at.elapsed() >= COOLDOWN,
+                Attempt::Ended => true,
+            };
+            removed.extend(self.links.extract_if(is_over).map(|(_, attempt)| attempt));
+        }
+        if self.links.len() < PROCESSES || self.links.contains_key(&process) {
+            removed.extend(self.links.insert(process, attempt));
+        }
+        removed
     }
 }
 
 /// *Blocking.* Notes that the file is of this process.
 pub(crate) fn note(name: Name, process: ForeignProcess) -> Result<(), RendezvousError> {
     let link = link(process)?;
+    if known().names.len() >= NAMES {
+        forget_released();
+    }
     let mut known = known();
-    if known.names.get(&name).is_some_and(|noted| Arc::ptr_eq(noted, &link)) {
-        return Ok(());
+    if known.names.len() >= NAMES && !known.names.contains_key(&name) {
+        return Err(RendezvousError::TooManyFiles { most: NAMES });
     }
-    if known.names.len() >= NAMES {
-        let gone: Vec<_> =
-            known.names.iter().filter(|(name, link)| !link.has(name)).map(|(n, _)| *n).collect();
-        for name in gone {
-            if let Some(link) = known.names.remove(&name) {
-                link.forget(&name);
-            }
-        }
-    }
-    if known.names.len() >= NAMES {
-        return Err(RendezvousError::Silent);
-    }
-    known.names.insert(name, link);
+    let before = known.names.insert(name, FileOwner::Met(link));
+    drop(known);
+    drop(before);
     Ok(())
 }
 
-/// The link to the process that has the file of this name, if that is noted.
-pub(crate) fn link_of(name: &Name) -> Option<Arc<Link>> {
+/// Forgets the names of files that their processes have released. Their messages are read without the lock, which operations take.
+fn forget_released() {
+    let links: Vec<_> = {
+        let known = known();
+        let links = known.links.values().filter_map(|attempt| match attempt {
+            Attempt::Connected(link, _) => Some(Arc::clone(link)),
+            Attempt::Failed(..) | Attempt::Ended => None,
+        });
+        links.collect()
+    };
+    links.iter().for_each(|link| link.look());
+    let mut known = known();
+    let is_over = |name: &Name, owner: &mut FileOwner| match owner {
+        FileOwner::Met(link) => !link.knows(name),
+        FileOwner::Ended => true,
+    };
+    let gone: Vec<_> = known.names.extract_if(is_over).collect();
+    drop(known);
+    for (name, owner) in gone {
+        if let FileOwner::Met(link) = owner {
+            link.forget(&name);
+        }
+    }
+}
+
+/// The process in another PID namespace that has the file of this name, if that is noted.
+pub(crate) fn owner_of(name: &Name) -> Option<FileOwner> {
     match table().any.load(Ordering::Acquire) {
         true => known().names.get(name).cloned(),
         false => None,

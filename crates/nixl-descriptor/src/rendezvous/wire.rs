@@ -18,6 +18,7 @@
 //! | 5, `Released` | the server, at any time | | it has the file or the memory no more |
 //! | 6, `OpenPiece` | the client | | requests the piece of the memory that begins at the number |
 //! | 7, `Piece` | the server | the piece, unless its content opens it | answers `OpenPiece`: it has as many bytes as the number says. Up to 128 bytes of content |
+//! | 8, `Full` | the server | | answers `Open` and `OpenPiece`: it has that, and gives no more to this connection |
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -55,6 +56,8 @@ pub(super) enum Kind {
     Released,
     OpenPiece,
     Piece,
+    /// The process has the file, and has given as many to this connection as it does.
+    Full,
 }
 
 #[derive(Debug)]
@@ -196,7 +199,8 @@ pub(super) fn receive(socket: &OwnedFd) -> Incoming {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
-    let cut = received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+    // A descriptor that this process has no room for is missing, and the message is whole.
+    let cut = received.flags.contains(ReturnFlags::TRUNC);
     let Some(message) = bytes.get(..received.bytes).filter(|_| !cut) else { return Incoming::End };
     match parse(message) {
         Some((kind, name, number, content)) => {
@@ -223,6 +227,7 @@ fn parse(bytes: &[u8]) -> Option<(Kind, Name, u64, &[u8])> {
         5 => Kind::Released,
         6 => Kind::OpenPiece,
         7 => Kind::Piece,
+        8 => Kind::Full,
         _ => return None,
     };
     let has_room = content.len() <= if kind == Kind::Piece { CONTENT } else { 0 };

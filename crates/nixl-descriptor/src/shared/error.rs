@@ -29,6 +29,11 @@ pub enum SharedMemoryError {
         #[source]
         error: SharedError,
     },
+    /// The owner, in another PID namespace, has not answered.
+    #[error(
+        "the owner of the memory does not answer in the rendezvous folder: it is stopped, or has left the folder; try again"
+    )]
+    Unanswered,
     /// The file is not the memory of that name: its owner has released it, or never had it.
     #[error("the memory that another process shared is not there: its owner has released it")]
     Gone,

@@ -10,7 +10,7 @@ use nixl_device::{
 
 use super::own;
 use crate::memfd::{self, link, linked};
-use crate::rendezvous::{self, ForeignProcess, RendezvousError};
+use crate::rendezvous::{self, FileOwner, ForeignProcess, RendezvousError};
 
 /// The name of shared memory for other processes of the machine.
 ///
@@ -87,10 +87,11 @@ impl SharedName {
     /// microseconds.
     #[must_use]
     pub fn is_there(&self) -> bool {
-        if let Some(link) = rendezvous::link_of(&self.name) {
-            return link.has(&self.name);
+        match rendezvous::owner_of(&self.name) {
+            Some(FileOwner::Met(link)) => link.has(&self.name),
+            Some(FileOwner::Ended) => false,
+            None => memfd::leads_to(self.pid, self.fd, &self.name),
         }
-        memfd::leads_to(self.pid, self.fd, &self.name)
     }
 
     /// Whether the process that is named has closed the memory, for certain: not where `/proc` is lost or hides it. Takes as long as
@@ -104,8 +105,10 @@ impl SharedName {
     /// microseconds.
     #[must_use]
     pub fn presence(&self) -> Presence {
-        if let Some(link) = rendezvous::link_of(&self.name) {
-            return link.presence(&self.name);
+        match rendezvous::owner_of(&self.name) {
+            Some(FileOwner::Met(link)) => return link.presence(&self.name),
+            Some(FileOwner::Ended) => return Presence::Absent,
+            None => {}
         }
         if !proc_is_of_this_namespace() {
             return Presence::Unknown(Unprovable::NoProc);
@@ -145,7 +148,7 @@ impl SharedName {
     /// Whether the file [is of a process](Self::note_owner) in another PID namespace.
     #[must_use]
     pub fn is_by_rendezvous(&self) -> bool {
-        rendezvous::link_of(&self.name).is_some()
+        rendezvous::owner_of(&self.name).is_some()
     }
 
     /// Calls `on_exit` once, when the process that is named has ended, as [`ProcessExits::watch`] does: also one in another PID
@@ -158,8 +161,11 @@ impl SharedName {
         &self,
         on_exit: impl FnOnce() + Send + 'static,
     ) -> Result<ExitWatch, ProcessError> {
-        match rendezvous::link_of(&self.name) {
-            Some(link) => ProcessExits::global().watch_process(link.process(), on_exit),
+        match rendezvous::owner_of(&self.name) {
+            Some(FileOwner::Met(link)) => {
+                ProcessExits::global().watch_process(link.process(), on_exit)
+            }
+            Some(FileOwner::Ended) => Err(ProcessError::NotThere { pid: self.pid }),
             None => ProcessExits::global().watch(self.pid, None, on_exit),
         }
     }

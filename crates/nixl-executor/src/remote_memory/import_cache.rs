@@ -36,6 +36,8 @@ pub(crate) struct ImportCache {
     mapped: Arc<AtomicUsize>,
     /// A sweep waits for its turn.
     sweeping: AtomicBool,
+    /// The closing of what ended processes had waits for its turn.
+    closing: AtomicBool,
     /// Queries of the system whether a peer has its memory.
     looks: AtomicU64,
 }
@@ -84,6 +86,7 @@ impl ImportCache {
             pinned: Arc::default(),
             mapped: Arc::default(),
             sweeping: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             looks: AtomicU64::new(0),
         })
     }

@@ -306,7 +306,7 @@ impl Sessions {
 
     fn quiet_of(&self, peer: &str) -> PeerQuiet {
         let pid = self.peers.get(peer).and_then(|peer| peer.pid());
-        let pid = pid.or_else(|| Some(self.link.mailboxes().page_of(peer)?.pid));
+        let pid = pid.or_else(|| self.link.mailboxes().process_of(peer));
         PeerQuiet::of(peer, pid, self.link.clock().now())
     }
 

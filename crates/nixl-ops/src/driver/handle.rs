@@ -144,14 +144,17 @@ impl Driver {
         self.shared.passive.set_proofs(quiet, background);
     }
 
-    /// Forgets an agent whose process, `pid` in this PID namespace, has ended: the page for its answers, that it was sent claims, and
-    /// its lanes of this side's mailbox. What it was promised about offers stays.
-    pub fn peer_ended(&self, peer: &PeerId, pid: u32) {
+    /// Forgets an agent whose process has ended, `pid` in this PID namespace or `None` in another: the page for its answers, that it
+    /// was sent claims, and its lanes of this side's mailbox. What it was promised about offers stays.
+    pub fn peer_ended(&self, peer: &PeerId, pid: Option<u32>) {
         if let Some(mailboxes) = self.shared.mailboxes.get() {
             mailboxes.forget(peer.as_str());
         }
         self.shared.claims.forget(peer);
-        self.shared.passive.page.free_lanes_of(pid);
+        match pid {
+            Some(pid) => self.shared.passive.page.free_lanes_of(pid),
+            None => self.shared.passive.page.free_lanes_of_ended_foreign(),
+        }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

@@ -24,7 +24,7 @@ struct Claimed {
 }
 
 impl Lane {
-    const PID_BITS: u32 = 22;
+    pub(super) const PID_BITS: u32 = 22;
 
     /// Whether the owner takes a message: it is short enough, and its sender's name can be one.
     pub(super) fn fits(from: &str, payload: &[u8]) -> bool {
@@ -72,7 +72,7 @@ fn claim(memory: &SharedMemory, reply: Option<SharedName>) -> Option<Claimed> {
     // Senders in other PID namespaces cannot judge each other's ends by numbers: they claim by that of a process which all have and
     // which does not end, and take no lane of another.
     let is_foreign = memory.name().is_by_rendezvous();
-    let pid = if is_foreign { 1 } else { std::process::id() };
+    let pid = if is_foreign { FOREIGN } else { std::process::id() };
     let own = uuid::Uuid::new_v4().as_u128() as u64;
     let own = own << Lane::PID_BITS | u64::from(pid) & pid_mask();
     let take = |index: usize, from: u64| {
@@ -106,6 +106,24 @@ pub(crate) fn free_lanes_of(memory: &SharedMemory, pid: u32) {
         }
     }
 }
+
+/// Frees the lanes of senders in other PID namespaces if all that got the page's file have ended: which has which lane is not known.
+pub(crate) fn free_lanes_of_ended_foreign(memory: &SharedMemory) {
+    let places = (0..SlotAddress::LANES).filter_map(|at| memory.word(Ring::of_page(at).word(0)));
+    let claims = places.map(|word| (word, word.load(Ordering::Acquire)));
+    let claims: Vec<_> =
+        claims.filter(|(_, claim)| claim & pid_mask() == u64::from(FOREIGN)).collect();
+    // After the look at the claims: a process that got the file since has another.
+    if claims.is_empty() || memory.name().is_held_elsewhere() {
+        return;
+    }
+    for (word, claim) in claims {
+        let _ = word.compare_exchange(claim, 0, Ordering::AcqRel, Ordering::Relaxed);
+    }
+}
+
+/// The number by which senders in other PID namespaces claim.
+const FOREIGN: u32 = 1;
 
 const fn pid_mask() -> u64 {
     (1 << Lane::PID_BITS) - 1

@@ -47,13 +47,19 @@ impl Mailboxes {
         let _ = self.on_introduced.set(Box::new(on_introduced));
     }
 
-    /// An agent was connected by its own message. If its messages named a page that is there, of this PID namespace, that is its
-    /// process's. Makes some calls of the system's.
+    /// The process of the last page that an agent's messages named, if the page is there, and of this PID namespace: a name may be
+    /// forged, and the number in another's is of its namespace. Makes some calls of the system's.
+    pub fn process_of(&self, agent: &str) -> Option<u32> {
+        let page = self.page_of(agent)?;
+        (!page.is_by_rendezvous() && page.is_there()).then_some(page.pid)
+    }
+
+    /// An agent was connected by its own message. Makes the calls of [`process_of`](Self::process_of).
     pub fn introduced(&self, agent: &PeerId) {
-        let page = self.page_of(agent.as_str());
-        let page = page.filter(|page| !page.is_by_rendezvous() && page.is_there());
-        if let (Some(page), Some(on_introduced)) = (page, self.on_introduced.get()) {
-            on_introduced(agent, page.pid);
+        if let (Some(pid), Some(on_introduced)) =
+            (self.process_of(agent.as_str()), self.on_introduced.get())
+        {
+            on_introduced(agent, pid);
         }
     }
 

@@ -19,7 +19,7 @@ mod ring;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-pub(crate) use lane::{Inbox, Lane, MailboxMessage, free_lanes_of};
+pub(crate) use lane::{Inbox, Lane, MailboxMessage, free_lanes_of, free_lanes_of_ended_foreign};
 pub use mailboxes::Mailboxes;
 pub use open::Mailbox;
 pub(crate) use open::Reached;

@@ -12,7 +12,7 @@ use nixl_metadata::SlotAddress;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::lane::{Inbox, Lane, free_lanes_of};
+use super::lane::{Inbox, Lane, free_lanes_of, free_lanes_of_ended_foreign};
 use super::ring::Ring;
 use super::{Mailbox, Mailboxes};
 use crate::slots::{OfferPage, RemoteSlots};
@@ -273,6 +273,22 @@ fn the_lanes_of_a_process_that_has_ended_are_free() {
     assert!(Lane::default().claim(&memory, None));
     let letter = ("agent".to_owned(), b"last".to_vec());
     assert_eq!(taken(&mut Inbox::default(), &memory), [letter], "what was written arrives");
+}
+
+#[test]
+fn the_lanes_of_containers_are_free_once_none_has_the_page() {
+    let memory = page();
+    let lanes: Vec<_> = (0..SlotAddress::LANES).map(|_| claimed(&memory)).collect();
+    // As senders in other PID namespaces claim, which was given the file of none of them here.
+    for at in 1..SlotAddress::LANES {
+        let claim = memory.word(Ring::of_page(at).word(0)).unwrap();
+        claim.store(5 << Lane::PID_BITS | 1, Ordering::Release);
+    }
+    free_lanes_of_ended_foreign(&memory);
+    let is_free =
+        |at: &usize| memory.word(Ring::of_page(*at).word(0)).unwrap().load(Ordering::Acquire) == 0;
+    assert_eq!((0..SlotAddress::LANES).filter(is_free).count(), SlotAddress::LANES - 1);
+    drop(lanes);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use nixl_metadata::{NotificationKey, OperationKind, SharedFile, SlotAddress};
 use super::doorbell::PageDoorbell;
 use super::word::{SlotState, SlotWord};
 use crate::EndedOffer;
-use crate::mailbox::{Inbox, MailboxMessage, free_lanes_of};
+use crate::mailbox::{Inbox, MailboxMessage, free_lanes_of, free_lanes_of_ended_foreign};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, SharedMemory, lock};
 
@@ -129,6 +129,13 @@ impl OfferPage {
     pub(crate) fn free_lanes_of(&self, pid: u32) {
         if let Some(memory) = self.memory() {
             free_lanes_of(memory, pid);
+        }
+    }
+
+    /// Frees the mailbox's lanes of senders in other PID namespaces, if all that have this page have ended.
+    pub(crate) fn free_lanes_of_ended_foreign(&self) {
+        if let Some(memory) = self.memory() {
+            free_lanes_of_ended_foreign(memory);
         }
     }
 

@@ -111,10 +111,14 @@ impl RemoteSlots {
         drop(closed);
     }
 
-    /// *Blocking.* Closes the pages of an ended process.
+    /// *Blocking.* Closes the pages of an ended process of this PID namespace.
     pub fn close_of(&self, pid: u32) {
         let mut pages = self.lock();
-        let of_pid: Vec<_> = pages.keys().filter(|name| name.pid == pid).copied().collect();
+        let of_pid: Vec<_> = pages
+            .keys()
+            .filter(|name| name.pid == pid && !name.is_by_rendezvous())
+            .copied()
+            .collect();
         let closed: Vec<_> = of_pid.iter().filter_map(|name| pages.remove(name)).collect();
         drop(pages);
         // Unmapped outside the lock.
@@ -204,7 +208,7 @@ impl RemoteSlots {
 
 /// Whether a page that cannot be opened for this reason never can.
 const fn lasts(error: &SharedMemoryError) -> bool {
-    !matches!(error, SharedMemoryError::Exhausted { .. })
+    !matches!(error, SharedMemoryError::Exhausted { .. } | SharedMemoryError::Unanswered)
 }
 
 /// The part of a page that the protocol uses: its owner chooses how long the file is, and could exhaust the address space here.
@@ -238,7 +242,7 @@ mod tests {
         let error = || std::io::Error::other("refused").into();
         assert!(!lasts(&SharedMemoryError::Exhausted { call, message, error: error() }));
         assert!(lasts(&SharedMemoryError::Refused { call, error: error() }));
-        assert!(lasts(&SharedMemoryError::Gone));
+        assert!(lasts(&SharedMemoryError::Gone) && !lasts(&SharedMemoryError::Unanswered));
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Connector {
         let name = SharedName { len: file.length().min(needed), ..page_of_file(&file) };
         let open = move || match notes_owner(&name, foreign) {
             true => PublishedWords::open(&name),
-            false => Err(SharedMemoryError::Gone),
+            false => Err(SharedMemoryError::Unanswered),
         };
         match connection.control().run(open).await? {
             Ok(words) if words.load(EXPORT_WORD) == Some(metadata.export().value()) => {
@@ -90,7 +90,7 @@ impl Connector {
             }
             // The file is that of the random name, so the process is the owner.
             Ok(_) => Err(closed(metadata)),
-            // The engine reads them: the owner has closed them, or runs on another host that has the identity of this one.
+            // The engine reads them: the owner has closed them or does not answer, or runs on another host that has the identity of this one.
             Err(error) => {
                 tracing::debug!(%error, "the words of an export are not mapped");
                 self.words_by_engine(metadata).await

@@ -44,6 +44,8 @@ struct State {
     watched: HashMap<u64, Watched>,
     /// The latest of each number, as the keys of `watched`.
     by_pid: HashMap<u32, u64>,
+    /// The keys of `watched` by the addresses of the processes there.
+    by_process: HashMap<usize, u64>,
     last: u64,
 }
 
@@ -132,18 +134,19 @@ impl ProcessExits {
         self.lock().watched.len()
     }
 
-    fn run(&self, epoll: &OwnedFd) {
+    fn run(&'static self, epoll: &OwnedFd) {
         let mut events = Vec::with_capacity(64);
         loop {
             match epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), None) {
                 Ok(_) | Err(Errno::INTR) => {}
-                // The program has closed it. The next watch starts anew.
+                // The program has closed it. A new one watches the same processes.
                 Err(_) => {
                     let mut state = self.lock();
                     let is_this = |r: &mut Running| std::ptr::eq(&*r.epoll, epoll);
                     let ended = state.running.take_if(is_this);
-                    // Of those no end would be reported.
-                    let forgotten = ended.is_some().then(|| mem::take(&mut state.watched));
+                    // If there can be none, no end would be reported.
+                    let forgotten = (ended.is_some() && state.start(self, 0).is_err())
+                        .then(|| mem::take(&mut *state));
                     drop(state);
                     drop(forgotten);
                     return;
@@ -184,18 +187,18 @@ impl State {
     ) -> Result<ExitWatch, ProcessError> {
         let pid = process.pid();
         let epoll = self.start(exits, pid)?;
-        let is_this = |(_, watched): &(&u64, &Watched)| Arc::ptr_eq(&watched.process, process);
-        let of = match self.watched.iter().find(is_this) {
-            Some((&known, _)) => known,
+        let address = address_of(process);
+        let of = match self.by_process.get(&address).copied() {
+            Some(known) => known,
             None => {
                 let id = self.next();
-                let data = epoll::EventData::new_u64(id);
-                let events = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
-                epoll::add(&*epoll, process.handle(), data, events).map_err(|errno| {
-                    ProcessError::Refused { pid, error: io::Error::from(errno).into() }
+                watch_in(&epoll, process, id).map_err(|errno| ProcessError::Refused {
+                    pid,
+                    error: io::Error::from(errno).into(),
                 })?;
                 let watched = Watched { process: Arc::clone(process), callbacks: HashMap::new() };
                 self.watched.insert(id, watched);
+                self.by_process.insert(address, id);
                 if pid != 0 {
                     self.by_pid.insert(pid, id);
                 }
@@ -222,6 +225,10 @@ impl State {
         }
         let created = epoll::create(epoll::CreateFlags::CLOEXEC);
         let epoll = Arc::new(created.map_err(|errno| refused(errno.into()))?);
+        for (&id, watched) in &self.watched {
+            let added = watch_in(&epoll, &watched.process, id);
+            added.map_err(|errno| refused(errno.into()))?;
+        }
         let theirs = Arc::clone(&epoll);
         thread::Builder::new()
             .name("nixl-exits".to_owned())
@@ -240,12 +247,23 @@ impl State {
 
     fn forget(&mut self, id: u64) -> Option<Watched> {
         let watched = self.watched.remove(&id)?;
+        self.by_process.remove(&address_of(&watched.process));
         let pid = watched.process.pid();
         if self.by_pid.get(&pid) == Some(&id) {
             self.by_pid.remove(&pid);
         }
         Some(watched)
     }
+}
+
+/// Has the set report the end of a process as `id`.
+fn watch_in(epoll: &OwnedFd, process: &ProcessWatch, id: u64) -> Result<(), Errno> {
+    let events = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+    epoll::add(epoll, process.handle(), epoll::EventData::new_u64(id), events)
+}
+
+fn address_of(process: &Arc<ProcessWatch>) -> usize {
+    Arc::as_ptr(process).addr()
 }
 
 impl ExitWatch {

@@ -1,6 +1,7 @@
 //! Opening of peers' memory: within the limits on address space and pinned memory, with a watch of the process.
 #![allow(unsafe_code, reason = "keeps memory of peers pinned while GPUs use it")]
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use nixl_descriptor::{Presence, Region, SharedMemory, SharedName};
@@ -111,9 +112,13 @@ impl ImportCache {
     fn closing(&self) -> impl FnOnce() + Send + 'static {
         let (me, background) = (Weak::clone(&self.me), Arc::clone(&self.background));
         move || {
-            background.run(Box::new(move || {
-                me.upgrade().into_iter().for_each(|imports| imports.close_of_ended());
-            }));
+            // One for all that end before its turn.
+            let is_first = |imports: &Arc<Self>| !imports.closing.swap(true, Ordering::AcqRel);
+            if me.upgrade().as_ref().is_some_and(is_first) {
+                background.run(Box::new(move || {
+                    me.upgrade().into_iter().for_each(|imports| imports.close_of_ended());
+                }));
+            }
         }
     }
 

@@ -40,6 +40,7 @@ impl ImportCache {
 
     /// *Blocking.* Closes the memory of processes that have ended.
     pub(super) fn close_of_ended(&self) {
+        self.closing.store(false, Ordering::Release);
         self.close(|owner| owner.process.as_ref().is_some_and(|p| p.process().has_ended()));
     }
 
