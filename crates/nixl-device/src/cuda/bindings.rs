@@ -165,6 +165,7 @@ fn attributes_are_those_of_the_bindings() {
     assert_eq!(attributes::ASKED, asked.map(|attribute| attribute as i32));
     let of_mappings = [
         Pointer::CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES,
+        Pointer::CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE,
         Pointer::CU_POINTER_ATTRIBUTE_MAPPING_SIZE,
         Pointer::CU_POINTER_ATTRIBUTE_MAPPING_BASE_ADDR,
         Pointer::CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID,

@@ -241,6 +241,8 @@ mod tests {
         assert_eq!((memory.base(), memory.len(), memory.is_there()), (base, LEN as u64, true));
         let opened = ImportedPoolMemory::open(&other, memory.export().unwrap(), LEN).unwrap();
         assert_ne!(opened.address(), base);
+        let of_vmm = super::super::PhysicalMemory::at(&context, base);
+        assert_eq!(of_vmm, Ok(None), "though the driver says where it is mapped");
         assert_eq!((opened.len(), fake.imported_pools()), (LEN, (1, 1)));
         drop(opened);
         assert_eq!((fake.imported_pools(), other.leaked()), ((0, 0), 0));

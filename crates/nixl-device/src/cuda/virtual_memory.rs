@@ -18,8 +18,8 @@ use super::memory_error::{MemoryError, checked_len};
 use super::shareable_handle::ShareableHandle;
 use crate::SharedError;
 
-/// `CU_POINTER_ATTRIBUTE_{ALLOWED_HANDLE_TYPES, MAPPING_SIZE, MAPPING_BASE_ADDR, MEMORY_BLOCK_ID}`
-pub(super) const ASKED: [i32; 4] = [14, 18, 19, 20];
+/// `CU_POINTER_ATTRIBUTE_{ALLOWED_HANDLE_TYPES, MEMPOOL_HANDLE, MAPPING_SIZE, MAPPING_BASE_ADDR, MEMORY_BLOCK_ID}`
+pub(super) const ASKED: [i32; 5] = [14, 17, 18, 19, 20];
 /// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`
 pub(super) const DESCRIPTOR: u32 = 1;
 /// `CU_MEM_HANDLE_TYPE_FABRIC`
@@ -46,10 +46,11 @@ impl PhysicalMemory {
     ///
     /// The driver's error, which may be too old to tell mappings apart.
     pub fn at(context: &Context, address: u64) -> Result<Option<Self>, CudaError> {
-        let [types, len, base, id] = context.pointer_attributes(ASKED, address)?;
+        let [types, pool, len, base, id] = context.pointer_attributes(ASKED, address)?;
         let found = Self { context: *context, base, len, id, handle_types: word(types) };
         let contains = base.checked_add(len).is_some_and(|end| (base..end).contains(&address));
-        Ok((contains && id != 0).then_some(found))
+        // A pool's memory is mapped, too, and the driver gives no handle of it.
+        Ok((contains && id != 0 && pool == 0).then_some(found))
     }
 
     /// The address at which its mapping begins.

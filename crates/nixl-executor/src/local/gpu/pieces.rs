@@ -167,7 +167,10 @@ impl MemoryPieces for Pieces {
         let place = self.base().checked_add(offset).and_then(|address| self.at(address));
         let piece = place.and_then(|place| self.0.get(place));
         let piece = piece.ok_or_else(|| SharedError::text("no allocation begins there"))?;
-        let (descriptor, content) = piece.export()?.into_parts();
+        let handle = piece.export().inspect_err(|error| {
+            tracing::debug!(%error, "a peer gets no handle of an allocation");
+        });
+        let (descriptor, content) = handle?.into_parts();
         Ok(MemoryPiece::new(piece.len(), descriptor, content))
     }
 }

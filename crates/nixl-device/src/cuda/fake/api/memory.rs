@@ -97,6 +97,8 @@ pub(super) unsafe extern "C" fn pointer_get_attributes(
         let device = device.map(|(start, len)| (*start, *len));
         let kind = device.and_then(|(start, _)| state.kinds.get(&start).copied());
         let mapped = state.physical.mapped_at(address);
+        // As the driver reports memory of pools: mapped like that of the VMM API.
+        let pooled = device.filter(|_| kind == Some(FakeMemory::SharedPool));
         // SAFETY: the lists have `count` elements.
         let attributes = unsafe { std::slice::from_raw_parts(attributes, count as usize) };
         // SAFETY: as above.
@@ -115,7 +117,7 @@ pub(super) unsafe extern "C" fn pointer_get_attributes(
                     (None, Some(FakeMemory::Virtual { handle_types, .. })) => {
                         put(out.cast(), handle_types)
                     }
-                    _ => put(out.cast(), 0u32),
+                    _ => put(out.cast(), u32::from(pooled.is_some())),
                 },
                 16 => match kind {
                     Some(FakeMemory::Virtual { is_read_only: true, .. }) => put(out.cast(), 1u32),
@@ -126,9 +128,18 @@ pub(super) unsafe extern "C" fn pointer_get_attributes(
                     put(out.cast(), id.unwrap_or(0))
                 }
                 17 => put(out.cast(), kind.map_or(0, pool_of)),
-                18 => put(out.cast(), mapped.map_or(0, |mapped| mapped.len)),
-                19 => put(out.cast(), mapped.map_or(0, |mapped| mapped.address)),
-                20 => put(out.cast(), mapped.map_or(0, |mapped| mapped.id)),
+                18 => {
+                    let len = pooled.map_or(0, |(_, len)| len);
+                    put(out.cast(), mapped.map_or(len, |mapped| mapped.len))
+                }
+                19 => {
+                    let start = pooled.map_or(0, |(start, _)| start);
+                    put(out.cast(), mapped.map_or(start, |mapped| mapped.address))
+                }
+                20 => {
+                    let id = pooled.and_then(|(start, _)| state.ids.get(&start).copied());
+                    put(out.cast(), mapped.map_or(id.unwrap_or(0), |mapped| mapped.id))
+                }
                 other => return state.fault(format!("attribute {other} is asked for")),
             };
         }
