@@ -143,11 +143,17 @@ impl ChannelOptions {
 
     /// Refuses a channel over which metadata would travel in the clear.
     pub(crate) fn allows(&self, exposure: &Exposure) -> Result<(), ChannelError> {
-        let Exposure::Open(host) = exposure else { return Ok(()) };
         #[cfg(feature = "seal")]
         if self.seals.as_ref().is_some_and(|seals| seals.are_encrypted()) {
             return Ok(());
         }
+        self.allows_unsealed(exposure)
+    }
+
+    /// Refuses unsealed metadata where it would travel in the clear. A server neither seals nor opens: its own seals say nothing
+    /// about what it passes on.
+    pub(crate) fn allows_unsealed(&self, exposure: &Exposure) -> Result<(), ChannelError> {
+        let Exposure::Open(host) = exposure else { return Ok(()) };
         if self.unsealed.iter().any(|allowed| allowed.eq_ignore_ascii_case(host)) {
             return Ok(());
         }

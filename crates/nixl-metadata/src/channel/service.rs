@@ -38,7 +38,7 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(5);
 impl Service {
     /// Serves a hub, over a network of this `exposure`.
     pub(crate) fn new(hub: Hub, options: ChannelOptions, exposure: &Exposure) -> Self {
-        let sealed_only = options.allows(exposure).is_err();
+        let sealed_only = options.allows_unsealed(exposure).is_err();
         Self { hub, options: Arc::new(options), sealed_only, pending: Pending::default() }
     }
 

@@ -43,17 +43,35 @@ const fn options_valid() -> std::time::Duration {
 
 #[tokio::test]
 async fn a_server_for_other_hosts_passes_on_what_is_sealed_alone() {
-    let hub = Hub::default();
-    let server =
-        Server::bind("0.0.0.0:0", hub.clone(), ServerOptions::new(), options()).await.unwrap();
-    let address = format!("127.0.0.1:{}", server.local_addr().unwrap().port());
-    let _own = hub.channel(options()).publish(entry("open", 1, b"metadata")).await.unwrap();
-    let plain = tcp::connect(&*address, TcpOptions::new(), options()).unwrap();
-    assert!(is_unsealed(plain.fetch(&name("open")).await));
-    assert!(is_unsealed(plain.publish(entry("w", 1, b"metadata")).await));
-    let sealed = tcp::connect(&*address, TcpOptions::new(), options().seals(seals())).unwrap();
-    let _published = sealed.publish(entry("w", 1, b"metadata")).await.unwrap();
-    assert_eq!(sealed.fetch(&name("w")).await.unwrap(), entry("w", 1, b"metadata"));
+    // The seals of a server's own options say nothing about what it passes on.
+    for server_options in [options(), options().seals(seals())] {
+        let hub = Hub::default();
+        let server = Server::bind("0.0.0.0:0", hub.clone(), ServerOptions::new(), server_options);
+        let server = server.await.unwrap();
+        let address = format!("127.0.0.1:{}", server.local_addr().unwrap().port());
+        let _own = hub.channel(options()).publish(entry("open", 1, b"metadata")).await.unwrap();
+        let plain = tcp::connect(&*address, TcpOptions::new(), options()).unwrap();
+        assert!(is_unsealed(plain.fetch(&name("open")).await));
+        assert!(is_unsealed(plain.publish(entry("w", 1, b"metadata")).await));
+        let sealed = tcp::connect(&*address, TcpOptions::new(), options().seals(seals())).unwrap();
+        let _published = sealed.publish(entry("w", 1, b"metadata")).await.unwrap();
+        assert_eq!(sealed.fetch(&name("w")).await.unwrap(), entry("w", 1, b"metadata"));
+    }
+}
+
+#[tokio::test]
+async fn a_server_leaves_a_file_at_its_path_that_is_no_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    std::fs::write(&path, b"kept").unwrap();
+    let address = format!("unix:{}", path.display());
+    let bind = || Server::bind(&*address, Hub::default(), ServerOptions::new(), options());
+    assert!(matches!(bind().await, Err(ChannelError::Down { .. })));
+    assert_eq!(std::fs::read(&path).unwrap(), b"kept");
+    // The socket of a server that was killed is replaced.
+    std::fs::remove_file(&path).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(bind().await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
@@ -112,9 +113,7 @@ impl Server {
                 (Listener::Tcp(listener), TcpAddress::Tcp(bound.to_string()))
             }
             TcpAddress::Unix(path) => {
-                if std::os::unix::net::UnixStream::connect(path).is_err() {
-                    let _absent = std::fs::remove_file(path);
-                }
+                remove_dead_socket(path).await;
                 (Listener::Unix(UnixListener::bind(path).map_err(down)?), address.clone())
             }
         };
@@ -144,6 +143,20 @@ impl Server {
 enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
+}
+
+/// Removes the socket of a server that was killed. Other files, and sockets with a listener, are left for `bind` to refuse.
+async fn remove_dead_socket(path: &Path) {
+    use std::os::unix::fs::FileTypeExt as _;
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    if !is_socket {
+        return;
+    }
+    if let Err(error) = UnixStream::connect(path).await
+        && error.kind() == io::ErrorKind::ConnectionRefused
+    {
+        let _absent = std::fs::remove_file(path);
+    }
 }
 
 impl Listener {
