@@ -64,6 +64,12 @@ impl<C: ServerLink> Remote<C> {
         }
     }
 
+    /// The stream that answers a call. A server that hangs may take the connection and never answer.
+    async fn open(&self, call: Vec<u8>) -> Result<Box<dyn Messages>, ChannelError> {
+        let lost = || ChannelError::Lost { place: self.carrier.place().to_owned(), source: None };
+        timeout(SILENCE, self.carrier.stream(call)).await.unwrap_or_else(|_| Err(lost()))
+    }
+
     /// The next message of a stream, at least a sign that it lives.
     async fn next(&self, stream: &mut Box<dyn Messages>) -> Result<Answer, ChannelError> {
         let place = || self.carrier.place().to_owned();
@@ -75,7 +81,7 @@ impl<C: ServerLink> Remote<C> {
 
     async fn follow_stream(&self, name: &WorkerName, states: &States) -> Result<(), ChannelError> {
         let call = encode(&Call::Follow { name: name.clone() })?;
-        let mut stream = self.carrier.stream(call).await?;
+        let mut stream = self.open(call).await?;
         loop {
             match self.next(&mut stream).await? {
                 Answer::Entry { entry } => states.report(entry),
@@ -92,7 +98,7 @@ impl<C: ServerLink> Remote<C> {
         delivery: &Delivery,
     ) -> Result<(), ChannelError> {
         let call = encode(&Call::Serve { name: name.clone(), incarnation })?;
-        let mut stream = self.carrier.stream(call).await?;
+        let mut stream = self.open(call).await?;
         loop {
             match self.next(&mut stream).await? {
                 Answer::Alive => delivery.ready(),
@@ -196,5 +202,47 @@ impl<C: ServerLink> Backend for Remote<C> {
         delivery: &Delivery,
     ) -> ChannelError {
         self.serve_stream(name, incarnation, delivery).await.err().unwrap_or(OTHER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::ChannelOptions;
+
+    /// A server that takes connections and never answers.
+    #[derive(Debug)]
+    struct Hanging;
+
+    #[async_trait]
+    impl ServerLink for Hanging {
+        fn place(&self) -> &str {
+            "a server that hangs"
+        }
+
+        async fn call(&self, _message: Vec<u8>) -> Result<Vec<u8>, ChannelError> {
+            std::future::pending().await
+        }
+
+        async fn stream(&self, _message: Vec<u8>) -> Result<Box<dyn Messages>, ChannelError> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn watches_and_inboxes_leave_a_server_that_never_answers() {
+        let (remote, options) = (Remote::new(Hanging), Arc::new(ChannelOptions::new()));
+        let name = WorkerName::new("w").unwrap();
+        let states = States::new(name.clone(), Arc::clone(&options));
+        let (delivery, _requests) = Delivery::new(name.clone(), options);
+        let both = async {
+            tokio::join!(
+                remote.follow(&name, &states),
+                remote.serve(&name, Incarnation::new(1), &delivery),
+            )
+        };
+        let ended = timeout(SILENCE * 10, both).await;
+        let lost = |error: &_| matches!(error, ChannelError::Lost { .. });
+        assert!(ended.is_ok_and(|(follow, serve)| lost(&follow) && lost(&serve)));
     }
 }
