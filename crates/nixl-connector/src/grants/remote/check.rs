@@ -90,7 +90,7 @@ impl Connector {
             }
             // The file is that of the random name, so the process is the owner.
             Ok(_) => Err(closed(metadata)),
-            // The engine reads them: the owner has closed them or does not answer, or runs on another host that has the identity of this one.
+            // The engine reads them: the owner has closed them or does not answer, or runs on another host that has this one's identity.
             Err(error) => {
                 tracing::debug!(%error, "the words of an export are not mapped");
                 self.words_by_engine(metadata).await
