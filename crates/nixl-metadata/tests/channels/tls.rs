@@ -177,3 +177,13 @@ async fn etcd_passes_by_tls_and_a_server_that_is_not_trusted_is_refused() {
     passes(&*connect(true)).await;
     is_refused(&*connect(false)).await;
 }
+
+#[tokio::test]
+async fn a_server_at_its_limit_of_connections_does_not_refuse_credentials() {
+    let tls = ServerOptions::new().tls(server()).connections(0);
+    let server = Server::bind("127.0.0.1:0", Hub::default(), tls, options()).await.unwrap();
+    let address = format!("localhost:{}", server.local_addr().unwrap().port());
+    let channel = tcp::connect(&*address, TcpOptions::new().tls(client(true)), options()).unwrap();
+    let error = channel.fetch(&name("w")).await.unwrap_err();
+    assert!(matches!(error, ChannelError::Down { .. }), "{error:?}");
+}
