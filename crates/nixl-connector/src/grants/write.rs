@@ -165,7 +165,9 @@ impl Export {
         let key = key_of(&terms.token)?;
         let written = shared.table().write_begins(layout, blocks)?;
         let as_ticket = (Naming::Ticket(key), Some(written));
-        let operation = connector.create_writable_as(as_ticket, list, offer).await?;
+        // The life time is that of the grant, and no deadline of its preparation.
+        let operation = connector.create_writable_as(as_ticket, list, offer);
+        let operation = connector.within_timeout(operation).await?;
         shared.writers().add(operation.ender())?;
         let metadata = operation.metadata();
         let expires = metadata.terms().map_or(0, |terms| terms.expires_unix_millis().get());

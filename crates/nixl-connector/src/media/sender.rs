@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use nixl_descriptor::DescriptorList;
 use nixl_descriptor::tensor::{DType, Tensor, TensorLayout};
 use nixl_metadata::media::{DecodedMedia, EmbeddingsRequest, MediaMetadata};
 use nixl_ops::{OperationError, OperationOptions, ReadableOperation};
@@ -86,7 +87,7 @@ impl MediaSender {
             .timeout(self.life_time)
             .life_time(self.life_time)
             .readers(self.readers);
-        let operation = self.connector.create_readable_with(list, options).await?;
+        let operation = self.prepared(list, options).await?;
         let shape = tensor.shape().iter().map(|&size| size as u64).collect();
         let dtype = tensor.dtype().numpy_name().to_uppercase();
         let media = DecodedMedia::of_offer(operation.metadata().clone(), shape, dtype, metadata)?;
@@ -95,6 +96,16 @@ impl MediaSender {
             None => media,
         };
         Ok(MediaOffer { media, operation })
+    }
+
+    /// Prepares an offer within the connector's timeout: its life time is that of the offer.
+    async fn prepared(
+        &self,
+        list: DescriptorList,
+        options: OperationOptions,
+    ) -> Result<ReadableOperation, ConnectorError> {
+        let operation = self.connector.create_readable_with(list, options);
+        self.connector.within_timeout(operation).await
     }
 
     /// Offers embeddings to one worker, which completes the operation: the request is to be sent to it.
@@ -108,7 +119,7 @@ impl MediaSender {
     ) -> Result<(EmbeddingsRequest, ReadableOperation), ConnectorError> {
         let list = tensor.reshape(tensor.shape())?.descriptors(1)?;
         let options = OperationOptions::new().timeout(self.life_time).life_time(self.life_time);
-        let operation = self.connector.create_readable_with(list, options).await?;
+        let operation = self.prepared(list, options).await?;
         let shape = tensor.shape().iter().map(|&size| size as u64).collect();
         let dtype = tensor.dtype().numpy_name().to_owned();
         let request = EmbeddingsRequest::new(shape, dtype, operation.metadata().clone())?;

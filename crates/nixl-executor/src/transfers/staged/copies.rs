@@ -110,8 +110,9 @@ impl Copier {
     ) -> Result<Copying, TransportError> {
         self.grant.as_mut().map_or(Ok(()), |grant| grant.begin())?;
         self.queue(chunking, chunk, slot, towards).map_err(|error| {
-            // The GPU's error goes before.
-            let _ = self.grant.as_mut().map(|grant| grant.copied());
+            // The GPU's error goes before. A lost one may still read the blocks, so they stay leased.
+            let grant = self.grant.as_mut().filter(|_| !self.lost);
+            let _ = grant.map(|grant| grant.copied());
             engine_failed("copy", &error)
         })
     }
@@ -177,7 +178,8 @@ impl Copier {
         self.queued = self.queued.saturating_sub(1);
         self.lost |= reached.is_err();
         // The bytes have left the memory, and then its grant is looked at.
-        let stands = self.grant.as_mut().map_or(Ok(()), |grant| grant.copied());
+        let grant = self.grant.as_mut().filter(|_| !self.lost);
+        let stands = grant.map_or(Ok(()), |grant| grant.copied());
         let copied = reached.and_then(|_| copying.failed.take().map_or(Ok(()), Err));
         Poll::Ready(copied.map_err(|error| engine_failed("copy", &error)).and(stands))
     }
