@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nixl_connector::Connector;
 use nixl_descriptor::Region;
 use nixl_device::cuda::{Context, Stream};
-use nixl_executor::{GpuBackend as _, PathExecutor, PathKind};
+use nixl_executor::{GpuBackend as _, PathExecutor, PathKind, PathReport};
 use nixl_metadata::RdmaMetadata;
 
 use crate::Cuda;
@@ -47,6 +47,15 @@ fn the_driver_tells_the_kinds_of_allocations() {
     }
 }
 
+/// The expected path was taken. Every operation has new memory, and to open it may take longer than to stage it, which the executor
+/// learns.
+fn check(path: &PathReport, expected: PathKind, what: &str) {
+    let is_learned = expected == PathKind::CudaIpc
+        && path.kind() == PathKind::StagedOnGpu
+        && path.to_string().contains("times its estimate");
+    assert!(path.kind() == expected || is_learned, "{what}: {path}");
+}
+
 #[test]
 fn memory_of_every_kind_goes_between_processes() {
     if env::var_os(OWNER).is_some() {
@@ -74,14 +83,14 @@ fn memory_of_every_kind_goes_between_processes() {
                 let mut read = reader.begin_read(&offer, region.clone()).await.unwrap();
                 let done = read.wait_for_completion().await.unwrap();
                 let path = done.path().unwrap();
-                assert_eq!(path.kind(), expected, "{what}: {path}");
+                check(path, expected, &what);
                 assert!(download(&region) == bytes(1), "{what}: wrong bytes");
                 upload(&region, &bytes(2));
                 let offer = offers.next().unwrap();
                 let mut write = reader.begin_write(region.clone(), &offer).await.unwrap();
                 let done = write.wait_for_completion().await.unwrap();
                 let path = done.path().unwrap();
-                assert_eq!(path.kind(), expected, "{what}: {path}");
+                check(path, expected, &what);
                 println!("{what}: {path}");
             }
         }
