@@ -9,12 +9,14 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd as _, RawFd};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
 use nixl_descriptor::Descriptor;
 use nixl_descriptor::file::{FilePairs, FileRegion};
 use nixl_device::locks::lock;
+use nixl_ops::contained;
 
 use super::class::FileClass;
 use super::engine::EngineKind;
@@ -61,6 +63,8 @@ pub(crate) struct Operation {
     pieces: Vec<Piece>,
     bytes: u64,
     is_summed: bool,
+    /// Its place in the queue of its device, under the lock of that; zero while it is in none.
+    pub(super) ticket: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -75,6 +79,10 @@ struct State {
     sums: Vec<Option<(u32, u64)>>,
     /// The leases, and what keeps the memory allocated.
     held: Option<Held>,
+    /// What was held is dropped, or leaked with a piece that was lost.
+    released: bool,
+    /// A piece was dropped without an answer: the kernel may still use the memory.
+    lost: bool,
     waker: Option<Waker>,
 }
 
@@ -135,10 +143,24 @@ impl Operation {
             error: None,
             sums: if is_summed { vec![None; pieces.len()] } else { Vec::new() },
             held: Some(held),
+            released: pieces.is_empty(),
+            lost: false,
             waker: None,
         };
         let (file, state) = (file.clone(), Mutex::new(state));
-        Arc::new(Self { kind, class, file, engine, segments, pieces, bytes, is_summed, state })
+        let ticket = AtomicU64::new(0);
+        Arc::new(Self {
+            kind,
+            class,
+            file,
+            engine,
+            segments,
+            pieces,
+            bytes,
+            is_summed,
+            ticket,
+            state,
+        })
     }
 
     pub(crate) fn kind(&self) -> IoKind {
@@ -213,21 +235,43 @@ impl Operation {
         })
     }
 
-    /// Takes no further piece. Returns whether none is in flight.
+    /// Takes no further piece. Returns whether none is in flight, and the memory is free.
     pub(crate) fn stop(&self) -> bool {
+        lock(&self.state).stopped = true;
+        self.release();
+        let state = lock(&self.state);
+        state.released && !state.lost
+    }
+
+    /// Drops what is held if nothing is in flight and nothing left, and wakes the waker then.
+    fn release(&self) {
         let mut state = lock(&self.state);
-        state.stopped = true;
-        let is_quiet = state.in_flight == 0;
-        if is_quiet {
-            drop(state.held.take());
+        if state.in_flight > 0 || !(state.stopped || state.next == self.pieces.len()) {
+            return;
         }
-        is_quiet
+        // Without it, another thread releases.
+        let Some(held) = state.held.take() else { return };
+        let is_lost = state.lost;
+        drop(state);
+        // Without a lock, as destructors of users may run. The memory is free before a poll returns the result.
+        if is_lost {
+            mem::forget(held);
+        } else {
+            drop(held);
+        }
+        let mut state = lock(&self.state);
+        state.released = true;
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     /// The result, once nothing is in flight and nothing left. Else `waker` is woken then.
     pub(crate) fn poll(&self, waker: &Waker) -> Poll<Result<(), FileIoError>> {
         let mut state = lock(&self.state);
-        if !state.is_over(self.pieces.len()) {
+        if !state.released {
             match &mut state.waker {
                 Some(known) => known.clone_from(waker),
                 unknown => *unknown = Some(waker.clone()),
@@ -268,16 +312,8 @@ impl Operation {
             // What is left of a failed operation is not begun.
             state.stopped = true;
         }
-        if !state.is_over(self.pieces.len()) {
-            return;
-        }
-        // While the state is locked: the memory is free before a poll returns the result.
-        drop(state.held.take());
-        let waker = state.waker.take();
         drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.release();
     }
 }
 
@@ -289,12 +325,6 @@ impl fmt::Debug for Operation {
             .field("bytes", &self.bytes)
             .field("file", &self.file)
             .finish_non_exhaustive()
-    }
-}
-
-impl State {
-    fn is_over(&self, pieces: usize) -> bool {
-        self.in_flight == 0 && (self.stopped || self.next == pieces)
     }
 }
 
@@ -341,7 +371,7 @@ fn cut(mut offset: u64, segments: &[Segment], first: usize, direct: bool, pieces
 
 /// A piece of an operation in flight, which leases the memory of its segments until this is answered.
 ///
-/// Dropped without an answer, as by a thread that panics, it leaves the memory leased for ever.
+/// Dropped without an answer, as by a thread that panics, it ends the operation with an error and leaves the memory leased for ever.
 pub(crate) struct FileOp {
     /// `None` once it is answered.
     operation: Option<Arc<Operation>>,
@@ -487,6 +517,10 @@ impl FileOp {
     }
 
     fn finish(mut self, error: Option<FileIoError>) {
+        self.end(error);
+    }
+
+    fn end(&mut self, error: Option<FileIoError>) {
         let (operation, queue) = (self.operation.take(), self.queue.take());
         // The device has room again before the owner learns of the end, which may begin the next operation.
         if let Some((queue, class)) = &queue {
@@ -504,8 +538,12 @@ impl FileOp {
 
 impl Drop for FileOp {
     fn drop(&mut self) {
+        let Some(operation) = &self.operation else { return };
         // The kernel may still use the memory.
-        mem::forget(self.operation.take());
+        lock(&operation.state).lost = true;
+        let error = FileIoError::EngineEnded { path: self.path() };
+        // A second panic while the thread unwinds would end the process.
+        let _ = contained("the end of a lost call of a file", || self.end(Some(error)));
     }
 }
 

@@ -1,11 +1,14 @@
 //! The queue of a device: operations that wait, by class, and the calls that are in flight.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::mem;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nixl_device::locks::lock;
-use nixl_ops::Clock;
+use nixl_ops::{Clock, contained};
 
 use super::class::FileClass;
 use super::error::FileTransferError;
@@ -22,10 +25,14 @@ pub(crate) struct DeviceQueue {
 
 #[derive(Default)]
 struct Waiting {
-    /// With pieces left to be taken.
-    classes: [VecDeque<Arc<Operation>>; FileClass::ALL.len()],
+    /// With pieces left to be taken, by ticket.
+    classes: [BTreeMap<u64, Arc<Operation>>; FileClass::ALL.len()],
+    last_ticket: u64,
     bytes: [u64; FileClass::ALL.len()],
     schedule: Schedule,
+    /// A thread begins calls, and looks again if this was asked for meanwhile.
+    pumping: bool,
+    again: bool,
 }
 
 impl DeviceQueue {
@@ -46,11 +53,7 @@ impl DeviceQueue {
 
     /// Adds an operation, and begins what may begin.
     pub(crate) fn add(self: &Arc<Self>, operation: &Arc<Operation>) {
-        let class = operation.class();
-        let mut waiting = lock(&self.waiting);
-        waiting.classes[class.index()].push_back(Arc::clone(operation));
-        waiting.bytes[class.index()] += operation.bytes();
-        drop(waiting);
+        lock(&self.waiting).push(operation, operation.class());
         self.pump();
     }
 
@@ -63,16 +66,31 @@ impl DeviceQueue {
     pub(crate) fn promote(self: &Arc<Self>, operation: &Arc<Operation>, class: FileClass) {
         let mut waiting = lock(&self.waiting);
         if waiting.remove(operation) {
-            waiting.classes[class.index()].push_back(Arc::clone(operation));
-            waiting.bytes[class.index()] += operation.bytes();
+            waiting.push(operation, class);
         }
         drop(waiting);
         self.pump();
     }
 
-    /// Begins what may begin.
+    /// Begins what may begin. An engine that refuses a call comes back here, by which the first of these calls looks again.
     fn pump(self: &Arc<Self>) {
-        let now = self.clock.now();
+        let mut waiting = lock(&self.waiting);
+        waiting.again = true;
+        if waiting.pumping {
+            return;
+        }
+        waiting.pumping = true;
+        drop(waiting);
+        // Also after a panic of an engine.
+        let pumping = Pumping(self);
+        while pumping.goes_on() {
+            self.submit_next();
+        }
+        mem::forget(pumping);
+    }
+
+    fn submit_next(self: &Arc<Self>) {
+        let now = self.now();
         let mut batches: Vec<(Arc<dyn FileEngine>, Vec<FileOp>)> = Vec::new();
         let mut waiting = lock(&self.waiting);
         while let Some((op, engine)) = waiting.take(self, now) {
@@ -87,6 +105,11 @@ impl DeviceQueue {
         }
     }
 
+    /// A clock that panics takes neither a call's end nor a thread of an engine with it.
+    fn now(&self) -> Duration {
+        contained("the clock of a device's queue", || self.clock.now()).unwrap_or_default()
+    }
+
     /// Bytes of operations that wait, by class.
     pub(crate) fn queued(&self, class: FileClass) -> u64 {
         lock(&self.waiting).bytes[class.index()]
@@ -95,7 +118,7 @@ impl DeviceQueue {
 
 impl CallCounter for DeviceQueue {
     fn note_end(&self, class: FileClass, bytes: u64) {
-        let now = self.clock.now();
+        let now = self.now();
         lock(&self.waiting).schedule.ended(class, bytes, now);
     }
 
@@ -104,17 +127,41 @@ impl CallCounter for DeviceQueue {
     }
 }
 
+struct Pumping<'a>(&'a DeviceQueue);
+
+impl Pumping<'_> {
+    /// Whether to look again. Else the next call of `pump` begins.
+    fn goes_on(&self) -> bool {
+        let mut waiting = lock(&self.0.waiting);
+        waiting.pumping = mem::take(&mut waiting.again);
+        waiting.pumping
+    }
+}
+
+impl Drop for Pumping<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.waiting).pumping = false;
+    }
+}
+
 impl Waiting {
+    fn push(&mut self, operation: &Arc<Operation>, class: FileClass) {
+        self.last_ticket += 1;
+        operation.ticket.store(self.last_ticket, Relaxed);
+        self.classes[class.index()].insert(self.last_ticket, Arc::clone(operation));
+        self.bytes[class.index()] += operation.bytes();
+    }
+
     /// The next call.
     fn take(
         &mut self,
         queue: &Arc<DeviceQueue>,
-        now: std::time::Duration,
+        now: Duration,
     ) -> Option<(FileOp, Arc<dyn FileEngine>)> {
         loop {
             let classes = &self.classes;
             let class = self.schedule.next(|class| !classes[class.index()].is_empty(), now)?;
-            let operation = Arc::clone(self.classes[class.index()].front()?);
+            let operation = Arc::clone(self.classes[class.index()].first_key_value()?.1);
             let len = operation.next_len();
             let taken = len.and_then(|len| {
                 Some((operation.take(Some((Arc::clone(queue) as _, class)))?, len))
@@ -131,9 +178,12 @@ impl Waiting {
     }
 
     fn remove(&mut self, operation: &Arc<Operation>) -> bool {
+        let ticket = operation.ticket.swap(0, Relaxed);
+        if ticket == 0 {
+            return false;
+        }
         for (operations, bytes) in self.classes.iter_mut().zip(&mut self.bytes) {
-            if let Some(at) = operations.iter().position(|other| Arc::ptr_eq(other, operation)) {
-                operations.remove(at);
+            if operations.remove(&ticket).is_some() {
                 *bytes -= operation.bytes();
                 return true;
             }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use nixl_descriptor::file::FileRegion;
 use nixl_device::FileIdentity;
 use nixl_device::locks::lock;
-use nixl_ops::Clock;
+use nixl_ops::{Clock, contained};
 
 use super::engine::EngineKind;
 use super::io_kind::IoKind;
@@ -246,6 +246,7 @@ impl FileEngine for SimulatedFiles {
 impl Shared {
     /// Answers calls in a random order of those that are due.
     fn run(&self) {
+        nixl_descriptor::defer_disposal_on_this_thread();
         let mut disk = lock(&self.disk);
         loop {
             if disk.left == Some(0) {
@@ -264,7 +265,9 @@ impl Shared {
                 disk.left = disk.left.map(|left| left.saturating_sub(1));
                 let (result, op) = disk.call(op);
                 drop(disk);
-                let rest = op.answer(result);
+                let rest = contained("the answer to a call of a file", || op.answer(result))
+                    .ok()
+                    .flatten();
                 disk = lock(&self.disk);
                 disk.pending.extend(rest.map(|op| (due, op)));
             } else if disk.is_closing && disk.pending.is_empty() {

@@ -6,7 +6,9 @@ use std::mem;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
+use nixl_descriptor::defer_disposal_on_this_thread;
 use nixl_device::locks::lock;
+use nixl_ops::contained;
 
 use super::engine::EngineKind;
 use super::operation::{FileEngine, FileOp};
@@ -85,14 +87,18 @@ impl Pool {
     }
 
     fn run(&self) {
+        defer_disposal_on_this_thread();
         while let Some(mut op) = self.next() {
-            loop {
-                let result = vectored::call(&op);
-                match op.answer(result) {
-                    Some(rest) => op = rest,
-                    None => break,
+            // A call that is lost by a panic ends its operation.
+            let _ = contained("a call of a file", || {
+                loop {
+                    let result = vectored::call(&op);
+                    match op.answer(result) {
+                        Some(rest) => op = rest,
+                        None => break,
+                    }
                 }
-            }
+            });
         }
     }
 

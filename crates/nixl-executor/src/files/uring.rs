@@ -16,7 +16,9 @@ use std::thread;
 use std::time::Duration;
 
 use io_uring::{IoUring, opcode, squeue, types};
+use nixl_descriptor::defer_disposal_on_this_thread;
 use nixl_device::locks::lock;
+use nixl_ops::contained;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::engine::EngineKind;
@@ -143,6 +145,7 @@ impl Ring {
     const PAUSE: Duration = Duration::from_millis(1);
 
     fn run(mut self) {
+        defer_disposal_on_this_thread();
         let (mut ready, mut is_armed) = (VecDeque::new(), false);
         loop {
             if !is_armed {
@@ -186,7 +189,8 @@ impl Ring {
                     let _ = rustix::io::read(&self.shared.counter, &mut count);
                     is_armed = false;
                 } else if let Some(op) = self.take(number)
-                    && let Some(rest) = op.answer(count(result))
+                    && let Ok(Some(rest)) =
+                        contained("the answer to a call of a file", || op.answer(count(result)))
                 {
                     ready.push_back(rest);
                 }

@@ -4,10 +4,15 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use nixl_descriptor::Region;
-use nixl_descriptor::file::{FileError, FileLayout, FileLayoutError, FileOptions, FileRegion};
-use nixl_descriptor::layout::{Dimensions, Inner, Layout, LayoutError, LayoutGeometry};
-use rustix::fs::{FlockOperation, flock};
+use nixl_descriptor::file::{
+    FileError, FileLayout, FileLayoutError, FileOptions, FileRegion, pair_file_blocks,
+};
+use nixl_descriptor::layout::{
+    BlockLeaseError, Dimensions, Inner, Layout, LayoutError, LayoutGeometry,
+};
+use nixl_descriptor::{LeaseMode, LeaseSet, Region};
+use rustix::fs::{FlockOperation, flock, unlink};
+use rustix::io::{pread, retry_on_intr};
 
 use super::super::class::FileClass;
 use super::super::error::FileTransferError;
@@ -18,6 +23,7 @@ use super::key::BlockKey;
 use super::options::{Commit, StoreOptions};
 use super::record::{Header, PAGE, Record};
 use super::slots::{Reading, Reservation, Slots};
+use super::syncs::Syncs;
 use crate::local::on_a_thread;
 
 /// Blocks of one shape in a preallocated file, found by their keys. Cheap to clone; the last clone ends the ownership of the folder.
@@ -36,8 +42,7 @@ struct Shared {
     fingerprint: u128,
     capacity: u32,
     commit: Commit,
-    /// Its lock is the ownership of the folder.
-    _owner: FileRegion,
+    syncs: Arc<Syncs>,
 }
 
 /// Pages of records that are read at once, of which a table has a multiple.
@@ -64,22 +69,30 @@ impl BlockStore {
             opened.map_err(|error| FileTransferError::Thread { error: error.into() })??;
         executor.prepare(&file).await?;
         let header = Header { fingerprint, capacity };
-        let is_new = is_new || is_empty(executor, &file).await?;
-        if is_new {
+        if is_new || is_empty(executor, &file).await? {
             let first = page(&header.encode())?;
             let layout = FileLayout::new(*first.geometry(), file.clone(), 0)?;
             let io = FileIoOptions::new();
-            executor.write_blocks(&first, &[0], &layout, &[0], &io)?.wait_for_completion().await?;
+            let mut write = executor.begin(
+                IoKind::Write,
+                (&layout, &[0]),
+                (&first, &[0]),
+                &io,
+                (false, Some(Box::new(owner.clone()))),
+            )?;
+            write.wait_for_completion().await?;
             executor.sync(&file, &io)?.wait_for_completion().await?;
         }
         check(executor, &file, header).await?;
+        // A first page that was lost leaves the records.
         let found = match is_new {
             true => vec![None; capacity as usize],
             false => scan(executor, &file, header).await?,
         };
         let records = FileLayout::new(pages(capacity.into())?, file.clone(), PAGE as u64)?;
         let blocks = FileLayout::new(places.geometry, file.clone(), places.blocks)?;
-        let (slots, superseded) = Slots::new(found, options.eviction);
+        let (slots, superseded) = Slots::new(found, options.eviction, owner);
+        let syncs = Syncs::new(executor.clone(), file.clone());
         let shared = Shared {
             executor: executor.clone(),
             file,
@@ -89,7 +102,7 @@ impl BlockStore {
             fingerprint,
             capacity,
             commit: options.commit,
-            _owner: owner,
+            syncs,
         };
         let store = Self { shared: Arc::new(shared) };
         for slot in superseded {
@@ -106,8 +119,9 @@ impl BlockStore {
     /// # Errors
     ///
     /// [`StoreError::Full`], [`StoreError::Transfer`] if the block cannot be read or the device has too much waiting,
-    /// [`StoreError::Operation`] if a write failed. Then the block is not found, and others are as they were; if only the block
-    /// before it could not be erased, it is found.
+    /// [`StoreError::Operation`] if a write failed, [`StoreError::NotSynced`] if a sync did, of this or another put. Then the block
+    /// is not found, though it may be after a restart; if only the block before it could not be erased, it is found. A block that
+    /// gave way to it before a write failed is lost; one whose memory or shape is refused takes none.
     pub async fn put(
         &self,
         key: BlockKey,
@@ -115,6 +129,9 @@ impl BlockStore {
         block: usize,
     ) -> Result<(), StoreError> {
         let Shared { executor, blocks, slots, capacity, .. } = &*self.shared;
+        self.shared.syncs.check()?;
+        // A block that gives way is lost, so what can be refused is refused before.
+        let lease = self.check(memory, block)?;
         let reserved = slots.reserve().ok_or(StoreError::Full { capacity: *capacity })?;
         let reserved = Arc::new(reserved);
         if !reserved.is_erased() {
@@ -128,6 +145,7 @@ impl BlockStore {
             &FileIoOptions::new(),
             (true, Some(Box::new(Arc::clone(&reserved)))),
         )?;
+        drop(lease);
         write.wait_for_completion().await?;
         // A record whose block a crash has torn would hide the block before it.
         self.settle().await?;
@@ -138,7 +156,7 @@ impl BlockStore {
             // A write that has completed has one.
             checksum: write.checksum().unwrap_or(0),
         };
-        reserved.set_erased(false);
+        reserved.set_written(&record);
         self.write_record(&reserved, &record.encode(self.shared.fingerprint)).await?;
         self.settle().await?;
         if let Some(before) = reserved.commit(record) {
@@ -176,17 +194,22 @@ impl BlockStore {
         self.read(key, memory, block, FileClass::Prefetch).await
     }
 
-    /// Takes a block out of the store. Returns whether it was there. While it is read, its record stays until the read ends.
+    /// Takes a block out of the store. Returns whether it was there.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Transfer`] and [`StoreError::Operation`]: it is found no more, but may be after a restart.
+    /// [`StoreError::StillUsed`], [`StoreError::Transfer`], [`StoreError::Operation`] and [`StoreError::NotSynced`]: it is found no
+    /// more, but it or a block before it may be after a restart, unless another call succeeds.
     pub async fn remove(&self, key: BlockKey) -> Result<bool, StoreError> {
         let was_there = self.contains(key);
-        if let Some(reserved) = self.shared.slots.take(&key) {
-            self.erase(&Arc::new(reserved)).await?;
+        let (records, is_used) = self.shared.slots.take(&key);
+        for record in records {
+            self.erase(&Arc::new(record)).await?;
         }
-        Ok(was_there)
+        match is_used {
+            false => Ok(was_there),
+            true => Err(StoreError::StillUsed { key }),
+        }
     }
 
     /// Whether a block is found.
@@ -249,7 +272,7 @@ impl BlockStore {
     async fn erase(&self, reserved: &Arc<Reservation>) -> Result<(), StoreError> {
         self.write_record(reserved, &[]).await?;
         self.settle().await?;
-        reserved.set_erased(true);
+        reserved.set_erased();
         Ok(())
     }
 
@@ -273,10 +296,35 @@ impl BlockStore {
     /// Brings what was written to the disk, if that is wanted.
     async fn settle(&self) -> Result<(), StoreError> {
         if self.shared.commit == Commit::Each {
-            let io = FileIoOptions::new();
-            self.shared.executor.sync(&self.shared.file, &io)?.wait_for_completion().await?;
+            self.shared.syncs.settle().await?;
         }
         Ok(())
+    }
+
+    /// Leases the memory of a block to be put if its shape is right and there is room in the queue.
+    fn check(&self, memory: &Layout, block: usize) -> Result<Option<LeaseSet>, StoreError> {
+        let Shared { executor, blocks, file, .. } = &*self.shared;
+        if !memory.device().is_host() {
+            return Err(FileTransferError::NotHost { device: memory.device() }.into());
+        }
+        let layers = 0..memory.geometry().layers();
+        pair_file_blocks(blocks, &[0], memory, &[block], layers.clone())
+            .map_err(FileTransferError::from)?;
+        let class = FileClass::Write;
+        let waiting = executor.waiting(file, class);
+        let (queued, limit) = (
+            waiting.saturating_add(blocks.geometry().block_len() as u64),
+            FileExecutor::MAX_WAITING,
+        );
+        if waiting > 0 && queued > limit {
+            return Err(FileTransferError::Busy { class, queued, limit }.into());
+        }
+        match memory.lease(&[block], layers, LeaseMode::Read) {
+            Ok(lease) => Ok(Some(lease)),
+            Err(BlockLeaseError::Lease(error)) => Err(FileTransferError::Lease(error).into()),
+            // The pairing has checked the rest.
+            Err(_) => Ok(None),
+        }
     }
 }
 
@@ -352,6 +400,7 @@ fn files(folder: &Path, len: u64) -> Result<(FileRegion, FileRegion, bool), Stor
     let (owner, _) = open_or_create(folder, "owner", FileOptions::read_write(), PAGE as u64)?;
     flock(owner.descriptor(), FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| StoreError::InUse { folder: folder.to_owned() })?;
+    discard_unfinished(folder, len)?;
     let direct = open_or_create(folder, "blocks", FileOptions::read_write().direct(), len);
     let (file, is_new) = match direct {
         Err(FileError::NoDirectIo { .. }) => {
@@ -363,6 +412,28 @@ fn files(folder: &Path, len: u64) -> Result<(FileRegion, FileRegion, bool), Stor
         true => Ok((owner, file, is_new)),
         false => Err(StoreError::OtherBlocks { path: file.path().to_owned() }),
     }
+}
+
+/// Removes the file of a store whose creation has ended amid the reservation of its room: before the first page nothing is written.
+fn discard_unfinished(folder: &Path, len: u64) -> Result<(), FileError> {
+    let file = match FileRegion::open(folder, "blocks", &FileOptions::read_write()) {
+        Err(FileError::NotFound { .. }) => return Ok(()),
+        opened => opened?,
+    };
+    if file.len()? >= len {
+        return Ok(());
+    }
+    let (mut part, mut offset) = (vec![0; 1 << 20], 0);
+    loop {
+        match retry_on_intr(|| pread(file.descriptor(), &mut part[..], offset)) {
+            Ok(0) => break,
+            Ok(count) if part[..count].iter().all(|&byte| byte == 0) => offset += count as u64,
+            // It has a content of some kind.
+            Ok(_) | Err(_) => return Ok(()),
+        }
+    }
+    let _ = unlink(file.path());
+    Ok(())
 }
 
 fn open_or_create(

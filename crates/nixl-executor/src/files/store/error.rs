@@ -59,6 +59,21 @@ pub enum StoreError {
         /// Which block.
         key: BlockKey,
     },
+    /// A removed block is found no more, but a read or a write of it has not ended, so its record is still there.
+    #[error(
+        "block {key} of the store is being read or written: remove it again after that, or it may be found after a restart"
+    )]
+    StillUsed {
+        /// Which block.
+        key: BlockKey,
+    },
+    /// What was written since the last sync may be lost, and the system states that once. Nothing is put or removed any more.
+    #[error("a sync of the store has failed: {error}; drop the store and open it again")]
+    NotSynced {
+        /// The error of the sync.
+        #[source]
+        error: FileTransferError,
+    },
     /// There is no memory for records.
     #[error("no memory for the records of the store: {reason}")]
     Memory {
@@ -76,10 +91,14 @@ impl StoreError {
             Self::Layout(error) => error.advice(),
             Self::Transfer(error) => error.advice(),
             Self::Operation(error) => error.advice(),
-            Self::Full { .. } | Self::InUse { .. } | Self::Memory { .. } => Advice::Retry,
-            Self::NoStore { .. } | Self::OtherBlocks { .. } | Self::Damaged { .. } => {
-                Advice::GiveUp
-            }
+            Self::StillUsed { .. }
+            | Self::Full { .. }
+            | Self::InUse { .. }
+            | Self::Memory { .. } => Advice::Retry,
+            Self::NotSynced { .. }
+            | Self::NoStore { .. }
+            | Self::OtherBlocks { .. }
+            | Self::Damaged { .. } => Advice::GiveUp,
         }
     }
 }

@@ -30,6 +30,7 @@ mod key;
 mod options;
 mod record;
 mod slots;
+mod syncs;
 
 pub use block_store::BlockStore;
 pub use error::StoreError;

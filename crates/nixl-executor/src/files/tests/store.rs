@@ -8,6 +8,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
+use nixl_descriptor::LeaseMode;
 use nixl_descriptor::file::{FileOptions, FileRegion};
 use nixl_descriptor::layout::Layout;
 use proptest::prelude::*;
@@ -132,7 +133,9 @@ fn a_folder_has_one_owner_and_one_kind_of_blocks() {
     assert!(matches!(refused, StoreError::NoStore { .. }), "{refused}");
     // As if it had ended while it was created.
     file.write_all_at(&[0; 4096], 0).unwrap();
-    assert_eq!(world.open(options(3)).unwrap().len(), 0);
+    // What it held is still there, and the generations go on.
+    let store = world.open(options(3)).unwrap();
+    assert_eq!(world.get(&store, 0, &[0]), Some(0));
 }
 
 #[test]
@@ -163,22 +166,167 @@ fn a_failed_put_is_not_found_and_the_block_before_it_is() {
     let world = World::new();
     let store = world.open(options(8)).unwrap();
     world.put(&store, 0, 0).unwrap();
-    // The record that is emptied, the block, its record, the sync after the block, and that after its record.
-    let faults = [
-        (IoKind::Write, 0),
-        (IoKind::Write, 1),
-        (IoKind::Write, 1),
-        (IoKind::Sync, 1),
-        (IoKind::Sync, 1),
-    ];
-    for (kind, skipped) in faults {
-        world.disk.fail_nth(kind, skipped, libc::ENOSPC);
+    // The record that is emptied, the block, its record.
+    for others in 0..3 {
+        world.disk.fail_nth(IoKind::Write, others, libc::ENOSPC);
         let error = world.put(&store, 0, 1).unwrap_err();
         assert!(matches!(error, StoreError::Operation(_)), "{error}");
-        assert_eq!(world.get(&store, 0, &[0, 1]), Some(0), "{kind} {skipped}");
+        assert_eq!(world.get(&store, 0, &[0, 1]), Some(0), "write {others}");
     }
     world.put(&store, 0, 2).unwrap();
     assert_eq!(world.get(&store, 0, &[0, 1, 2]), Some(2));
+}
+
+#[test]
+fn a_failed_sync_ends_all_puts_until_the_store_is_opened_again() {
+    let world = World::new();
+    // Each sync of a put: of the record that is emptied, of the block, and of its record.
+    for others in 0..3 {
+        let store = world.open(options(8)).unwrap();
+        world.put(&store, 0, 2 * others as usize).unwrap();
+        let number = 2 * others as usize + 1;
+        world.disk.fail_nth(IoKind::Sync, others, libc::EIO);
+        let error = world.put(&store, 1, number).unwrap_err();
+        assert!(matches!(error, StoreError::NotSynced { .. }), "{error}");
+        // The kernel states the loss once.
+        let error = world.put(&store, 1, number).unwrap_err();
+        assert!(matches!(error, StoreError::NotSynced { .. }), "{error}");
+        assert!(!store.contains(key(1)));
+        assert_eq!(world.get(&store, 0, &[number - 1]), Some(number - 1));
+        drop(store);
+        let store = world.open(options(8)).unwrap();
+        world.put(&store, 1, number).unwrap();
+        assert!(wait(store.remove(key(1))).unwrap());
+        assert_eq!(world.get(&store, 0, &[number - 1]), Some(number - 1));
+    }
+}
+
+#[test]
+fn a_sync_that_fails_after_its_put_was_dropped_ends_the_other_puts() {
+    let world = World::new();
+    let store = world.open(options(8)).unwrap();
+    world.put(&store, 0, 0).unwrap();
+    // The erased record, and then its sync.
+    world.disk.freeze_after(1);
+    assert!(until_frozen(&world.disk, store.put(key(1), &world.memory, 2)).is_none());
+    until(|| world.disk.pending() == 1);
+    world.disk.fail_next(IoKind::Sync, libc::EIO);
+    let mut second = Box::pin(store.put(key(2), &world.memory, 3));
+    assert!(second.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    world.disk.thaw();
+    let error = wait(second).unwrap_err();
+    assert!(matches!(error, StoreError::NotSynced { .. }), "{error}");
+}
+
+#[test]
+fn an_older_block_of_a_removed_one_is_not_found_after_a_restart() {
+    for gives_way in [false, true] {
+        let world = World::new();
+        let store = world.open(options(3)).unwrap();
+        world.put(&store, 0, 0).unwrap();
+        // The record of the block before, after the erased record, the block and its record.
+        world.disk.fail_nth(IoKind::Write, 3, libc::EIO);
+        world.put(&store, 0, 1).unwrap_err();
+        assert_eq!(world.get(&store, 0, &[1]), Some(1));
+        if gives_way {
+            for number in 2..5 {
+                world.put(&store, number, number).unwrap();
+            }
+            assert!(!store.contains(key(0)));
+        } else {
+            assert!(wait(store.remove(key(0))).unwrap());
+        }
+        drop(store);
+        let store = world.open(options(3)).unwrap();
+        assert_eq!(world.get(&store, 0, &[]), None, "gives way: {gives_way}");
+    }
+}
+
+#[test]
+fn a_removed_block_that_is_read_is_removed_by_another_call() {
+    let world = World::new();
+    let store = world.open(options(3)).unwrap();
+    world.put(&store, 0, 0).unwrap();
+    world.disk.freeze();
+    let mut read = Box::pin(store.get(key(0), &world.memory, 1));
+    assert!(read.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    let used = wait(store.remove(key(0))).unwrap_err();
+    assert_eq!(used, StoreError::StillUsed { key: key(0) });
+    assert!(!store.contains(key(0)));
+    drop(read);
+    world.disk.thaw();
+    until(|| wait(store.remove(key(0))).is_ok());
+    drop(store);
+    let store = world.open(options(3)).unwrap();
+    assert_eq!(world.get(&store, 0, &[]), None);
+}
+
+#[test]
+fn an_unfinished_creation_is_begun_again() {
+    let world = World::new();
+    drop(world.open(options(3)).unwrap());
+    let len = std::fs::metadata(world.path()).unwrap().len();
+    for len in [0, 4096, len / 2, len] {
+        let file = File::create(world.path()).unwrap();
+        file.set_len(len).unwrap();
+        let store = world.open(options(3)).unwrap();
+        assert_eq!(store.len(), 0);
+        world.put(&store, 0, 0).unwrap();
+        assert_eq!(world.get(&store, 0, &[0]), Some(0));
+    }
+    // A part of a store that was in use is no unfinished one.
+    File::options().write(true).open(world.path()).unwrap().set_len(len / 2).unwrap();
+    let refused = world.open(options(3)).map(drop).unwrap_err();
+    assert!(matches!(refused, StoreError::OtherBlocks { .. }), "{refused}");
+}
+
+#[test]
+fn a_store_with_a_lost_first_page_serves_no_older_blocks() {
+    let world = World::new();
+    let store = world.open(options(8)).unwrap();
+    for number in 0..4 {
+        world.put(&store, 0, number).unwrap();
+    }
+    drop(store);
+    File::options().write(true).open(world.path()).unwrap().write_all_at(&[0; 4096], 0).unwrap();
+    let store = world.open(options(8)).unwrap();
+    world.put(&store, 0, 9).unwrap();
+    drop(store);
+    let store = world.open(options(8)).unwrap();
+    assert_eq!(world.get(&store, 0, &[9]), Some(9));
+}
+
+#[test]
+fn the_folder_is_owned_until_the_last_write_has_ended() {
+    let world = World::new();
+    let store = world.open(options(3)).unwrap();
+    world.disk.freeze();
+    let mut put = Box::pin(store.put(key(0), &world.memory, 0));
+    assert!(put.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    until(|| world.disk.pending() == 1);
+    drop(put);
+    drop(store);
+    assert!(matches!(world.open(options(3)), Err(StoreError::InUse { .. })));
+    world.disk.thaw();
+    // As another process sees it.
+    let owner = File::open(world.folder.path().join("owner")).unwrap();
+    until(|| owner.try_lock().is_ok());
+}
+
+#[test]
+fn a_put_that_is_refused_takes_no_block() {
+    let world = World::new();
+    let store = world.open(options(2)).unwrap();
+    for number in 0..2 {
+        world.put(&store, number, number).unwrap();
+    }
+    let other = memory(geometry(1, INNER + 1), KINDS[1]);
+    wait(store.put(key(5), &other, 0)).unwrap_err();
+    wait(store.put(key(5), &world.memory, 4)).unwrap_err();
+    let lease = world.memory.lease(&[2], 0..3, LeaseMode::Write).unwrap();
+    wait(store.put(key(5), &world.memory, 2)).unwrap_err();
+    drop(lease);
+    assert_eq!(store.len(), 2);
 }
 
 #[test]
