@@ -46,13 +46,13 @@ impl Cost {
 const MOST_SIMULATED: Cost = Cost { allocations: 8, locks: 15 };
 /// The same over NIXL.
 #[cfg(feature = "nixl")]
-const MOST_NIXL: Cost = Cost { allocations: 10, locks: 8 };
+const MOST_NIXL: Cost = Cost { allocations: 10, locks: 7 };
 /// The same of the executor that plans, through mapped memory.
 #[cfg(feature = "nixl")]
-const MOST_MAPPED: Cost = Cost { allocations: 7, locks: 8 };
-/// The same of the executor that plans, over NIXL. Two of the locks are those of the peer and of its plans.
+const MOST_MAPPED: Cost = Cost { allocations: 7, locks: 7 };
+/// The same of the executor that plans, over NIXL. One of the locks is that of the peer's plans.
 #[cfg(feature = "nixl")]
-const MOST_PLANNED_NIXL: Cost = Cost { allocations: 10, locks: 10 };
+const MOST_PLANNED_NIXL: Cost = Cost { allocations: 10, locks: 8 };
 const LEN: usize = 4096;
 /// Rounds in which peers are met, memory is registered and a path shows that it works.
 const WARM_UP: usize = 5;

@@ -1,38 +1,14 @@
-//! Peers of an engine, and connections to them.
+//! The connect to a peer, by its metadata.
 
 use std::any::Any;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::sync::Arc;
 
 use nixl_device::SharedError;
 use nixl_metadata::SerializedDescriptor;
 
-use crate::TransportError;
-
-/// A peer's agent name. It carries the peer's incarnation where the peer has one: a restarted peer is a
-/// new peer.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct PeerId(Arc<str>);
-
-impl PeerId {
-    /// The peer of this agent name.
-    pub fn new(name: impl Into<Arc<str>>) -> Self {
-        Self(name.into())
-    }
-
-    /// The agent name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for PeerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+use crate::{PeerId, TransportError};
 
 /// Keeps transfers to a peer from being posted, until it is dropped: see [`Transport::until_idle`](crate::Transport::until_idle).
 #[must_use]
@@ -153,9 +129,10 @@ pub struct Connected {
 }
 
 impl Connected {
-    /// `peer` is reachable, and everything loaded for it before still counts.
+    /// `peer` is reachable, and everything loaded for it before still counts. Its identifier begins with no
+    /// [state](PeerId::state).
     pub fn to(peer: PeerId) -> Self {
-        Self { peer, superseded: false, part: None }
+        Self { peer: peer.connected(), superseded: false, part: None }
     }
 
     /// The peer.

@@ -5,7 +5,8 @@
 use std::fmt;
 use std::future::{Future, ready};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::ptr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use nixl_descriptor::Span;
@@ -34,6 +35,12 @@ pub(super) struct Directory {
     /// Never locked across a call of NIXL's.
     entries: Mutex<Entries<Arc<Loaded>>>,
     on_lost: LostHook,
+}
+
+/// A peer that is loaded, kept with the identifier of its connect.
+struct Kept {
+    of: Weak<Agent>,
+    loaded: Weak<Loaded>,
 }
 
 /// The callback with a peer that was retired since its connection is dead.
@@ -72,9 +79,19 @@ impl Directory {
         self.entries().loaded(name).cloned()
     }
 
+    /// A peer that is loaded; without a lock by the identifier of its connect.
+    pub(super) fn loaded_by_id(&self, peer: &PeerId) -> Option<Arc<Loaded>> {
+        let kept = peer.state::<Kept>();
+        let kept = kept.filter(|kept| ptr::eq(kept.of.as_ptr(), Arc::as_ptr(&self.agent)));
+        // One that is not forgotten is the entry of its name.
+        let loaded = kept.and_then(|kept| kept.loaded.upgrade());
+        let loaded = loaded.filter(|loaded| !loaded.peer.is_forgotten());
+        loaded.or_else(|| self.loaded(peer.as_str()))
+    }
+
     /// The state of a loaded peer for its transfers.
     pub(super) fn peer(&self, peer: &PeerId) -> Option<Arc<Peer>> {
-        self.entries().loaded(peer.as_str()).map(|loaded| Arc::clone(&loaded.peer))
+        self.loaded_by_id(peer).map(|loaded| Arc::clone(&loaded.peer))
     }
 
     /// The names of the peers that are loaded.
@@ -105,7 +122,7 @@ impl Directory {
         let made = spec.made_unix_millis();
         let known = self.loaded(blob.name).filter(|l| l.change(&blob, made) == Change::Known)?;
         known.note(&blob, made);
-        Some(connected_to(known.peer.id.clone(), &blob, all))
+        Some(self.connected_to(&known, &blob, all))
     }
 
     /// Loads a blob into NIXL: the needed memory, or all. A peer that claims this host is verified first, unless it uses
@@ -182,18 +199,31 @@ impl Directory {
                         return Err(error);
                     }
                     loaded.note(blob, made);
-                    return Ok(connected_to(id, blob, all));
+                    return Ok(self.connected_to(&loaded, blob, all));
                 }
             }
         }
         let masked = self.masked(blob, was_masked, spec.is_foreign())?;
-        let mut loaded = Loaded::new(Peer::new(id.clone()), blob, masked, each);
+        let mut loaded = Loaded::new(Peer::new(id), blob, masked, each);
         self.meet(&loaded.for_nixl(blob), blob.name, &blob.connections)?;
         loaded.endpoints = self.agent.endpoints(blob);
         loaded.note(blob, made);
+        let loaded = Arc::new(loaded);
         // Nothing was loaded under the name: it was retired.
-        let _ = self.entries().load(blob.name, Arc::new(loaded));
-        Ok(connected_to(id, blob, all).superseding())
+        let _ = self.entries().load(blob.name, Arc::clone(&loaded));
+        Ok(self.connected_to(&loaded, blob, all).superseding())
+    }
+
+    /// A peer with the used memories of its blob, which lists `all`.
+    fn connected_to(&self, loaded: &Arc<Loaded>, blob: &Blob<'_>, all: usize) -> Connected {
+        let connected = Connected::to(loaded.peer.id.clone());
+        let kept = Kept { of: Arc::downgrade(&self.agent), loaded: Arc::downgrade(loaded) };
+        connected.peer().keep_state(kept);
+        if blob.memories.len() == all {
+            return connected;
+        }
+        let addresses = |m: &Memory<'_>| m.address..m.address.saturating_add(m.len);
+        connected.in_part(blob.memories.iter().map(addresses).collect())
     }
 
     /// Whether this process has used another peer of this name. An introduction would take the name of one that is forgotten.
@@ -447,16 +477,6 @@ impl Directory {
         // Connects now, rather than in the first transfer.
         inside.agent.make_connection(name, None).map_err(|e| failed("make_connection", e))
     }
-}
-
-/// A peer with the used memories of its blob, which lists `all`.
-fn connected_to(id: PeerId, blob: &Blob<'_>, all: usize) -> Connected {
-    let connected = Connected::to(id);
-    if blob.memories.len() == all {
-        return connected;
-    }
-    let addresses = |memory: &Memory<'_>| memory.address..memory.address.saturating_add(memory.len);
-    connected.in_part(blob.memories.iter().map(addresses).collect())
 }
 
 /// Whether one registration of the peer covers the range.

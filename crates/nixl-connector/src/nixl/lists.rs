@@ -104,7 +104,7 @@ impl ListedPairs {
 /// The peer, which is loaded with all of the ranges.
 fn peer_of(directory: &Directory, spec: &ListsSpec<'_>) -> Result<Arc<Peer>, TransportError> {
     let name = || spec.peer().to_string();
-    let loaded = directory.loaded(spec.peer().as_str()).filter(|l| !l.peer.is_broken());
+    let loaded = directory.loaded_by_id(spec.peer()).filter(|l| !l.peer.is_broken());
     let loaded = loaded.ok_or_else(|| TransportError::UnknownPeer { name: name() })?;
     let known = loaded.memories();
     let is_missing = |range: &SerializedDescriptor| !covers(&known, &span(range));

@@ -185,7 +185,7 @@ unsafe impl Transport for NixlTransport {
 
     fn prepare(&self, spec: TransferSpec<'_>) -> Result<Box<dyn Transfer>, TransportError> {
         let unknown = || TransportError::UnknownPeer { name: spec.peer().to_string() };
-        let loaded = self.directory.loaded(spec.peer().as_str());
+        let loaded = self.directory.loaded_by_id(spec.peer());
         let loaded = loaded.filter(|loaded| !loaded.peer.is_broken()).ok_or_else(unknown)?;
         let connection = spec.connection();
         if connection.is_some_and(|connection| connection != loaded.peer.connection) {

@@ -27,7 +27,7 @@ impl ConnectionExecutor for PathConnection {
             return Err(TransportError::Engine { engine, call, reason: SharedError::text(reason) });
         }
         let info = request.remote().peer();
-        let peer = self.peer(route.peer().as_str(), info);
+        let peer = self.watched(self.peers.of_id(route.peer()), info);
         self.ask_engine(&peer, &request);
         let (sides, offered) =
             ((request.local(), request.remote()), self.offered(request.remote()));

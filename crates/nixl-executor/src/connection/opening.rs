@@ -46,7 +46,7 @@ impl PathConnection {
         let info = remote.peer()?;
         let sides = (local, remote);
         let query = self.query(remote.operation_kind(), sides, offered, PathPolicy::auto());
-        let peer = self.peer(info.agent_name(), Some(info));
+        let peer = self.watched(self.peers.of(info.agent_name()), Some(info));
         let (plan, history, _) = self.plan(&peer, Some(info), query, local.total_bytes());
         if !plan.available.iter().any(|available| available.kind == path)
             || history.in_cooldown(path).is_some()

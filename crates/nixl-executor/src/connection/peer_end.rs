@@ -10,13 +10,12 @@ use super::path_connection::PathConnection;
 use crate::peers::Peer;
 
 impl PathConnection {
-    /// The state of the peer of this name, which describes itself so. The first time that it does, its process is watched
-    /// if that is one of this PID namespace.
-    pub(super) fn peer(&self, name: &str, info: Option<&PeerInfo>) -> Arc<Peer> {
-        let peer = self.peers.of(name);
+    /// The peer, which describes itself so. The first time that it does, its process is watched if that is one of this PID
+    /// namespace.
+    pub(super) fn watched(&self, peer: Arc<Peer>, info: Option<&PeerInfo>) -> Arc<Peer> {
         if let Some(info) = info {
             peer.watch(|| match self.pid_here(info) {
-                Some(pid) => self.watch(name, pid),
+                Some(pid) => self.watch(peer.name(), pid),
                 None => Ok(None),
             });
         }

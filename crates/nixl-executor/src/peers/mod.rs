@@ -33,6 +33,9 @@ pub(crate) struct Peer {
     failures: AtomicU64,
     /// Whether its process is watched, or cannot be.
     looked: AtomicBool,
+    /// The turn of its last use, by the table.
+    used: AtomicU64,
+    forgotten: AtomicBool,
 }
 
 /// Its state.
@@ -55,11 +58,22 @@ impl Peer {
             load: Load::default(),
             failures: AtomicU64::new(0),
             looked: AtomicBool::new(false),
+            used: AtomicU64::new(0),
+            forgotten: AtomicBool::new(false),
         }
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The table has another entry for its name, or none.
+    fn set_forgotten(&self) {
+        self.forgotten.store(true, Ordering::Release);
+    }
+
+    fn is_forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::Acquire)
     }
 
     /// A short lock: no system or engine call is made under it.

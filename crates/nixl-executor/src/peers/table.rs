@@ -1,29 +1,28 @@
 //! The table of peers.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use nixl_device::locks::lock;
 use nixl_metadata::AgentMetadata;
+use nixl_ops::PeerId;
 
 use super::Peer;
 
 /// The peers of a connection by name, bounded: a new one replaces the least recently used. Methods take a short lock.
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
-    table: Mutex<Table>,
+    by_name: Mutex<HashMap<Box<str>, Arc<Peer>>>,
+    /// Counts uses; a peer keeps its value at the last use.
+    uses: AtomicU64,
 }
 
-#[derive(Debug, Default)]
-struct Table {
-    peers: HashMap<Box<str>, Entry>,
-    uses: u64,
-}
-
-#[derive(Debug)]
-struct Entry {
-    used: u64,
-    peer: Arc<Peer>,
+/// The entry of a peer, kept with its identifier.
+struct Kept {
+    of: Weak<Peers>,
+    peer: Weak<Peer>,
 }
 
 impl Peers {
@@ -32,29 +31,45 @@ impl Peers {
 
     /// The peer, if known.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Peer>> {
-        self.lock().get(name)
+        let peer = self.lock().get(name).cloned()?;
+        self.note_use(&peer);
+        Some(peer)
     }
 
     /// The peer, added if new.
     pub(crate) fn of(&self, name: &str) -> Arc<Peer> {
-        let mut table = self.lock();
-        if let Some(peer) = table.get(name) {
-            return peer;
+        let mut by_name = self.lock();
+        if let Some(peer) = by_name.get(name) {
+            self.note_use(peer);
+            return Arc::clone(peer);
         }
-        let evicted = (table.peers.len() >= Self::MAX).then(|| table.evict());
+        let evicted = (by_name.len() >= Self::MAX).then(|| evict(&mut by_name));
         let peer = Arc::new(Peer::new(name));
-        let entry = Entry { used: table.uses, peer: Arc::clone(&peer) };
-        table.peers.insert(name.into(), entry);
-        drop(table);
+        self.note_use(&peer);
+        by_name.insert(name.into(), Arc::clone(&peer));
+        drop(by_name);
         // Closes the watch of its process, outside the lock.
         drop(evicted);
         peer
     }
 
+    /// As [`of`](Self::of), without a lock from the second call on with the identifier of a connect, until the peer is forgotten.
+    pub(crate) fn of_id(self: &Arc<Self>, id: &PeerId) -> Arc<Peer> {
+        let kept = id.state::<Kept>().filter(|kept| ptr::eq(kept.of.as_ptr(), Arc::as_ptr(self)));
+        let known = kept.and_then(|kept| kept.peer.upgrade()).filter(|peer| !peer.is_forgotten());
+        if let Some(peer) = known {
+            self.note_use(&peer);
+            return peer;
+        }
+        let peer = self.of(id.as_str());
+        id.keep_state(Kept { of: Arc::downgrade(self), peer: Arc::downgrade(&peer) });
+        peer
+    }
+
     /// Forgets the peer, for example at its end. Running operations keep their state.
     pub(crate) fn forget(&self, name: &str) -> bool {
-        let forgotten = self.lock().peers.remove(name);
-        forgotten.is_some()
+        let forgotten = self.lock().remove(name);
+        forgotten.inspect(|peer| peer.set_forgotten()).is_some()
     }
 
     /// Whether the engine's last connect to the peer used exactly this metadata.
@@ -75,30 +90,29 @@ impl Peers {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.lock().peers.len()
+        self.lock().len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        lock(&self.table)
+    fn note_use(&self, peer: &Peer) {
+        peer.used.store(self.uses.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Peer>>> {
+        lock(&self.by_name)
     }
 }
 
-impl Table {
-    fn get(&mut self, name: &str) -> Option<Arc<Peer>> {
-        self.uses += 1;
-        let entry = self.peers.get_mut(name)?;
-        entry.used = self.uses;
-        Some(Arc::clone(&entry.peer))
-    }
-
-    fn evict(&mut self) -> Option<Entry> {
-        let oldest = self.peers.iter().min_by_key(|(_, entry)| entry.used)?.0.clone();
-        self.peers.remove(&oldest)
-    }
+fn evict(by_name: &mut HashMap<Box<str>, Arc<Peer>>) -> Option<Arc<Peer>> {
+    let oldest = by_name.values().min_by_key(|peer| peer.used.load(Ordering::Relaxed))?;
+    let oldest = Box::from(oldest.name());
+    let evicted: &str = &oldest;
+    by_name.remove(evicted).inspect(|peer| peer.set_forgotten())
 }
 
 #[cfg(test)]
 mod tests {
+    use nixl_ops::Connected;
+
     use super::*;
 
     fn metadata(blob: &[u8]) -> AgentMetadata {
@@ -131,5 +145,37 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &peers.of("0")));
         assert!(peers.get("1").is_none() && peers.get("2").is_some());
         assert_eq!(peers.len(), Peers::MAX);
+    }
+
+    #[test]
+    fn the_identifier_of_a_connect_leads_to_its_peer_until_that_is_forgotten() {
+        let peers = Arc::<Peers>::default();
+        let id = Connected::to(PeerId::new("a")).into_peer();
+        let first = peers.of_id(&id);
+        assert!(Arc::ptr_eq(&first, &peers.of("a")));
+        let others = Arc::<Peers>::default();
+        assert!(!Arc::ptr_eq(&first, &others.of_id(&id)), "another connection's");
+        {
+            // It is found without the lock.
+            let _held = peers.lock();
+            assert!(Arc::ptr_eq(&first, &peers.of_id(&id)));
+        }
+        peers.forget("a");
+        let second = peers.of_id(&id);
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert!(Arc::ptr_eq(&second, &peers.of_id(&PeerId::new("a"))));
+    }
+
+    #[test]
+    fn a_use_without_the_lock_keeps_a_peer() {
+        let peers = Arc::<Peers>::default();
+        let id = Connected::to(PeerId::new("0")).into_peer();
+        let first = peers.of_id(&id);
+        (1..Peers::MAX).for_each(|peer| drop(peers.of(&peer.to_string())));
+        peers.of_id(&id);
+        peers.of("one more");
+        assert!(Arc::ptr_eq(&first, &peers.of_id(&id)) && peers.get("1").is_none());
+        (0..Peers::MAX).for_each(|peer| drop(peers.of(&format!("other {peer}"))));
+        assert!(!Arc::ptr_eq(&first, &peers.of_id(&id)), "it has made room");
     }
 }

@@ -32,6 +32,29 @@ fn errors_of_the_engine_are_sources() {
     assert!(error.source().is_some_and(|source| source.is::<NixlError>()), "{error:?}");
 }
 
+#[test]
+fn the_identifier_of_a_connect_leads_to_what_is_loaded_now() {
+    let [here, other, peer] = ["here", "other", "peer"].map(agent);
+    let metadata = peer.local_metadata().unwrap();
+    let connect = |agent: &NixlTransport| agent.connect(&metadata).unwrap().into_peer();
+    let (first, of_another) = (connect(&here), connect(&other));
+    let loaded = |id: &PeerId| here.directory.loaded_by_id(id).map(|loaded| loaded.peer.connection);
+    let connection = loaded(&first);
+    assert!(connection.is_some() && connection == loaded(&PeerId::new(peer.agent_name())));
+    assert_eq!(
+        loaded(&of_another),
+        connection,
+        "it is of another agent's entry, and counts as a name"
+    );
+    // As a transfer that is being prepared holds it.
+    let _held = here.directory.loaded_by_id(&first);
+    here.disconnect(&first).unwrap();
+    assert_eq!(loaded(&first), None);
+    let second = connect(&here);
+    assert!(loaded(&second).is_some() && loaded(&second) != connection);
+    assert_eq!(loaded(&first), loaded(&second));
+}
+
 /// Sends a message, which arrives.
 fn check_reaches(agent: &NixlTransport, peer: &NixlTransport) {
     /// Far longer than any message takes.
