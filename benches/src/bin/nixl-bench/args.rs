@@ -8,11 +8,13 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use nixl_executor::Costs;
 
+use crate::files::FileArgs;
 use crate::transport::Transport;
 
 /// Measures transfers between two processes of this machine over NIXL (suite `host`: our connector, and plain nixl-sys
 /// beside it; suite `remote`: between host, pinned and GPU memory, by every path; suite `blocks`: blocks read by tickets) and
-/// copies of blocks within a process (suite `local`: our executor, and plain CUDA calls beside it).
+/// copies of blocks within a process (suite `local`: our executor, and plain CUDA calls beside it), and blocks between files and
+/// memory (suite `files`: our executor, and plain threads, io_uring and NIXL's POSIX plugin beside it).
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench", args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
@@ -37,6 +39,8 @@ pub(crate) struct Args {
     /// The costs by which the executor chooses, as `tune` wrote them
     #[arg(long, value_name = "FILE")]
     costs: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
     #[command(subcommand)]
     pub(crate) role: Option<Role>,
 }
@@ -51,6 +55,8 @@ pub(crate) enum Suite {
     Local,
     /// Blocks of a cache that another process has exported
     Blocks,
+    /// Blocks between files and memory
+    Files,
     /// All of them
     All,
 }
@@ -97,6 +103,7 @@ impl Suite {
             Self::Remote => "remote",
             Self::Local => "local",
             Self::Blocks => "blocks",
+            Self::Files => "files",
             Self::All => "all",
         }
     }
@@ -110,7 +117,10 @@ impl Args {
             Some(Suite::Remote) => &[Suite::Remote],
             Some(Suite::Local) => &[Suite::Local],
             Some(Suite::Blocks) => &[Suite::Blocks],
-            Some(Suite::All) => &[Suite::Host, Suite::Remote, Suite::Local, Suite::Blocks],
+            Some(Suite::Files) => &[Suite::Files],
+            Some(Suite::All) => {
+                &[Suite::Host, Suite::Remote, Suite::Local, Suite::Blocks, Suite::Files]
+            }
             None if gpu => &[Suite::Host, Suite::Local],
             None => &[Suite::Host],
         }
@@ -150,7 +160,7 @@ mod tests {
         assert_eq!(suites(&["bench", "--suite", "local"], false), [Suite::Local]);
         assert_eq!(suites(&["bench", "--suite", "host"], true), [Suite::Host]);
         assert_eq!(suites(&["bench", "--suite", "remote"], false), [Suite::Remote]);
-        assert_eq!(suites(&["bench", "--suite", "all"], false).len(), 4);
+        assert_eq!(suites(&["bench", "--suite", "all"], false).len(), 5);
     }
 
     #[test]

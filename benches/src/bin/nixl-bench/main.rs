@@ -3,7 +3,7 @@
 //! `cargo xtask bench` builds and runs it. In the suite `host` two processes of one machine exchange memory over NIXL: the
 //! process that is started is the initiator, and starts itself again as the target. In the suite `remote` they exchange
 //! host, pinned and GPU memory by every path there is, in the suite `blocks` one reads blocks that the other has exported. In the
-//! suite `local` one process copies blocks between such memories.
+//! suite `local` one process copies blocks between such memories, and in the suite `files` between memory and files.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 
 mod allocations;
@@ -15,6 +15,7 @@ mod clock;
 mod compare;
 mod contents;
 mod control;
+mod files;
 mod gpus;
 mod initiator;
 mod local;

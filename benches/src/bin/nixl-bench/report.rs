@@ -58,6 +58,9 @@ pub(crate) struct Row {
     /// The data was checked, always after the destination had been poisoned; none if there was no data. That of every
     /// iteration, but for more than 64 MiB in the suites `local` and `remote`: there of the first, the middle and the last.
     pub(crate) verified: Option<bool>,
+    /// Processor time of all threads of the process, the median; none where it was not measured.
+    #[serde(default)]
+    pub(crate) cpu_ns: Option<u64>,
 }
 
 /// A figure that is no distribution.
@@ -120,6 +123,7 @@ impl Row {
             max_ns: p.max,
             gbps: None,
             verified: None,
+            cpu_ns: None,
         })
     }
 
@@ -157,6 +161,11 @@ impl Row {
 
     pub(crate) fn verified(self) -> Self {
         Self { verified: Some(true), ..self }
+    }
+
+    /// Notes the processor time of a sample.
+    pub(crate) fn using(self, cpu_ns: u64) -> Self {
+        Self { cpu_ns: Some(cpu_ns), ..self }
     }
 
     /// Notes the throughput of so many bytes a sample.
@@ -224,6 +233,7 @@ pub(crate) mod tests {
             "max_ns",
             "gbps",
             "verified",
+            "cpu_ns",
         ];
         expected.sort_unstable();
         let mut fields = names(&json["rows"][0]);

@@ -11,6 +11,7 @@ use crate::args::{Args, Suite};
 use crate::blocks;
 use crate::cases::{self, Effort};
 use crate::compare;
+use crate::files;
 use crate::initiator::{self, Findings};
 use crate::local;
 use crate::remote;
@@ -25,12 +26,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let suites = args.suites(cuda::is_available());
     let alone = suites.len() == 1;
     let mut findings = Findings::default();
+    let folder = args.report_path().parent().map(Path::to_owned).unwrap_or_default();
     for suite in suites {
         let found = match suite {
             Suite::Host => host(filter, effort, alone),
             Suite::Remote => remote::run(effort, filter),
             Suite::Blocks => blocks::run(effort, filter),
-            Suite::Local | Suite::All => local::run(effort, filter, costs.clone()),
+            Suite::Files => files::run(effort, filter, (&args.files, &folder)),
+            Suite::Local | Suite::All => {
+                local::run(effort, filter, costs.clone(), |effort, filter| {
+                    files::run_local(effort, filter, (&args.files, &folder))
+                })
+            }
         };
         match found {
             Ok(found) => findings.extend(found),
@@ -49,7 +56,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let path = args.report_path();
     report.write(&path)?;
     println!("{}", table::terminal(&report));
-    let verdicts = [remote::verdicts(&report), local::verdicts(&report), blocks::verdicts(&report)];
+    let verdicts = [
+        remote::verdicts(&report),
+        local::verdicts(&report),
+        blocks::verdicts(&report),
+        files::verdicts(&report),
+    ];
     for line in verdicts.into_iter().flatten() {
         println!("{line}");
     }

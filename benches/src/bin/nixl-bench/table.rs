@@ -6,6 +6,7 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 
 use crate::blocks;
+use crate::files;
 use crate::local;
 use crate::messages::Engine;
 use crate::remote;
@@ -45,6 +46,7 @@ pub(crate) fn terminal(report: &Report) -> String {
         aligned(&remote::HEADINGS, remote::lines(report)),
         aligned(&LOCAL_HEADINGS, local_lines(report)),
         aligned(&blocks::HEADINGS, blocks::lines(report)),
+        aligned(&files::HEADINGS, files::lines(report)),
     ];
     let tables: Vec<_> =
         tables.iter().filter(|table| table.row_count() > 0).map(ToString::to_string).collect();
@@ -106,6 +108,18 @@ pub(crate) fn markdown(report: &Report) -> String {
              threads as the executor copies with. Every destination was poisoned before and checked after each read.\n\n",
         );
         push_list(&mut text, blocks::verdicts(report));
+    }
+    let files = files::lines(report);
+    if !files.is_empty() {
+        text.push_str("# Blocks between files and memory\n\n");
+        push_table(&mut text, &files::HEADINGS, files);
+        text.push_str(
+            "\nIn turns on the same file and memory, in calls of at most 512 KiB. `executor`: from the begin to the awaited \
+             completion; `executor-threads`: where io_uring is forbidden; `threads`: `preadv` and `pwritev` on so many threads; \
+             `io_uring`: one ring and so many calls in flight; `nixl-posix`: nixl-sys, polled each 200 us. CPU is that of all \
+             threads of the process, the median. Data of the first, the middle and the last round was checked.\n\n",
+        );
+        push_list(&mut text, files::verdicts(report));
     }
     if !report.gauges.is_empty() {
         text.push_str("\n| figure | value | unit |\n| :-- | --: | :-- |\n");
@@ -171,11 +185,14 @@ fn local_lines(report: &Report) -> Vec<Vec<String>> {
 fn local_cells(ours: &Row, rows: &[&Row]) -> Vec<String> {
     use local::Engine::{CudaBatch, CudaCopies, CudaOneCopy, CudaPageable, Memcpy};
     let place = |row: &Row| (row.case.clone(), row.local.clone(), row.remote.clone());
-    let median = |engine: local::Engine| {
-        let same = |row: &&&Row| row.engine == engine.name() && place(row) == place(ours);
+    let by = |name: &str| {
+        let same = |row: &&&Row| row.engine == name && place(row) == place(ours);
         rows.iter().find(same).map(|row| row.p50_ns)
     };
+    let median = |engine: local::Engine| by(engine.name());
     let whole = median(CudaOneCopy).or(median(CudaPageable)).or(median(Memcpy));
+    // Pairs with a disk are beside threads.
+    let whole = whole.or_else(|| by(files::BASELINE));
     let cell = |median: Option<u64>| median.map_or_else(String::new, duration);
     let ratio = whole.and_then(|whole| ratio(ours.p50_ns, whole));
     vec![

@@ -24,6 +24,7 @@ mod turns;
 mod verdict;
 
 pub(crate) use self::owner::run as run_owner;
+pub(crate) use self::polled::{Holds, Polled};
 pub(crate) use self::processes::run as run_reader;
 pub(crate) use self::suite::run;
 pub(crate) use self::table::{HEADINGS, lines};

@@ -30,8 +30,13 @@ pub(crate) const SUITE: &str = "local";
 
 /// Measures all cases whose name contains `filter`. A case that fails is left out, with its error, and the others go on.
 ///
-/// Without a GPU it says so, and measures what the host can do.
-pub(crate) fn run(effort: Effort, filter: Option<&str>, costs: Costs) -> Result<Findings> {
+/// Without a GPU it says so, and measures what the host can do. `disk` measures the pairs with a disk.
+pub(crate) fn run(
+    effort: Effort,
+    filter: Option<&str>,
+    costs: Costs,
+    disk: impl FnOnce(Effort, Option<&str>) -> Result<Findings>,
+) -> Result<Findings> {
     let machine = Machine::open(costs)?;
     let mut cases = Case::all(&machine, effort);
     cases.retain(|case| filter.is_none_or(|filter| case.to_string().contains(filter)));
@@ -45,5 +50,9 @@ pub(crate) fn run(effort: Effort, filter: Option<&str>, costs: Costs) -> Result<
         progress.inc(1);
     }
     progress.finish_and_clear();
+    match disk(effort, filter) {
+        Ok(found) => findings.extend(found),
+        Err(error) => findings.left_out.push(format!("pairs with a disk: {error:#}")),
+    }
     Ok(findings)
 }
