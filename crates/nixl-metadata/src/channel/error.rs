@@ -91,6 +91,12 @@ pub enum ChannelError {
         /// The start that is there.
         current: Incarnation,
     },
+    /// The same start of the worker has published again.
+    #[error("`{name}` was published again: drop the `Published` of the earlier call")]
+    Republished {
+        /// The worker's name.
+        name: WorkerName,
+    },
     /// A bounded store or queue has no room.
     #[error("{what} is full: wait, or raise its limit")]
     Full {
@@ -147,6 +153,7 @@ impl ChannelError {
             | Self::TooLarge { .. }
             | Self::WrongEntry { .. }
             | Self::OlderIncarnation { .. }
+            | Self::Republished { .. }
             | Self::Refused { .. }
             | Self::Unauthorized { .. }
             | Self::Malformed { .. }
@@ -189,6 +196,7 @@ pub(crate) enum Fault {
     Unsealed,
     TimedOut { within_ms: u64 },
     Malformed,
+    Republished { name: WorkerName },
 }
 
 impl Fault {
@@ -208,6 +216,7 @@ impl Fault {
                 Self::TimedOut { within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX) }
             }
             ChannelError::Malformed { .. } => Self::Malformed,
+            ChannelError::Republished { name } => Self::Republished { name: name.clone() },
             other => Self::Refused { reason: short(&other.to_string()) },
         }
     }
@@ -231,6 +240,7 @@ impl Fault {
                 within: Duration::from_millis(within_ms),
             },
             Self::Malformed => ChannelError::Malformed { what: "the call, by the server's reply," },
+            Self::Republished { name } => ChannelError::Republished { name },
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Entry points of the fuzz targets: the decoders of what servers and clients send.
 
+use super::backend::Stored;
+use super::etcd;
 use super::wire::{Answer, Call, Frames, decode, encode};
-use super::{Entry, etcd};
 
 /// Frames of a stream, messages, stored entries, and the JSON of etcd.
 pub fn channel(input: &[u8]) {
@@ -23,7 +24,7 @@ fn messages(input: &[u8]) {
     if let Ok(answer) = decode::<Answer>(input, "an answer") {
         assert_eq!(encode(&answer).ok().as_deref(), Some(input));
     }
-    if let Ok(entry) = decode::<Entry>(input, "an entry") {
+    if let Ok(entry) = decode::<Stored>(input, "an entry") {
         assert_eq!(encode(&entry).ok().as_deref(), Some(input));
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::backend::{Backend, Held, MAX_LISTED};
+use super::backend::{Backend, Edition, Held, MAX_LISTED, Stored};
 use super::inbox::Delivery;
 use super::shared::Shared;
 use super::watch::States;
@@ -88,7 +88,7 @@ struct State {
 }
 
 struct Slot {
-    entry: Entry,
+    stored: Stored,
     ends: Instant,
 }
 
@@ -127,52 +127,49 @@ impl Hub {
     }
 
     /// Puts or renews an entry.
-    pub(crate) fn put_now(&self, entry: &Entry, life: Duration) -> Result<Duration, ChannelError> {
+    pub(crate) fn put_now(&self, stored: Stored, life: Duration) -> Result<Duration, ChannelError> {
         let life = life.min(self.limits.life_time);
         let now = Instant::now();
         let mut state = self.lock();
+        let entry = &stored.entry;
         let before = state.entries.get(entry.name());
-        if let Some(before) = before.filter(|slot| slot.entry.incarnation() > entry.incarnation()) {
-            return Err(ChannelError::OlderIncarnation {
-                name: entry.name().clone(),
-                offered: entry.incarnation(),
-                current: before.entry.incarnation(),
-            });
+        if let Some(before) = before {
+            before.stored.gives_way(entry, stored.edition)?;
         }
-        let freed = before.map_or(0, |slot| slot.entry.payload().len());
+        let freed = before.map_or(0, |slot| slot.stored.entry.payload().len());
         let bytes = (state.bytes - freed).saturating_add(entry.payload().len());
         let is_new = before.is_none();
         if bytes > self.limits.bytes || (is_new && state.entries.len() >= self.limits.entries) {
             return Err(ChannelError::Full { what: "the store of entries".to_owned() });
         }
-        let is_changed = before.is_none_or(|slot| slot.entry != *entry);
+        let is_changed = before.is_none_or(|slot| slot.stored.entry != *entry);
         state.bytes = bytes;
-        let slot = Slot { entry: entry.clone(), ends: now + life };
-        state.entries.insert(entry.name().clone(), slot);
+        let name = entry.name().clone();
         if is_changed {
-            state.changed(entry.name());
+            state.changed(&name);
         }
+        state.entries.insert(name, Slot { stored, ends: now + life });
         Ok(life)
     }
 
-    pub(crate) fn remove_now(&self, listed: &Listed) {
+    pub(crate) fn remove_now(&self, listed: &Listed, edition: Edition) {
         let mut state = self.lock();
         let is_there = state
             .entries
             .get(listed.name())
-            .is_some_and(|slot| slot.entry.incarnation() == listed.incarnation());
+            .is_some_and(|slot| slot.stored.is_of(listed, edition));
         if is_there {
             state.remove(listed.name());
         }
     }
 
     pub(crate) fn get_now(&self, name: &WorkerName) -> Option<Entry> {
-        self.lock().entries.get(name).map(|slot| slot.entry.clone())
+        self.lock().entries.get(name).map(|slot| slot.stored.entry.clone())
     }
 
     pub(crate) fn list_now(&self, prefix: &str) -> Vec<Listed> {
         let state = self.lock();
-        let entries = state.entries.values().map(|slot| &slot.entry);
+        let entries = state.entries.values().map(|slot| &slot.stored.entry);
         let mut listed: Vec<_> = entries
             .filter(|entry| entry.name().as_str().starts_with(prefix))
             .map(|entry| Listed::new(entry.name().clone(), entry.incarnation()))
@@ -201,7 +198,7 @@ impl Hub {
             let (entry, ends) = {
                 let state = self.lock();
                 let slot = state.entries.get(name);
-                (slot.map(|slot| slot.entry.clone()), slot.map(|slot| slot.ends))
+                (slot.map(|slot| slot.stored.entry.clone()), slot.map(|slot| slot.ends))
             };
             if let Err(error) = report(entry).await {
                 return error;
@@ -276,7 +273,7 @@ impl State {
 
     fn remove(&mut self, name: &WorkerName) {
         if let Some(slot) = self.entries.remove(name) {
-            self.bytes -= slot.entry.payload().len();
+            self.bytes -= slot.stored.entry.payload().len();
             self.changed(name);
         }
     }
@@ -340,13 +337,13 @@ impl Backend for Hub {
         &self,
         entry: &Entry,
         life: Duration,
-        _held: &mut Held,
+        held: &mut Held,
     ) -> Result<Duration, ChannelError> {
-        self.put_now(entry, life)
+        self.put_now(Stored { entry: entry.clone(), edition: held.edition }, life)
     }
 
-    async fn remove(&self, listed: &Listed, _held: &Held) -> Result<(), ChannelError> {
-        self.remove_now(listed);
+    async fn remove(&self, listed: &Listed, held: &Held) -> Result<(), ChannelError> {
+        self.remove_now(listed, held.edition);
         Ok(())
     }
 

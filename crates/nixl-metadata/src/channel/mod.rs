@@ -100,7 +100,8 @@ pub trait Channel: fmt::Debug + Send + Sync {
     /// Where the messages pass.
     fn exposure(&self) -> &Exposure;
 
-    /// Publishes an entry and keeps it alive until the result is dropped.
+    /// Publishes an entry and keeps it alive until the result is dropped. A later call replaces the entry of an earlier one of the
+    /// same start: to change what a worker publishes, publish anew, then drop the earlier [`Published`].
     ///
     /// # Errors
     ///

@@ -19,7 +19,7 @@ pub enum PublishState {
     Current,
     /// The last renewal failed; it is repeated. Once the channel is up, the entry is there again.
     Retrying(ChannelError),
-    /// A later start of the worker has replaced the entry, for good.
+    /// A later start of the worker, or a later call of `publish`, has replaced the entry, for good.
     Replaced(ChannelError),
 }
 
@@ -45,7 +45,7 @@ impl Published {
         self.state.borrow().clone()
     }
 
-    /// Waits until a later start of the worker has replaced the entry. It can be cancelled.
+    /// Waits until a later start of the worker, or a later call of `publish`, has replaced the entry. It can be cancelled.
     pub async fn replaced(&mut self) {
         let replaced = |state: &PublishState| matches!(state, PublishState::Replaced(_));
         if self.state.wait_for(replaced).await.is_err() {
@@ -94,7 +94,10 @@ impl Published {
                         sender.send_replace(PublishState::Current);
                         continue;
                     }
-                    Ok(Err(error @ ChannelError::OlderIncarnation { .. })) => {
+                    Ok(Err(
+                        error @ (ChannelError::OlderIncarnation { .. }
+                        | ChannelError::Republished { .. }),
+                    )) => {
                         sender.send_replace(PublishState::Replaced(error));
                         return;
                     }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::timeout;
 
-use super::backend::{Backend, Held};
+use super::backend::{Backend, Held, Stored};
 use super::error::Fault;
 use super::inbox::Delivery;
 use super::service::SILENCE;
@@ -146,17 +146,19 @@ impl<C: ServerLink> Backend for Remote<C> {
         &self,
         entry: &Entry,
         life: Duration,
-        _held: &mut Held,
+        held: &mut Held,
     ) -> Result<Duration, ChannelError> {
-        match self.call(&Call::Put { entry: entry.clone(), life_ms: millis(life) }).await? {
+        let stored = Stored { entry: entry.clone(), edition: held.edition };
+        match self.call(&Call::Put { stored, life_ms: millis(life) }).await? {
             // A server that lies makes no busy loop.
             Answer::Life { ms } => Ok(Duration::from_millis(ms.max(30)).min(life)),
             _ => Err(OTHER),
         }
     }
 
-    async fn remove(&self, listed: &Listed, _held: &Held) -> Result<(), ChannelError> {
-        match self.call(&Call::Remove { listed: listed.clone() }).await? {
+    async fn remove(&self, listed: &Listed, held: &Held) -> Result<(), ChannelError> {
+        let call = Call::Remove { listed: listed.clone(), edition: held.edition };
+        match self.call(&call).await? {
             Answer::Done => Ok(()),
             _ => Err(OTHER),
         }

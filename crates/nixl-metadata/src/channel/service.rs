@@ -50,12 +50,12 @@ impl Service {
     /// Answers a call that has one answer.
     pub(crate) async fn answer(&self, call: Call) -> Answer {
         let answered = match call {
-            Call::Put { entry, life_ms } => self.passes(entry.payload()).and_then(|()| {
-                let life = self.hub.put_now(&entry, Duration::from_millis(life_ms))?;
+            Call::Put { stored, life_ms } => self.passes(stored.entry.payload()).and_then(|()| {
+                let life = self.hub.put_now(stored, Duration::from_millis(life_ms))?;
                 Ok(Answer::Life { ms: u64::try_from(life.as_millis()).unwrap_or(u64::MAX) })
             }),
-            Call::Remove { listed } => {
-                self.hub.remove_now(&listed);
+            Call::Remove { listed, edition } => {
+                self.hub.remove_now(&listed, edition);
                 Ok(Answer::Done)
             }
             Call::Get { name } => {

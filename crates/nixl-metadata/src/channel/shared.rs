@@ -103,7 +103,7 @@ impl Channel for Shared {
 
     async fn publish(&self, entry: Entry) -> Result<Published, ChannelError> {
         let sealed = seal_entry(&self.options, &entry)?;
-        let held = tokio::sync::Mutex::new(Held::default());
+        let held = tokio::sync::Mutex::new(Held::new());
         let put = || async {
             self.backend.put(&sealed, self.options.life(), &mut *held.lock().await).await
         };

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::backend::{Edition, Stored};
 use super::error::Fault;
 use super::{ChannelError, Entry, Incarnation, Listed, WorkerName};
 use crate::{Field, codec};
@@ -20,8 +21,8 @@ pub(crate) const OVERHEAD: usize = 4096;
 /// A call of a client.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Call {
-    Put { entry: Entry, life_ms: u64 },
-    Remove { listed: Listed },
+    Put { stored: Stored, life_ms: u64 },
+    Remove { listed: Listed, edition: Edition },
     Get { name: WorkerName },
     List { prefix: String },
     Request { from: WorkerName, to: WorkerName, payload: Bytes, within_ms: u64 },

@@ -23,6 +23,7 @@ macro_rules! conforms {
             entries_live_while_they_are_renewed
             entries_end_with_their_owners
             later_starts_replace_earlier_ones
+            publishing_again_replaces_what_the_same_start_published
             watches_see_changes_or_a_resync
             names_are_listed_by_their_beginning
             requests_are_answered_or_fail_by_name

@@ -84,6 +84,32 @@ pub(crate) async fn later_starts_replace_earlier_ones(backend: &mut dyn Backend)
     gone(&new, "w").await;
 }
 
+/// The end of the earlier one withdraws nothing, and no renewal of it comes back.
+pub(crate) async fn publishing_again_replaces_what_the_same_start_published(
+    backend: &mut dyn Backend,
+) {
+    let (owner, reader) = (backend.channel(options()).await, backend.channel(options()).await);
+    let mut first = owner.publish(entry("w", 1, b"a")).await.unwrap();
+    let mut watch = reader.watch(&name("w")).await.unwrap();
+    assert_eq!(watch.next().await.unwrap(), WatchEvent::Put(entry("w", 1, b"a")));
+    let second = owner.publish(entry("w", 1, b"b")).await.unwrap();
+    let put = soon("the change", watch.next()).await.unwrap();
+    assert_eq!(put, WatchEvent::Put(entry("w", 1, b"b")));
+    soon("the replacement", first.replaced()).await;
+    assert!(matches!(first.state(), PublishState::Replaced(ChannelError::Republished { .. })));
+    drop(first);
+    // Two lives of the entry.
+    let next = timeout(Duration::from_secs(4), watch.next()).await;
+    assert!(next.is_err(), "{next:?}");
+    assert_eq!(reader.fetch(&name("w")).await.unwrap(), entry("w", 1, b"b"));
+    // Both at once, as `published = channel.publish(..).await?` does.
+    let third = owner.publish(entry("w", 1, b"c")).await.unwrap();
+    second.withdraw().await;
+    assert_eq!(reader.fetch(&name("w")).await.unwrap(), entry("w", 1, b"c"));
+    third.withdraw().await;
+    gone(&reader, "w").await;
+}
+
 pub(crate) async fn watches_see_changes_or_a_resync(backend: &mut dyn Backend) {
     let (owner, reader) = (backend.channel(options()).await, backend.channel(options()).await);
     let mut watch = reader.watch(&name("w")).await.unwrap();

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::gateway::Gateway;
 use super::messages::{hex, unhex};
-use crate::channel::backend::{Backend, Held};
+use crate::channel::backend::{Backend, Edition, Held, Stored};
 use crate::channel::inbox::Delivery;
 use crate::channel::request::{HttpOptions, parse, place};
 use crate::channel::shared::Shared;
@@ -129,7 +129,7 @@ impl Etcd {
     }
 
     /// The entry of a worker, and the revision of its key and of the store.
-    async fn read(&self, name: &WorkerName) -> Result<(Option<Entry>, i64, i64), ChannelError> {
+    async fn read(&self, name: &WorkerName) -> Result<(Option<Stored>, i64, i64), ChannelError> {
         let range = self.gateway.get(&self.key("entry", name)).await?;
         let now = range.header.revision()?;
         let Some(found) = range.kvs.first() else { return Ok((None, 0, now)) };
@@ -139,24 +139,18 @@ impl Etcd {
     async fn put_leased(
         &self,
         entry: &Entry,
-        value: &[u8],
+        edition: Edition,
         lease: i64,
     ) -> Result<(), ChannelError> {
+        let value = encode(&Stored { entry: entry.clone(), edition })?;
+        let key = self.key("entry", entry.name());
         loop {
-            let (before, revision, _) = match self.read(entry.name()).await {
-                Ok(read) => read,
-                Err(error) => return Err(error),
-            };
-            if let Some(before) = before.filter(|b| b.incarnation() > entry.incarnation()) {
-                return Err(ChannelError::OlderIncarnation {
-                    name: entry.name().clone(),
-                    offered: entry.incarnation(),
-                    current: before.incarnation(),
-                });
+            let (before, revision, _) = self.read(entry.name()).await?;
+            if let Some(before) = before {
+                before.gives_way(entry, edition)?;
             }
-            let key = self.key("entry", entry.name());
             // Another owner came between: compare anew, as long as the caller waits.
-            if self.gateway.put_if(&key, revision, value, lease).await? {
+            if self.gateway.put_if(&key, revision, &value, lease).await? {
                 return Ok(());
             }
         }
@@ -165,7 +159,7 @@ impl Etcd {
     async fn follow_key(&self, name: &WorkerName, states: &States) -> Result<(), ChannelError> {
         loop {
             let (entry, _, now) = self.read(name).await?;
-            states.report(entry);
+            states.report(entry.map(|stored| stored.entry));
             let mut watch = self.gateway.watch(&self.key("entry", name), false, now).await?;
             // A quiet watch may be one of a server that is gone: the key is read again.
             while let Ok(watched) = timeout(QUIET, watch.next()).await {
@@ -173,7 +167,8 @@ impl Etcd {
                     if event.is_delete() {
                         states.report(None);
                     } else {
-                        states.report(Some(self.value(&event.kv.value()?)?));
+                        let stored: Stored = self.value(&event.kv.value()?)?;
+                        states.report(Some(stored.entry));
                     }
                 }
             }
@@ -193,7 +188,6 @@ impl Backend for Etcd {
         life: Duration,
         held: &mut Held,
     ) -> Result<Duration, ChannelError> {
-        let value = encode(entry)?;
         let (lease, left) = match held.lease {
             Some(lease) => match self.gateway.keep_alive(lease).await? {
                 Some(left) => (lease, left),
@@ -202,18 +196,17 @@ impl Backend for Etcd {
             None => self.gateway.grant(life).await?,
         };
         held.lease = Some(lease);
-        self.put_leased(entry, &value, lease).await?;
+        self.put_leased(entry, held.edition, lease).await?;
         Ok(left)
     }
 
     async fn remove(&self, listed: &Listed, held: &Held) -> Result<(), ChannelError> {
         match held.lease {
-            // An entry of a later start has another lease.
+            // A later entry has another lease.
             Some(lease) => self.gateway.revoke(lease).await,
             None => {
-                let (entry, ..) = self.read(listed.name()).await?;
-                let is_own = entry.is_some_and(|e| e.incarnation() == listed.incarnation());
-                if is_own {
+                let (stored, ..) = self.read(listed.name()).await?;
+                if stored.is_some_and(|stored| stored.is_of(listed, held.edition)) {
                     self.gateway.delete(&self.key("entry", listed.name())).await
                 } else {
                     Ok(())
@@ -223,7 +216,7 @@ impl Backend for Etcd {
     }
 
     async fn get(&self, name: &WorkerName) -> Result<Option<Entry>, ChannelError> {
-        self.read(name).await.map(|(entry, ..)| entry)
+        self.read(name).await.map(|(stored, ..)| stored.map(|stored| stored.entry))
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>, ChannelError> {

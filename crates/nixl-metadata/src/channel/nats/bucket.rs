@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
 use async_nats::jetstream::kv::{
-    CreateErrorKind, Entry as Stored, Operation, Store, UpdateErrorKind,
+    CreateErrorKind, Entry as Value, Operation, Store, UpdateErrorKind,
 };
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode};
@@ -13,9 +13,9 @@ use futures_util::StreamExt as _;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::channel::backend::MAX_LISTED;
+use crate::channel::backend::{Edition, MAX_LISTED, Stored};
 use crate::channel::wire::{OVERHEAD, decode, encode};
-use crate::channel::{ChannelError, Entry, Incarnation, Listed, WorkerName};
+use crate::channel::{ChannelError, Entry, Listed, WorkerName};
 
 /// How often a followed key is read although no message came: an end by age is not announced.
 const LOOK: Duration = Duration::from_secs(1);
@@ -128,45 +128,44 @@ impl Bucket {
     async fn read(
         &self,
         name: &WorkerName,
-    ) -> Result<(Option<Entry>, Option<Stored>), ChannelError> {
+    ) -> Result<(Option<Stored>, Option<Value>), ChannelError> {
         let (store, _) = self.store().await?;
-        let stored = match store.entry(hex(name)).await {
-            Ok(stored) => stored,
+        let found = match store.entry(hex(name)).await {
+            Ok(found) => found,
             Err(error) => return Err(self.failed(error).await),
         };
-        let Some(stored) = stored else { return Ok((None, None)) };
-        if stored.operation != Operation::Put {
-            return Ok((None, Some(stored)));
+        let Some(found) = found else { return Ok((None, None)) };
+        if found.operation != Operation::Put {
+            return Ok((None, Some(found)));
         }
         let max = self.limit.saturating_add(OVERHEAD);
-        if stored.value.len() > max {
-            return Err(ChannelError::TooLarge { len: stored.value.len(), limit: self.limit });
+        if found.value.len() > max {
+            return Err(ChannelError::TooLarge { len: found.value.len(), limit: self.limit });
         }
-        Ok((Some(decode(&stored.value, "a value in NATS")?), Some(stored)))
+        Ok((Some(decode(&found.value, "a value in NATS")?), Some(found)))
     }
 
     pub(super) async fn get(&self, name: &WorkerName) -> Result<Option<Entry>, ChannelError> {
-        self.read(name).await.map(|(entry, _)| entry)
+        self.read(name).await.map(|(stored, _)| stored.map(|stored| stored.entry))
     }
 
     /// Puts or renews an entry; returns how long it lives.
-    pub(super) async fn put(&self, entry: &Entry) -> Result<Duration, ChannelError> {
-        let value = encode(entry)?;
+    pub(super) async fn put(
+        &self,
+        entry: &Entry,
+        edition: Edition,
+    ) -> Result<Duration, ChannelError> {
+        let value = encode(&Stored { entry: entry.clone(), edition })?;
         let key = hex(entry.name());
         loop {
-            let (before, stored) = self.read(entry.name()).await?;
-            if let Some(before) = before.as_ref().filter(|b| b.incarnation() > entry.incarnation())
-            {
-                return Err(ChannelError::OlderIncarnation {
-                    name: entry.name().clone(),
-                    offered: entry.incarnation(),
-                    current: before.incarnation(),
-                });
+            let (before, found) = self.read(entry.name()).await?;
+            if let Some(before) = &before {
+                before.gives_way(entry, edition)?;
             }
             let (store, age) = self.store().await?;
             let value = value.clone().into();
-            let is_old = match stored.filter(|_| before.is_some()) {
-                Some(stored) => match store.update(&key, value, stored.revision).await {
+            let is_old = match found.filter(|_| before.is_some()) {
+                Some(found) => match store.update(&key, value, found.revision).await {
                     Ok(_) => false,
                     Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => true,
                     Err(error) => return Err(self.failed(error).await),
@@ -186,14 +185,14 @@ impl Bucket {
 
     pub(super) async fn remove(
         &self,
-        name: &WorkerName,
-        incarnation: Incarnation,
+        listed: &Listed,
+        edition: Edition,
     ) -> Result<(), ChannelError> {
-        let (entry, stored) = self.read(name).await?;
-        let is_own = entry.is_some_and(|entry| entry.incarnation() == incarnation);
-        let Some(stored) = stored.filter(|_| is_own) else { return Ok(()) };
+        let (stored, found) = self.read(listed.name()).await?;
+        let is_own = stored.is_some_and(|stored| stored.is_of(listed, edition));
+        let Some(found) = found.filter(|_| is_own) else { return Ok(()) };
         let (store, _) = self.store().await?;
-        match store.purge_expect_revision(hex(name), Some(stored.revision)).await {
+        match store.purge_expect_revision(hex(listed.name()), Some(found.revision)).await {
             Ok(()) => Ok(()),
             Err(error) => Err(self.failed(error).await),
         }
@@ -224,7 +223,7 @@ impl Bucket {
                 Err(error) => return Err(self.failed(error).await),
             };
             if let Some(value) = value {
-                let entry: Entry = decode(&value, "a value in NATS")?;
+                let Stored { entry, .. } = decode(&value, "a value in NATS")?;
                 listed.push(Listed::new(entry.name().clone(), entry.incarnation()));
             }
         }

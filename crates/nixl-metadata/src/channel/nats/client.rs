@@ -186,16 +186,16 @@ impl Backend for Nats {
         &self,
         entry: &Entry,
         _life: Duration,
-        _held: &mut Held,
+        held: &mut Held,
     ) -> Result<Duration, ChannelError> {
         self.is_up()?;
         self.fits(entry.payload().len())?;
-        self.bucket.put(entry).await
+        self.bucket.put(entry, held.edition).await
     }
 
-    async fn remove(&self, listed: &Listed, _held: &Held) -> Result<(), ChannelError> {
+    async fn remove(&self, listed: &Listed, held: &Held) -> Result<(), ChannelError> {
         self.is_up()?;
-        self.bucket.remove(listed.name(), listed.incarnation()).await
+        self.bucket.remove(listed, held.edition).await
     }
 
     async fn get(&self, name: &WorkerName) -> Result<Option<Entry>, ChannelError> {
