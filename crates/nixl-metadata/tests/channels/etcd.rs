@@ -84,6 +84,41 @@ async fn a_request_whose_worker_ended_with_it_times_out() {
     assert!(matches!(reply, Err(ChannelError::TimedOut { .. })), "{reply:?}");
 }
 
+/// Both see the requests until the earlier start learns of its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_request_is_executed_once_while_a_later_start_takes_over() {
+    const REQUESTS: usize = 50;
+    let test = "each_request_is_executed_once_while_a_later_start_takes_over";
+    let Some(etcd) = Etcd::start(test).await else { return };
+    let (channel, w) = (etcd.channel(options()).await, name("w"));
+    let executed = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let mut servers = Vec::new();
+    for start in [1, 2] {
+        let mut inbox = channel.serve(&w, Incarnation::new(start)).await.unwrap();
+        let executed = Arc::clone(&executed);
+        servers.push(tokio::spawn(async move {
+            while let Ok(request) = inbox.next().await {
+                executed.lock().unwrap().push(request.payload().to_vec());
+                let _late = request.reply("done");
+            }
+        }));
+    }
+    let asks = (0..REQUESTS).map(|number| {
+        let (channel, w, payload) = (Arc::clone(&channel), w.clone(), number.to_string());
+        let within = Duration::from_secs(20);
+        tokio::spawn(async move { channel.request(&w, &w, payload.into(), within).await })
+    });
+    for ask in asks.collect::<Vec<_>>() {
+        assert_eq!(&ask.await.unwrap().unwrap()[..], b"done");
+    }
+    servers.iter().for_each(tokio::task::JoinHandle::abort);
+    let mut executed = executed.lock().unwrap().clone();
+    assert_eq!(executed.len(), REQUESTS);
+    executed.sort();
+    executed.dedup();
+    assert_eq!(executed.len(), REQUESTS);
+}
+
 #[tokio::test]
 async fn a_call_that_is_not_answered_is_repeated() {
     let calls = Arc::new(AtomicUsize::new(0));

@@ -172,7 +172,7 @@ impl Gateway {
         let compare = json!({
             "key": base64(key), "target": "MOD", "result": "EQUAL", "mod_revision": revision.to_string(),
         });
-        self.txn(compare, key, value, lease).await
+        self.put_where(compare, key, value, lease).await
     }
 
     /// Puts a key if another exists.
@@ -186,10 +186,10 @@ impl Gateway {
         let compare = json!({
             "key": base64(other), "target": "VERSION", "result": "GREATER", "version": "0",
         });
-        self.txn(compare, key, value, lease).await
+        self.put_where(compare, key, value, lease).await
     }
 
-    async fn txn(
+    async fn put_where(
         &self,
         compare: Value,
         key: &str,
@@ -198,6 +198,24 @@ impl Gateway {
     ) -> Result<bool, ChannelError> {
         let put = json!({"key": base64(key), "value": base64(value), "lease": lease.to_string()});
         let txn = json!({"compare": [compare], "success": [{"request_put": put}]});
+        Ok(self.call::<Txn>("kv/txn", txn).await?.succeeded)
+    }
+
+    /// Deletes a key if it is still there and another has this value.
+    pub(super) async fn take_if(
+        &self,
+        other: &str,
+        value: &[u8],
+        key: &str,
+    ) -> Result<bool, ChannelError> {
+        let has_value = json!({
+            "key": base64(other), "target": "VALUE", "result": "EQUAL", "value": base64(value),
+        });
+        let is_there = json!({
+            "key": base64(key), "target": "VERSION", "result": "GREATER", "version": "0",
+        });
+        let delete = json!({"request_delete_range": {"key": base64(key)}});
+        let txn = json!({"compare": [has_value, is_there], "success": [delete]});
         Ok(self.call::<Txn>("kv/txn", txn).await?.succeeded)
     }
 

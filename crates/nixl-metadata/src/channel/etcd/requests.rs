@@ -78,7 +78,7 @@ impl Etcd {
         let inbox = self.key("inbox", name);
         self.stand(&inbox, name, incarnation, lease).await?;
         delivery.ready();
-        let requests = self.take_requests(name, delivery);
+        let requests = self.take_requests(name, &inbox, incarnation, delivery);
         let keeps = async {
             loop {
                 sleep(left / 3).await;
@@ -130,9 +130,12 @@ impl Etcd {
     async fn take_requests(
         &self,
         name: &WorkerName,
+        inbox: &str,
+        incarnation: Incarnation,
         delivery: &Delivery,
     ) -> Result<(), ChannelError> {
         let prefix = format!("{}/", self.key("request", name));
+        let own = OwnInbox { key: inbox, value: encode(&incarnation)? };
         let mut seen = HashSet::new();
         loop {
             let range = self.gateway.keys(&prefix).await?;
@@ -141,14 +144,14 @@ impl Etcd {
             seen.retain(|key| keys.contains(key));
             for key in keys.into_iter().filter_map(|key| String::from_utf8(key).ok()) {
                 if let Some(request) = self.gateway.get(&key).await?.kvs.first() {
-                    self.deliver(request, &prefix, delivery, &mut seen).await?;
+                    self.deliver(request, &prefix, &own, delivery, &mut seen).await?;
                 }
             }
             let mut watch = self.gateway.watch(&prefix, true, range.header.revision()?).await?;
             while let Ok(watched) = timeout(QUIET, watch.next()).await {
                 let events = watched?.events;
                 for event in events.iter().filter(|event| !event.is_delete()) {
-                    self.deliver(&event.kv, &prefix, delivery, &mut seen).await?;
+                    self.deliver(&event.kv, &prefix, &own, delivery, &mut seen).await?;
                 }
                 if seen.len() > 4096 {
                     break;
@@ -161,6 +164,7 @@ impl Etcd {
         &self,
         request: &KeyValue,
         prefix: &str,
+        own: &OwnInbox<'_>,
         delivery: &Delivery,
         seen: &mut HashSet<Vec<u8>>,
     ) -> Result<(), ChannelError> {
@@ -170,8 +174,10 @@ impl Etcd {
         }
         let Ok(key) = String::from_utf8(key) else { return Ok(()) };
         let Some(id) = key.strip_prefix(prefix).map(str::to_owned) else { return Ok(()) };
-        // Taken: a second delivery would be a second execution.
-        self.gateway.delete(&key).await?;
+        // A second delivery would be a second execution: of two starts of the worker, the later takes it.
+        if !self.gateway.take_if(own.key, &own.value, &key).await? {
+            return Ok(());
+        }
         // What does not decode names no sender, and is not answered.
         let Ok(asked) = self.value::<Asked>(&request.value()?) else { return Ok(()) };
         let within = Duration::from_millis(asked.within_ms);
@@ -188,6 +194,12 @@ impl Etcd {
         });
         Ok(())
     }
+}
+
+/// The key of an inbox, and its value as long as no other start has it.
+struct OwnInbox<'a> {
+    key: &'a str,
+    value: Vec<u8>,
 }
 
 /// A lease that is revoked, with its keys, when this is dropped.
