@@ -111,6 +111,9 @@ pub(crate) struct Held {
     /// etcd's lease.
     #[cfg(feature = "channel-etcd")]
     pub(crate) lease: Option<i64>,
+    /// The entry that has the lease.
+    #[cfg(feature = "channel-etcd")]
+    pub(crate) written: Option<Entry>,
 }
 
 impl Held {
@@ -120,6 +123,8 @@ impl Held {
             edition: Edition::next(),
             #[cfg(feature = "channel-etcd")]
             lease: None,
+            #[cfg(feature = "channel-etcd")]
+            written: None,
         }
     }
 }

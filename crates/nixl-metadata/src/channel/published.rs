@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::backend::{Backend, Held};
-use super::seals::seal_entry;
+use super::seals::Travelling;
 use super::{ChannelError, ChannelOptions, Entry, Listed};
 
 /// How an entry stands.
@@ -66,6 +66,7 @@ impl Published {
         backend: Arc<dyn Backend>,
         options: Arc<ChannelOptions>,
         entry: Entry,
+        mut travelling: Travelling,
         mut held: Held,
         life: Duration,
     ) -> Self {
@@ -74,23 +75,25 @@ impl Published {
         let (sender, state) = watch::channel(PublishState::Current);
         let owner = listed.clone();
         let task = tokio::spawn(async move {
-            let mut pause = life / 3;
+            let mut pause = travelling.pause(life);
+            // One that hangs leaves time for another, before the entry ends.
+            let within = options.call().min((life / 3).max(SHORTEST));
             loop {
                 tokio::select! {
                     _ = &mut stopped => break,
                     () = sleep(pause) => {}
                 }
-                // A seal ends: each renewal has a new one.
                 let renewed = async {
-                    backend.put(&seal_entry(&options, &entry)?, options.life(), &mut held).await
+                    travelling.renew(&options, &entry)?;
+                    backend.put(&travelling.sealed, options.life(), &mut held).await
                 };
                 let renewed = tokio::select! {
                     _ = &mut stopped => break,
-                    renewed = timeout(options.call(), renewed) => renewed,
+                    renewed = timeout(within, renewed) => renewed,
                 };
                 let error = match renewed {
                     Ok(Ok(life)) => {
-                        pause = life / 3;
+                        pause = travelling.pause(life);
                         sender.send_replace(PublishState::Current);
                         continue;
                     }
@@ -105,7 +108,7 @@ impl Published {
                     Err(_) => ChannelError::TimedOut {
                         place: backend.place().to_owned(),
                         call: "publish",
-                        within: options.call(),
+                        within,
                     },
                 };
                 sender.send_replace(PublishState::Retrying(error));
@@ -117,6 +120,9 @@ impl Published {
         Self { listed, state, stop: Some(stop), task: Some(task) }
     }
 }
+
+/// The least time of an attempt to renew an entry.
+const SHORTEST: Duration = Duration::from_millis(100);
 
 /// The longest pause between attempts to renew an entry.
 const RETRY: Duration = Duration::from_millis(500);

@@ -1,13 +1,16 @@
 //! Sealing and opening of what a channel carries, where it has seals, and the checks of what it returns.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{ChannelError, ChannelOptions, Entry, WorkerName};
 #[cfg(feature = "seal")]
-use crate::seal::Binding;
+use crate::seal::{Binding, Seals};
 
 /// An entry as it travels.
-pub(crate) fn seal_entry(options: &ChannelOptions, entry: &Entry) -> Result<Entry, ChannelError> {
+fn seal_entry(options: &ChannelOptions, entry: &Entry) -> Result<Entry, ChannelError> {
     #[cfg(feature = "seal")]
     if let Some(seals) = options.sealed_by() {
         let payload =
@@ -17,6 +20,51 @@ pub(crate) fn seal_entry(options: &ChannelOptions, entry: &Entry) -> Result<Entr
     }
     options.fits(entry.payload().len())?;
     Ok(entry.clone())
+}
+
+/// The terms of a seal that is made now: the number of its keys, and how long it holds. None where nothing is sealed.
+fn terms(options: &ChannelOptions) -> Option<(u64, Duration)> {
+    #[cfg(feature = "seal")]
+    return options.sealed_by().map(Seals::terms);
+    #[cfg(not(feature = "seal"))]
+    {
+        let _ = options;
+        None
+    }
+}
+
+/// An entry as it travels, for as long as it is renewed.
+pub(crate) struct Travelling {
+    pub(crate) sealed: Entry,
+    terms: Option<(u64, Duration)>,
+    since: Instant,
+}
+
+impl Travelling {
+    pub(crate) fn new(options: &ChannelOptions, entry: &Entry) -> Result<Self, ChannelError> {
+        let terms = terms(options);
+        Ok(Self { sealed: seal_entry(options, entry)?, terms, since: Instant::now() })
+    }
+
+    /// Seals anew after a third of the time for which a seal holds, and by other keys at once.
+    pub(crate) fn renew(
+        &mut self,
+        options: &ChannelOptions,
+        entry: &Entry,
+    ) -> Result<(), ChannelError> {
+        let is_due = self.terms.is_some_and(|(_, valid)| self.since.elapsed() >= valid / 3);
+        if is_due || self.terms != terms(options) {
+            *self = Self::new(options, entry)?;
+        }
+        Ok(())
+    }
+
+    /// The pause before the next renewal of an entry that lives so long.
+    pub(crate) fn pause(&self, life: Duration) -> Duration {
+        let holds = self.terms.map_or(life, |(_, valid)| valid.min(life));
+        // Seals that hold for no time make no busy loop.
+        (holds / 3).max(Duration::from_millis(10))
+    }
 }
 
 /// The entry of a worker, from what came.

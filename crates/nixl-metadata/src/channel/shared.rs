@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::backend::{Backend, Held};
 use super::inbox::{Delivery, MAX_WITHIN};
-use super::seals::{open_entry, open_reply, seal_entry, seal_request};
+use super::seals::{Travelling, open_entry, open_reply, seal_request};
 use super::watch::{AbortOnDrop, States};
 use super::{
     Channel, ChannelError, ChannelOptions, Entry, Exposure, Inbox, Incarnation, Listed, Published,
@@ -102,14 +102,14 @@ impl Channel for Shared {
     }
 
     async fn publish(&self, entry: Entry) -> Result<Published, ChannelError> {
-        let sealed = seal_entry(&self.options, &entry)?;
+        let travelling = Travelling::new(&self.options, &entry)?;
         let held = tokio::sync::Mutex::new(Held::new());
         let put = || async {
-            self.backend.put(&sealed, self.options.life(), &mut *held.lock().await).await
+            self.backend.put(&travelling.sealed, self.options.life(), &mut *held.lock().await).await
         };
         let life = self.repeat("publish", self.options.call(), true, put).await?;
         let (backend, options) = (Arc::clone(&self.backend), Arc::clone(&self.options));
-        Ok(Published::keep(backend, options, entry, held.into_inner(), life))
+        Ok(Published::keep(backend, options, entry, travelling, held.into_inner(), life))
     }
 
     async fn fetch(&self, name: &WorkerName) -> Result<Entry, ChannelError> {

@@ -8,7 +8,7 @@
 //! The claims are PASETO's: `aud` is the audience, `sub` the worker, `exp` the expiry, `iat` the time of sealing, `jti` the id of a
 //! request; `use` is an entry, a request or a reply, `inc` the incarnation, `data` the bytes in base64. The footer
 //! has the key's PASERK id in `kid`, by which an opener chooses among its keys. To replace a key, give the new one to the openers,
-//! then to the sealers, then remove the old one.
+//! then to the sealers, then remove the old one: [`Seals::replace`] does so under channels, published entries, watches and inboxes.
 //!
 //! # Replay
 //!

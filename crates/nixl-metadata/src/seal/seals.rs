@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use nixl_device::locks::{read, write};
 use pasetors::token::UntrustedToken;
 use pasetors::version4::{LocalToken, PublicToken, V4};
 use pasetors::{Local, Public};
@@ -35,7 +36,7 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// Seals for an audience. A seal holds for `valid`, which should be some life times of an entry: each renewal seals anew.
+    /// Seals for an audience. A seal holds for `valid`; the seal of an entry is made anew after a third of that.
     ///
     /// # Errors
     ///
@@ -55,6 +56,10 @@ impl Sealer {
     pub fn clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.now = Arc::new(now);
         self
+    }
+
+    const fn is_encrypted(&self) -> bool {
+        matches!(self.key.0, Sealing::Local(_))
     }
 
     fn seal(&self, binding: Binding<'_>, data: &[u8]) -> Result<String, SealError> {
@@ -154,9 +159,14 @@ impl Opener {
     }
 }
 
-/// The seals of a channel: one key for what it sends, any number for what it receives.
+/// The seals of a channel: one key for what it sends, any number for what it receives. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Seals {
+pub struct Seals(Arc<RwLock<Arc<Keys>>>);
+
+#[derive(Debug)]
+struct Keys {
+    /// How often they were replaced.
+    number: u64,
     sealer: Sealer,
     opener: Opener,
 }
@@ -164,22 +174,46 @@ pub struct Seals {
 impl Seals {
     /// Seals what a channel sends, and opens what it receives.
     #[must_use]
-    pub const fn new(sealer: Sealer, opener: Opener) -> Self {
-        Self { sealer, opener }
+    pub fn new(sealer: Sealer, opener: Opener) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(Keys { number: 0, sealer, opener }))))
+    }
+
+    /// Replaces the keys of all channels that have these seals. Published entries are sealed anew by their next renewal.
+    ///
+    /// # Errors
+    ///
+    /// [`SealError::NotSecret`] if the seals are encrypted and the new sealer only signs: the channels may be in the clear.
+    pub fn replace(&self, sealer: Sealer, opener: Opener) -> Result<(), SealError> {
+        let mut keys = write(&self.0);
+        if keys.sealer.is_encrypted() && !sealer.is_encrypted() {
+            return Err(SealError::NotSecret);
+        }
+        *keys = Arc::new(Keys { number: keys.number.wrapping_add(1), sealer, opener });
+        Ok(())
     }
 
     /// Whether the seals are encrypted: signed metadata can be read by others.
     #[must_use]
-    pub const fn are_encrypted(&self) -> bool {
-        matches!(self.sealer.key.0, Sealing::Local(_))
+    pub fn are_encrypted(&self) -> bool {
+        self.keys().sealer.is_encrypted()
+    }
+
+    fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&read(&self.0))
+    }
+
+    /// The number of the keys, and how long a seal holds.
+    pub(crate) fn terms(&self) -> (u64, Duration) {
+        let keys = self.keys();
+        (keys.number, keys.sealer.valid)
     }
 
     pub(crate) fn seal(&self, binding: Binding<'_>, data: &[u8]) -> Result<Bytes, SealError> {
-        self.sealer.seal(binding, data).map(Bytes::from)
+        self.keys().sealer.seal(binding, data).map(Bytes::from)
     }
 
     pub(crate) fn open(&self, binding: Binding<'_>, token: &[u8]) -> Result<Bytes, SealError> {
-        self.opener.open(binding, token).map(|(data, _)| data)
+        self.keys().opener.open(binding, token).map(|(data, _)| data)
     }
 
     /// Opens a request of any id, and returns it.
@@ -188,7 +222,7 @@ impl Seals {
         to: &WorkerName,
         token: &[u8],
     ) -> Result<(Bytes, String), SealError> {
-        let (data, id) = self.opener.open(Binding::Request(to, None), token)?;
+        let (data, id) = self.keys().opener.open(Binding::Request(to, None), token)?;
         Ok((data, id.ok_or(SealError::BadClaim { claim: "jti" })?))
     }
 }

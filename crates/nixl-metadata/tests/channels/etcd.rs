@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use axum::routing::post;
 use axum::{Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use nixl_metadata::channel::etcd::EtcdOptions;
 use nixl_metadata::channel::{ChannelError, Incarnation, etcd};
 use serde_json::{Value, json};
@@ -82,6 +84,35 @@ async fn a_request_whose_worker_ended_with_it_times_out() {
     assert!(again.is_err(), "{again:?}");
     let reply = asks.await.unwrap();
     assert!(matches!(reply, Err(ChannelError::TimedOut { .. })), "{reply:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewals_write_no_value_unless_the_key_is_gone() {
+    let Some(etcd) = Etcd::start("renewals_write_no_value_unless_the_key_is_gone").await else {
+        return;
+    };
+    let channel = etcd.channel(options()).await;
+    let published = channel.publish(entry("w", 1, b"entry")).await.unwrap();
+    let key = STANDARD.encode("nixl/entry/77");
+    let call = async |call: &str, argument: Value| -> Value {
+        let client = reqwest::Client::builder().no_proxy();
+        let client = client.use_preconfigured_tls(crate::tls::client(false)).build().unwrap();
+        let sent = client.post(format!("{}/v3/kv/{call}", etcd.url())).json(&argument).send();
+        serde_json::from_slice(&sent.await.unwrap().bytes().await.unwrap()).unwrap()
+    };
+    let stored = async || call("range", json!({ "key": key })).await["kvs"][0].clone();
+    let first = stored().await;
+    // Some lives.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(stored().await["mod_revision"], first["mod_revision"]);
+    call("deleterange", json!({ "key": key })).await;
+    soon("the key", async {
+        while stored().await["value"] != first["value"] {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    drop(published);
 }
 
 /// Both see the requests until the earlier start learns of its end.

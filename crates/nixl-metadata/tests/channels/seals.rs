@@ -79,15 +79,75 @@ async fn sealed_entries_requests_and_replies_pass() {
     }
 }
 
+fn seals_for(key: &str, valid: Duration) -> Seals {
+    let sealer = Sealer::new(SealKey::from_paserk(key).unwrap(), "a", valid).unwrap();
+    Seals::new(sealer, Opener::new([OpenKey::from_paserk(key).unwrap()], "a").unwrap())
+}
+
+/// However long the entry lives.
+#[tokio::test]
+async fn a_seal_is_made_anew_before_it_ends() {
+    let valid = Duration::from_secs(2);
+    let options = options().life_time(Duration::from_secs(60)).seals(seals_for(&local(), valid));
+    let channel = Hub::default().channel(options);
+    let _published = channel.publish(entry("w", 1, b"metadata")).await.unwrap();
+    // Longer than the first seal holds.
+    tokio::time::sleep(valid + Duration::from_secs(1)).await;
+    assert_eq!(channel.fetch(&name("w")).await.unwrap(), entry("w", 1, b"metadata"));
+}
+
+#[tokio::test]
+async fn keys_are_replaced_under_a_watch_and_an_inbox() {
+    let (old, new) = (local(), local());
+    let hub = Hub::default();
+    let (owners, readers) = (seals(&old, &[&old], "a"), seals(&old, &[&old], "a"));
+    let life = options().life_time(Duration::from_millis(300));
+    let owner = hub.channel(life.clone().seals(owners.clone()));
+    let reader = hub.channel(life.seals(readers.clone()));
+    let _published = owner.publish(entry("w", 1, b"metadata")).await.unwrap();
+    let mut inbox = owner.serve(&name("w"), Incarnation::new(1)).await.unwrap();
+    let mut watch = reader.watch(&name("w")).await.unwrap();
+    assert_eq!(watch.next().await.unwrap(), WatchEvent::Put(entry("w", 1, b"metadata")));
+    let keys = |sealing: &str, opening: &[&str]| {
+        let sealer = Sealer::new(SealKey::from_paserk(sealing).unwrap(), "a", VALID).unwrap();
+        let opening = opening.iter().map(|key| OpenKey::from_paserk(key).unwrap());
+        (sealer, Opener::new(opening, "a").unwrap())
+    };
+    for (sealing, opening) in [(&old, vec![&*old, &*new]), (&new, vec![&*old, &*new])] {
+        for seals in [&readers, &owners] {
+            let (sealer, opener) = keys(sealing, &opening);
+            seals.replace(sealer, opener).unwrap();
+        }
+    }
+    let only_new = hub.channel(options().seals(seals(&new, &[&new], "a")));
+    soon("the renewal", async {
+        while only_new.fetch(&name("w")).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    for seals in [&readers, &owners] {
+        let (sealer, opener) = keys(&new, &[&new]);
+        seals.replace(sealer, opener).unwrap();
+    }
+    let (me, w) = (name("me"), name("w"));
+    let asks = reader.request(&me, &w, "ticket?".into(), VALID);
+    let (reply, ()) = tokio::join!(asks, async {
+        inbox.next().await.unwrap().reply("ticket").unwrap();
+    });
+    assert_eq!(&reply.unwrap()[..], b"ticket");
+    let next = tokio::time::timeout(Duration::from_millis(600), watch.next()).await;
+    assert!(next.is_err(), "{next:?}");
+    let (secret, public) = SealKey::generate_pair().unwrap();
+    let (sealer, opener) = keys(&secret, &[&public]);
+    assert_eq!(owners.replace(sealer, opener), Err(SealError::NotSecret));
+}
+
 #[tokio::test]
 async fn renewals_seal_anew_and_watchers_see_no_change() {
-    let key = local();
     let hub = Hub::default();
-    let channel = hub.channel(options().life_time(Duration::from_millis(300)).seals(seals(
-        &key,
-        &[&key],
-        "a",
-    )));
+    let seals = seals_for(&local(), Duration::from_secs(3));
+    let channel = hub.channel(options().life_time(Duration::from_millis(300)).seals(seals));
     let _published = channel.publish(entry("w", 1, b"metadata")).await.unwrap();
     let mut watch = channel.watch(&name("w")).await.unwrap();
     watch.next().await.unwrap();

@@ -86,6 +86,34 @@ async fn a_slow_server_times_out() {
     }
 }
 
+/// A connection that hangs leaves time for another, however long a call may take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_that_hangs_is_repeated_before_the_entry_ends() {
+    let server = Server::bind("127.0.0.1:0", Hub::default(), ServerOptions::new(), options()).await;
+    let server = server.unwrap();
+    let (address, calls) = (server.address().to_string(), tokio::sync::watch::Sender::new(0));
+    let relay = {
+        let (address, calls) = (address.clone(), calls.clone());
+        fake(move |mut client| {
+            let (address, calls) = (address.clone(), calls.clone());
+            async move {
+                calls.send_modify(|calls| *calls += 1);
+                if *calls.borrow() == 2 {
+                    std::future::pending::<()>().await;
+                }
+                let mut real = TcpStream::connect(address).await.unwrap();
+                let _gone = tokio::io::copy_bidirectional(&mut client, &mut real).await;
+            }
+        })
+        .await
+    };
+    let patient = options().call_time(Duration::from_secs(600));
+    let owner = tcp::connect(&*relay, TcpOptions::new(), patient).unwrap();
+    let published = owner.publish(entry("w", 1, b"x")).await.unwrap();
+    soon("another renewal", calls.subscribe().wait_for(|calls| *calls > 2)).await.unwrap();
+    drop(published);
+}
+
 #[tokio::test]
 async fn a_server_that_is_not_there_is_down() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

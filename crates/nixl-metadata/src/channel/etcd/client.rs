@@ -195,8 +195,14 @@ impl Backend for Etcd {
             },
             None => self.gateway.grant(life).await?,
         };
+        let is_same = held.lease == Some(lease) && held.written.as_ref() == Some(entry);
         held.lease = Some(lease);
-        self.put_leased(entry, held.edition, lease).await?;
+        // A value is a revision, which etcd keeps, and an event for each watcher.
+        let key = self.key("entry", entry.name());
+        if !(is_same && self.gateway.lease_of(&key).await? == Some(lease)) {
+            self.put_leased(entry, held.edition, lease).await?;
+            held.written = Some(entry.clone());
+        }
         Ok(left)
     }
 

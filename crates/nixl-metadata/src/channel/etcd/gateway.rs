@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::messages::{
-    Authenticated, Failed, Lease, Line, Range, Txn, Watched, after, base64, read,
+    Authenticated, Failed, KeyValue, Lease, Line, Range, Txn, Watched, after, base64, read,
 };
 use crate::channel::request::{accepted, body};
 use crate::channel::{ChannelError, backend::MAX_LISTED};
@@ -150,6 +150,13 @@ impl Gateway {
 
     pub(super) async fn get(&self, key: &str) -> Result<Range, ChannelError> {
         self.call("kv/range", json!({"key": base64(key)})).await
+    }
+
+    /// The lease of a key, without its value.
+    pub(super) async fn lease_of(&self, key: &str) -> Result<Option<i64>, ChannelError> {
+        let range = json!({"key": base64(key), "keys_only": true});
+        let range: Range = self.call("kv/range", range).await?;
+        Ok(range.kvs.first().and_then(KeyValue::lease))
     }
 
     /// The keys that begin so, without their values.

@@ -17,6 +17,8 @@ pub(super) struct KeyValue {
     value: String,
     #[serde(default)]
     mod_revision: String,
+    #[serde(default)]
+    lease: String,
 }
 
 impl KeyValue {
@@ -30,6 +32,11 @@ impl KeyValue {
 
     pub(super) fn revision(&self) -> Result<i64, ChannelError> {
         self.mod_revision.parse().map_err(|_| ANSWER)
+    }
+
+    /// The lease by which it ends, if there is one.
+    pub(super) fn lease(&self) -> Option<i64> {
+        self.lease.parse().ok()
     }
 }
 

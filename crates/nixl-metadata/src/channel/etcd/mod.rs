@@ -24,7 +24,7 @@ pub(super) fn decodes(input: &[u8]) {
 
     if let Ok(range) = read::<Range>(input) {
         for found in &range.kvs {
-            let _decoded = (found.key(), found.value(), found.revision());
+            let _decoded = (found.key(), found.value(), found.revision(), found.lease());
         }
     }
     if let Ok(Line { result: Some(watched) }) = read::<Line<Watched>>(input) {
