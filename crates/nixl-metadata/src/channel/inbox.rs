@@ -26,13 +26,13 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Waits for the next request. There is no deadline; while the channel is down it waits.
+    /// Waits for the next request. There is no deadline; while the channel is down, or refuses this worker, it waits.
     ///
     /// It can be cancelled: no request is lost.
     ///
     /// # Errors
     ///
-    /// [`ChannelError::OlderIncarnation`] once a later start of the worker takes its requests, or the server's refusal.
+    /// [`ChannelError::OlderIncarnation`] once a later start of the worker takes its requests.
     pub async fn next(&mut self) -> Result<Request, ChannelError> {
         if let Some(request) = self.requests.recv().await {
             return Ok(request);
@@ -143,6 +143,11 @@ impl Delivery {
         // The sender is part of this.
         let mut ready = self.ready.subscribe();
         let _ready = ready.wait_for(|ready| *ready).await;
+    }
+
+    /// Whether requests have arrived, or could have.
+    pub(crate) fn was_ready(&self) -> bool {
+        *self.ready.borrow()
     }
 
     /// Puts a request into the queue and returns the reply to come.

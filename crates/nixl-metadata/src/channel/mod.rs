@@ -39,6 +39,7 @@
 )]
 
 mod backend;
+mod backoff;
 mod entry;
 mod error;
 #[cfg(feature = "channel-etcd")]

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::backend::{Backend, Held};
+use super::backoff::Backoff;
 use super::inbox::{Delivery, MAX_WITHIN};
 use super::seals::{Travelling, open_entry, open_reply, seal_request};
 use super::watch::{AbortOnDrop, States};
@@ -133,13 +134,16 @@ impl Channel for Shared {
         let (backend, name, reported) =
             (Arc::clone(&self.backend), name.clone(), Arc::clone(&states));
         let follower = tokio::spawn(async move {
+            let mut backoff = Backoff::new();
             loop {
+                let begun = Instant::now();
                 let error = backend.follow(&name, &reported).await;
-                ended.send_replace(Some(error));
-                if !reported.is_empty() {
-                    reported.interrupted();
+                if reported.is_empty() {
+                    ended.send_replace(Some(error));
+                } else {
+                    reported.failed(error);
                 }
-                sleep(RECONNECT).await;
+                sleep(backoff.after(begun.elapsed())).await;
             }
         });
         let mut watch = states.watch(follower.abort_handle());
@@ -186,14 +190,20 @@ impl Channel for Shared {
         let (ended, mut has_ended) = watch::channel(None);
         let (backend, name, passes) = (Arc::clone(&self.backend), name.clone(), delivery.clone());
         let server = tokio::spawn(async move {
+            let mut backoff = Backoff::new();
             loop {
+                let begun = Instant::now();
                 let error = backend.serve(&name, incarnation, &passes).await;
-                let is_last = error.advice() == Advice::GiveUp;
+                // Refusals of an inbox that stood before are of servers and proxies that start.
+                let is_last = match error {
+                    ChannelError::OlderIncarnation { .. } => true,
+                    _ => error.advice() == Advice::GiveUp && !passes.was_ready(),
+                };
                 ended.send_replace(Some(error));
                 if is_last {
                     return;
                 }
-                sleep(RECONNECT).await;
+                sleep(backoff.after(begun.elapsed())).await;
             }
         });
         let server = AbortOnDrop(server.abort_handle());
@@ -228,6 +238,3 @@ impl Shared {
         })
     }
 }
-
-/// The pause before a watch or an inbox connects anew.
-const RECONNECT: Duration = Duration::from_millis(50);

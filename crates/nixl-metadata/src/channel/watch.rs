@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nixl_device::Advice;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -43,7 +44,10 @@ impl States {
 
     /// Reports the entry of now.
     pub(crate) fn report(&self, entry: Option<Entry>) {
-        let entry = entry.map(|entry| open_entry(&self.options, &self.name, entry)).transpose();
+        self.put(entry.map(|entry| open_entry(&self.options, &self.name, entry)).transpose());
+    }
+
+    fn put(&self, entry: Result<Option<Entry>, ChannelError>) {
         self.sender.send_if_modified(|state| {
             let is_same = match (&state.entry, &entry) {
                 (Some(Ok(before)), Ok(entry)) => before == entry,
@@ -59,8 +63,11 @@ impl States {
         });
     }
 
-    /// Notes that changes may have been missed.
-    pub(crate) fn interrupted(&self) {
+    /// Notes that the connection ended: changes may be missed. An error that time does not mend is for the watcher.
+    pub(crate) fn failed(&self, error: ChannelError) {
+        if error.advice() == Advice::GiveUp {
+            return self.put(Err(error));
+        }
         self.sender.send_if_modified(|state| {
             state.changes += 1;
             false
@@ -93,7 +100,8 @@ impl Watch {
     ///
     /// # Errors
     ///
-    /// [`ChannelError::WrongEntry`] or a seal's error if the entry of now is not the worker's; the watch goes on.
+    /// [`ChannelError::WrongEntry`] or a seal's error if the entry of now is not the worker's, [`ChannelError::TooLarge`] if it is
+    /// too long, and a server's refusal. Each is returned once; the watch goes on.
     pub async fn next(&mut self) -> Result<WatchEvent, ChannelError> {
         loop {
             {

@@ -25,6 +25,7 @@ macro_rules! conforms {
             later_starts_replace_earlier_ones
             publishing_again_replaces_what_the_same_start_published
             watches_see_changes_or_a_resync
+            a_watch_reports_what_it_cannot_take_and_goes_on
             names_are_listed_by_their_beginning
             requests_are_answered_or_fail_by_name
             many_requests_keep_their_replies_apart

@@ -146,6 +146,25 @@ pub(crate) async fn watches_see_changes_or_a_resync(backend: &mut dyn Backend) {
     .await;
 }
 
+pub(crate) async fn a_watch_reports_what_it_cannot_take_and_goes_on(backend: &mut dyn Backend) {
+    let (owner, reader) =
+        (backend.channel(options()).await, backend.channel(options().max_bytes(1000)).await);
+    let mut watch = reader.watch(&name("w")).await.unwrap();
+    assert_eq!(watch.next().await.unwrap(), WatchEvent::Gone);
+    let long = owner.publish(entry("w", 1, &[7; 50_000])).await.unwrap();
+    let error = soon("an error", watch.next()).await;
+    assert!(matches!(error, Err(ChannelError::TooLarge { .. })), "{error:?}");
+    // Once.
+    let again = timeout(Duration::from_secs(1), watch.next()).await;
+    assert!(again.is_err(), "{again:?}");
+    let short = owner.publish(entry("w", 2, b"x")).await.unwrap();
+    let put = soon("a put", watch.next()).await.unwrap();
+    assert!(
+        matches!(put, WatchEvent::Put(now) | WatchEvent::Resync(Some(now)) if now == entry("w", 2, b"x"))
+    );
+    drop((long, short));
+}
+
 pub(crate) async fn names_are_listed_by_their_beginning(backend: &mut dyn Backend) {
     let channel = backend.channel(options()).await;
     let mut published = Vec::new();
