@@ -9,7 +9,7 @@ use nixl_device::locks::lock;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::backend::{Backend, Edition, Held, MAX_LISTED, Stored};
@@ -24,17 +24,24 @@ pub struct HubLimits {
     entries: usize,
     bytes: usize,
     inboxes: usize,
+    request_bytes: usize,
     life_time: Duration,
 }
 
 impl Default for HubLimits {
     fn default() -> Self {
-        Self { entries: 4096, bytes: 64 << 20, inboxes: 4096, life_time: Duration::from_secs(300) }
+        Self {
+            entries: 4096,
+            bytes: 64 << 20,
+            inboxes: 4096,
+            request_bytes: 64 << 20,
+            life_time: Duration::from_secs(300),
+        }
     }
 }
 
 impl HubLimits {
-    /// 4,096 entries of 64 MiB together and a life of at most 300 s, and 4,096 inboxes.
+    /// 4,096 entries of 64 MiB together and a life of at most 300 s, 4,096 inboxes, and requests of 64 MiB together.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -61,6 +68,13 @@ impl HubLimits {
         self
     }
 
+    /// Sets the most bytes of all requests that wait for their workers.
+    #[must_use]
+    pub const fn request_bytes(mut self, bytes: usize) -> Self {
+        self.request_bytes = bytes;
+        self
+    }
+
     /// Sets the longest life of an entry that is not renewed.
     #[must_use]
     pub const fn life_time(mut self, time: Duration) -> Self {
@@ -74,6 +88,8 @@ impl HubLimits {
 #[derive(Clone)]
 pub struct Hub {
     limits: HubLimits,
+    /// Permits for the bytes of requests.
+    room: Arc<Semaphore>,
     state: Arc<Mutex<State>>,
 }
 
@@ -111,7 +127,8 @@ impl Hub {
     /// An empty hub.
     #[must_use]
     pub fn new(limits: HubLimits) -> Self {
-        Self { limits, state: Arc::default() }
+        let room = Arc::new(Semaphore::new(limits.request_bytes.min(Semaphore::MAX_PERMITS)));
+        Self { limits, room, state: Arc::default() }
     }
 
     /// A channel of this process.
@@ -154,10 +171,8 @@ impl Hub {
 
     pub(crate) fn remove_now(&self, listed: &Listed, edition: Edition) {
         let mut state = self.lock();
-        let is_there = state
-            .entries
-            .get(listed.name())
-            .is_some_and(|slot| slot.stored.is_of(listed, edition));
+        let is_there =
+            state.entries.get(listed.name()).is_some_and(|slot| slot.stored.is_of(listed, edition));
         if is_there {
             state.remove(listed.name());
         }
@@ -226,7 +241,10 @@ impl Hub {
     ) -> Result<Bytes, ChannelError> {
         let delivery = self.lock().inboxes.get(to).map(|served| served.delivery.clone());
         let delivery = delivery.ok_or_else(|| ChannelError::NotFound { name: to.clone() })?;
-        delivery.ask(from.clone(), payload, within).await
+        let full = || ChannelError::Full { what: "the store of requests".to_owned() };
+        let len = u32::try_from(payload.len()).map_err(|_| full())?;
+        let room = Arc::clone(&self.room).try_acquire_many_owned(len).map_err(|_| full())?;
+        delivery.ask(from.clone(), payload, within, room).await
     }
 
     /// Has the requests to a worker delivered until the result is dropped or replaced.

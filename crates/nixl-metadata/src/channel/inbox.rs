@@ -1,12 +1,13 @@
 //! Requests to a worker, and their replies.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use nixl_device::locks::lock;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout};
 
 #[cfg(any(feature = "channel-etcd", feature = "channel-nats"))]
 use super::error::Fault;
@@ -20,7 +21,7 @@ pub(crate) type Reply = Result<Bytes, ChannelError>;
 /// The requests to a worker. While it exists, and the channel is up, requests of its name arrive here.
 #[derive(Debug)]
 pub struct Inbox {
-    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) requests: Queue,
     pub(crate) ended: watch::Receiver<Option<ChannelError>>,
     pub(crate) _server: AbortOnDrop,
 }
@@ -34,7 +35,7 @@ impl Inbox {
     ///
     /// [`ChannelError::OlderIncarnation`] once a later start of the worker takes its requests.
     pub async fn next(&mut self) -> Result<Request, ChannelError> {
-        if let Some(request) = self.requests.recv().await {
+        if let Some(request) = self.requests.next().await {
             return Ok(request);
         }
         let ended = self.ended.borrow().clone();
@@ -51,6 +52,48 @@ pub struct Request {
     payload: Bytes,
     deadline: Instant,
     answer: Answer,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+/// The requests that wait for a worker.
+#[derive(Debug)]
+pub(crate) struct Queue(mpsc::Receiver<Place>);
+
+/// A place in a queue, which is empty once its sender waits no longer.
+type Place = Arc<Mutex<Option<Request>>>;
+
+impl Queue {
+    /// The next request whose sender waits. It can be cancelled.
+    pub(crate) async fn next(&mut self) -> Option<Request> {
+        loop {
+            let place = self.0.recv().await?;
+            let request = lock(&place).take();
+            if request.is_some() {
+                return request;
+            }
+        }
+    }
+}
+
+/// A reply to come. Dropped, it takes its request out of the queue, with the memory that it has there.
+pub(crate) struct Awaited {
+    reply: oneshot::Receiver<Reply>,
+    place: Place,
+}
+
+impl Awaited {
+    /// Waits for the reply; `None` if there is none in time.
+    pub(crate) async fn within(mut self, within: Duration) -> Option<Reply> {
+        let reply = timeout(within.min(MAX_WITHIN), &mut self.reply).await.ok()?;
+        Some(reply.unwrap_or_else(|_| Err(ChannelError::refused("the worker dropped the request"))))
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        // Outside of the lock: its own end takes others.
+        let _request = lock(&self.place).take();
+    }
 }
 
 /// The way back to the requester.
@@ -93,10 +136,10 @@ impl Request {
         Ok(())
     }
 
-    /// The way back, for a server that passes the reply on as it is.
+    /// The way back, for a server that passes the reply on as it is, and the room that the request takes up.
     #[cfg(any(feature = "channel-tcp", feature = "channel-http"))]
-    pub(crate) fn into_sender(self) -> oneshot::Sender<Reply> {
-        self.answer.sender
+    pub(crate) fn into_parts(self) -> (oneshot::Sender<Reply>, Option<OwnedSemaphorePermit>) {
+        (self.answer.sender, self.room)
     }
 
     /// Refuses, with a reason for the sender, of which it gets the first 200 characters.
@@ -119,18 +162,15 @@ impl fmt::Debug for Request {
 pub(crate) struct Delivery {
     name: WorkerName,
     options: Arc<ChannelOptions>,
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<Place>,
     ready: watch::Sender<bool>,
 }
 
 impl Delivery {
     /// A delivery, and the queue at its end.
-    pub(crate) fn new(
-        name: WorkerName,
-        options: Arc<ChannelOptions>,
-    ) -> (Self, mpsc::Receiver<Request>) {
+    pub(crate) fn new(name: WorkerName, options: Arc<ChannelOptions>) -> (Self, Queue) {
         let (requests, queue) = mpsc::channel(options.depth());
-        (Self { name, options, requests, ready: watch::Sender::new(false) }, queue)
+        (Self { name, options, requests, ready: watch::Sender::new(false) }, Queue(queue))
     }
 
     /// Notes that requests arrive from now on.
@@ -156,15 +196,16 @@ impl Delivery {
         from: WorkerName,
         payload: Bytes,
         within: Duration,
-    ) -> Result<oneshot::Receiver<Reply>, ChannelError> {
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Result<Awaited, ChannelError> {
         let (payload, id) = open_request(&self.options, &self.name, payload)?;
-        let (sender, receiver) = oneshot::channel();
+        let (sender, reply) = oneshot::channel();
         let answer =
             Answer { to: self.name.clone(), id, options: Arc::clone(&self.options), sender };
         let now = Instant::now();
         let deadline = now.checked_add(within.min(MAX_WITHIN)).unwrap_or(now);
-        let request = Request { from, payload, deadline, answer };
-        self.requests.try_send(request).map_err(|error| match error {
+        let place = Arc::new(Mutex::new(Some(Request { from, payload, deadline, answer, room })));
+        self.requests.try_send(Arc::clone(&place)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
                 ChannelError::Full { what: format!("the inbox of `{}`", self.name) }
             }
@@ -172,7 +213,7 @@ impl Delivery {
                 ChannelError::NotFound { name: self.name.clone() }
             }
         })?;
-        Ok(receiver)
+        Ok(Awaited { reply, place })
     }
 
     /// Puts a request into the queue at once, and returns its reply to come, as it travels. `None` if there is none in time.
@@ -183,32 +224,32 @@ impl Delivery {
         payload: Bytes,
         within: Duration,
     ) -> impl Future<Output = Option<Result<Bytes, Fault>>> + Send + use<> {
-        let reply = self.deliver(from, payload, within);
+        let awaited = self.deliver(from, payload, within, None);
         async move {
-            let reply = match reply {
-                Ok(reply) => match tokio::time::timeout(within, reply).await {
-                    Ok(Ok(reply)) => reply,
-                    Ok(Err(_)) => Err(ChannelError::refused("the worker dropped the request")),
-                    Err(_) => return None,
-                },
+            let reply = match awaited {
+                Ok(awaited) => awaited.within(within).await?,
                 Err(error) => Err(error),
             };
             Some(reply.map_err(|error| Fault::of(&error)))
         }
     }
 
-    /// Delivers a request and waits for its reply.
-    pub(crate) async fn ask(&self, from: WorkerName, payload: Bytes, within: Duration) -> Reply {
-        let reply = self.deliver(from, payload, within)?;
-        match tokio::time::timeout(within.min(MAX_WITHIN), reply).await {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(_)) => Err(ChannelError::refused("the worker dropped the request")),
-            Err(_) => Err(ChannelError::TimedOut {
+    /// Delivers a request, which takes up room until the worker has it, and waits for its reply.
+    pub(crate) async fn ask(
+        &self,
+        from: WorkerName,
+        payload: Bytes,
+        within: Duration,
+        room: OwnedSemaphorePermit,
+    ) -> Reply {
+        let awaited = self.deliver(from, payload, within, Some(room))?;
+        awaited.within(within).await.unwrap_or_else(|| {
+            Err(ChannelError::TimedOut {
                 place: format!("the worker `{}`", self.name),
                 call: "request",
                 within,
-            }),
-        }
+            })
+        })
     }
 }
 

@@ -112,6 +112,16 @@ impl ChannelOptions {
         self
     }
 
+    /// The same, for one that neither seals nor opens.
+    #[cfg_attr(not(feature = "seal"), expect(unused_mut, reason = "without seals it is the same"))]
+    pub(crate) fn without_seals(mut self) -> Self {
+        #[cfg(feature = "seal")]
+        {
+            self.seals = None;
+        }
+        self
+    }
+
     pub(crate) const fn life(&self) -> Duration {
         self.life_time
     }
@@ -150,7 +160,7 @@ impl ChannelOptions {
         self.allows_unsealed(exposure)
     }
 
-    /// Refuses unsealed metadata where it would travel in the clear. A server neither seals nor opens: its own seals say nothing
+    /// Refuses unsealed metadata where it would travel in the clear. A server neither seals nor opens: seals in its options say nothing
     /// about what it passes on.
     pub(crate) fn allows_unsealed(&self, exposure: &Exposure) -> Result<(), ChannelError> {
         let Exposure::Open(host) = exposure else { return Ok(()) };

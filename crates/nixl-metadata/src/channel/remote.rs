@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::backend::{Backend, Held, Stored};
@@ -99,24 +100,38 @@ impl<C: ServerLink> Remote<C> {
     ) -> Result<(), ChannelError> {
         let call = encode(&Call::Serve { name: name.clone(), incarnation })?;
         let mut stream = self.open(call).await?;
+        let [places, connections] = [TAKEN, REPLIES].map(|most| Arc::new(Semaphore::new(most)));
         loop {
             match self.next(&mut stream).await? {
                 Answer::Alive => delivery.ready(),
                 Answer::Delivery { id, from, payload, within_ms } => {
                     let within = Duration::from_millis(within_ms);
-                    let reply = delivery.deliver(from, payload, within);
-                    let remote = self.clone();
-                    // There are as many as the inbox is deep, and they end with the request's time.
+                    let place = Arc::clone(&places).try_acquire_owned();
+                    let awaited = match &place {
+                        Ok(_) => delivery.deliver(from, payload, within, None),
+                        Err(_) => Err(ChannelError::Full { what: "the worker".to_owned() }),
+                    };
+                    let refusal = match &awaited {
+                        Ok(_) => None,
+                        // More refusals than connections are of a server that lies.
+                        Err(_) => match Arc::clone(&connections).try_acquire_owned() {
+                            Ok(connection) => Some(connection),
+                            Err(_) => continue,
+                        },
+                    };
+                    let (remote, connections) = (self.clone(), Arc::clone(&connections));
                     tokio::spawn(async move {
-                        let reply = match reply {
-                            Ok(reply) => match timeout(within, reply).await {
-                                Ok(Ok(reply)) => reply,
-                                Ok(Err(_)) => {
-                                    Err(ChannelError::refused("the worker dropped the request"))
-                                }
-                                Err(_) => return,
+                        let _place = place;
+                        let reply = match awaited {
+                            Ok(awaited) => match awaited.within(within).await {
+                                Some(reply) => reply,
+                                None => return,
                             },
                             Err(error) => Err(error),
+                        };
+                        let _connection = match refusal {
+                            Some(connection) => Ok(connection),
+                            None => connections.acquire_owned().await,
                         };
                         let reply = reply.map_err(|error| Fault::of(&error));
                         // A sender whose reply is lost waits until its deadline.
@@ -128,6 +143,12 @@ impl<C: ServerLink> Remote<C> {
         }
     }
 }
+
+/// The most requests of an inbox that are not answered.
+const TAKEN: usize = 1024;
+
+/// The most connections for replies at one time.
+const REPLIES: usize = 64;
 
 /// A server answered with a message that is none of the call.
 const OTHER: ChannelError = ChannelError::Malformed { what: "an answer" };
@@ -209,6 +230,8 @@ impl<C: ServerLink> Backend for Remote<C> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::channel::ChannelOptions;
 
@@ -229,6 +252,54 @@ mod tests {
         async fn stream(&self, _message: Vec<u8>) -> Result<Box<dyn Messages>, ChannelError> {
             std::future::pending().await
         }
+    }
+
+    /// A server that sends requests without end, and counts the connections for their replies.
+    #[derive(Debug, Default)]
+    struct Flooding(Arc<Mutex<usize>>);
+
+    struct Flood(usize);
+
+    #[async_trait]
+    impl Messages for Flood {
+        async fn next(&mut self) -> Result<Vec<u8>, ChannelError> {
+            self.0 += 1;
+            if self.0 > 10_000 {
+                return Err(OTHER);
+            }
+            let (from, payload) = (WorkerName::new("a")?, Bytes::from_static(b"x"));
+            encode(&Answer::Delivery { id: self.0 as u128, from, payload, within_ms: 60_000 })
+        }
+    }
+
+    #[async_trait]
+    impl ServerLink for Flooding {
+        fn place(&self) -> &str {
+            "a server that floods"
+        }
+
+        async fn call(&self, _message: Vec<u8>) -> Result<Vec<u8>, ChannelError> {
+            *self.0.lock().unwrap() += 1;
+            std::future::pending().await
+        }
+
+        async fn stream(&self, _message: Vec<u8>) -> Result<Box<dyn Messages>, ChannelError> {
+            Ok(Box::new(Flood(0)))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_floods_an_inbox_gets_few_connections() {
+        let (link, name) = (Flooding::default(), WorkerName::new("w").unwrap());
+        let (calls, options) = (Arc::clone(&link.0), Arc::new(ChannelOptions::new()));
+        let (delivery, mut requests) = Delivery::new(name.clone(), options);
+        let _ended = Remote::new(link).serve(&name, Incarnation::new(1), &delivery).await;
+        // Each lets some of the tasks run.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*calls.lock().unwrap(), REPLIES);
+        assert!(requests.next().await.is_some());
     }
 
     #[tokio::test]

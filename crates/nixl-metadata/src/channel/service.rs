@@ -7,11 +7,11 @@ use std::time::Duration;
 use nixl_device::locks::lock;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::error::Fault;
-use super::inbox::{Delivery, Reply};
+use super::inbox::{Delivery, Queue, Reply};
 use super::wire::{Answer, Call, OVERHEAD, frame};
 use super::{ChannelError, ChannelOptions, Exposure, Hub};
 
@@ -39,7 +39,9 @@ impl Service {
     /// Serves a hub, over a network of this `exposure`.
     pub(crate) fn new(hub: Hub, options: ChannelOptions, exposure: &Exposure) -> Self {
         let sealed_only = options.allows_unsealed(exposure).is_err();
-        Self { hub, options: Arc::new(options), sealed_only, pending: Pending::default() }
+        // It passes on what others seal and open.
+        let options = Arc::new(options.without_seals());
+        Self { hub, options, sealed_only, pending: Pending::default() }
     }
 
     /// The longest message, in bytes.
@@ -119,17 +121,13 @@ impl Service {
     }
 
     /// Sends the requests of a queue.
-    async fn deliver(
-        &self,
-        mut queue: mpsc::Receiver<super::Request>,
-        frames: &mpsc::Sender<Bytes>,
-    ) {
+    async fn deliver(&self, mut queue: Queue, frames: &mpsc::Sender<Bytes>) {
         // The client waits for the first to know that it is registered.
         if send(frames, &Answer::Alive).await.is_err() {
             return;
         }
         loop {
-            let request = match timeout(ALIVE, queue.recv()).await {
+            let request = match timeout(ALIVE, queue.next()).await {
                 Ok(Some(request)) => request,
                 Ok(None) => return,
                 Err(_) => {
@@ -142,8 +140,12 @@ impl Service {
             let id = uuid::Uuid::new_v4().as_u128();
             let within_ms = u64::try_from(request.time_left().as_millis()).unwrap_or(u64::MAX);
             let (from, payload) = (request.sender().clone(), request.payload().clone());
-            self.pending.add(id, request.into_sender());
-            if send(frames, &Answer::Delivery { id, from, payload, within_ms }).await.is_err() {
+            let (sender, room) = request.into_parts();
+            self.pending.add(id, sender);
+            let Ok(frame) = frame(&Answer::Delivery { id, from, payload, within_ms }) else {
+                return;
+            };
+            if frames.send(Bytes::from_owner(Sending { frame, _room: room })).await.is_err() {
                 return;
             }
         }
@@ -156,6 +158,18 @@ impl Service {
             return Err(ChannelError::Unsealed { host: "other hosts".to_owned() });
         }
         Ok(())
+    }
+}
+
+/// A request on its way, which takes up room until it is sent.
+struct Sending {
+    frame: Vec<u8>,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Sending {
+    fn as_ref(&self) -> &[u8] {
+        &self.frame
     }
 }
 

@@ -12,7 +12,9 @@ pub enum SealError {
     )]
     BadKey,
     /// A key that signs was to replace one that encrypts.
-    #[error("the new key signs and does not encrypt, on which the channel relies: give it a `k4.local.` key, or connect anew")]
+    #[error(
+        "the new key signs and does not encrypt, on which the channel relies: give it a `k4.local.` key, or connect anew"
+    )]
     NotSecret,
     /// The message is no token of PASETO v4, or damaged beyond recognition.
     #[error("the message is not sealed, or its seal is damaged")]

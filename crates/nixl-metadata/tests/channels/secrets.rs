@@ -2,7 +2,7 @@
 
 use nixl_metadata::channel::http::{HttpOptions, RouterOptions};
 use nixl_metadata::channel::tcp::{Server, ServerOptions, TcpOptions};
-use nixl_metadata::channel::{ChannelError, Exposure, Hub, http, tcp};
+use nixl_metadata::channel::{ChannelError, Exposure, Hub, Incarnation, http, tcp};
 use nixl_metadata::seal::{OpenKey, Opener, SealKey, Sealer, Seals};
 
 use crate::servers::{Backend as _, Http, TOKEN};
@@ -53,9 +53,17 @@ async fn a_server_for_other_hosts_passes_on_what_is_sealed_alone() {
         let plain = tcp::connect(&*address, TcpOptions::new(), options()).unwrap();
         assert!(is_unsealed(plain.fetch(&name("open")).await));
         assert!(is_unsealed(plain.publish(entry("w", 1, b"metadata")).await));
-        let sealed = tcp::connect(&*address, TcpOptions::new(), options().seals(seals())).unwrap();
+        let sealed = options().seals(seals());
+        let sealed = tcp::connect(&*address, TcpOptions::new(), sealed).unwrap();
         let _published = sealed.publish(entry("w", 1, b"metadata")).await.unwrap();
         assert_eq!(sealed.fetch(&name("w")).await.unwrap(), entry("w", 1, b"metadata"));
+        let mut inbox = sealed.serve(&name("w"), Incarnation::new(1)).await.unwrap();
+        let (me, w) = (name("me"), name("w"));
+        let asks = sealed.request(&me, &w, "ticket?".into(), options_valid());
+        let (reply, ()) = tokio::join!(asks, async {
+            inbox.next().await.unwrap().reply("ticket").unwrap();
+        });
+        assert_eq!(&reply.unwrap()[..], b"ticket");
     }
 }
 

@@ -256,6 +256,58 @@ async fn a_full_hub_and_a_full_server_say_so() {
 }
 
 #[tokio::test]
+async fn requests_that_wait_are_bounded_in_bytes_until_their_senders_give_up() {
+    let channel = Hub::new(HubLimits::new().request_bytes(1 << 20)).channel(options());
+    let (me, a, b) = (name("me"), name("a"), name("b"));
+    let mut inbox = channel.serve(&a, Incarnation::new(1)).await.unwrap();
+    let _silent = channel.serve(&b, Incarnation::new(1)).await.unwrap();
+    let ask = |to, first: u8, within| {
+        let mut payload = vec![0; 400 << 10];
+        payload[0] = first;
+        channel.request(&me, to, payload.into(), Duration::from_millis(within))
+    };
+    let (first, second, third) = tokio::join!(ask(&a, 1, 300), ask(&b, 2, 300), ask(&a, 3, 30_000));
+    assert!(matches!(third, Err(ChannelError::Full { .. })), "{third:?}");
+    for late in [first, second] {
+        assert!(matches!(late, Err(ChannelError::TimedOut { .. })), "{late:?}");
+    }
+    // Their bytes are free again, and nobody executes them.
+    let (fourth, fifth, ()) = tokio::join!(ask(&b, 4, 300), ask(&a, 5, 30_000), async {
+        let request = inbox.next().await.unwrap();
+        assert_eq!(request.payload()[0], 5);
+        request.reply("done").unwrap();
+    });
+    assert!(matches!(fourth, Err(ChannelError::TimedOut { .. })), "{fourth:?}");
+    assert_eq!(&fifth.unwrap()[..], b"done");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_its_place() {
+    let hub = Hub::default();
+    let two = ServerOptions::new().connections(2);
+    let server = Server::bind("127.0.0.1:0", hub.clone(), two, options()).await.unwrap();
+    let client = tcp::connect(&*server.address().to_string(), TcpOptions::new(), options());
+    let (client, me, w) = (client.unwrap(), name("me"), name("w"));
+    let mut inbox = hub.channel(options()).serve(&w, Incarnation::new(1)).await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        held.push(tokio::select! {
+            reply = client.request(&me, &w, "x".into(), Duration::from_secs(3600)) => panic!("{reply:?}"),
+            request = inbox.next() => request.unwrap(),
+        });
+    }
+    soon("a place", async {
+        while matches!(
+            client.fetch(&w).await,
+            Err(ChannelError::Full { .. } | ChannelError::Lost { .. })
+        ) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn clients_that_lie_harm_no_others() {
     let hub = Hub::default();
     let server = Server::bind("127.0.0.1:0", hub, ServerOptions::new(), options()).await.unwrap();

@@ -21,14 +21,17 @@ use tokio::time::timeout;
 use crate::channel::error::Fault;
 use crate::channel::service::Service;
 use crate::channel::watch::AbortOnDrop;
-use crate::channel::wire::{Answer, Call, decode, encode};
-use crate::channel::{ChannelOptions, Exposure, Hub};
+use crate::channel::wire::{Answer, Call, decode, encode, frame};
+use crate::channel::{ChannelError, ChannelOptions, Exposure, Hub};
 
 /// How long a client may take to take each frame of a stream.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The most streams of a router.
 const STREAMS: usize = 1024;
+
+/// The most calls at one time, each with a message in memory.
+const CALLS: usize = 1024;
 
 /// Options of a router. `Debug` shows no token.
 #[derive(Clone)]
@@ -67,16 +70,17 @@ struct Shared {
     service: Service,
     token: Option<Arc<str>>,
     streams: Arc<Semaphore>,
+    calls: Arc<Semaphore>,
 }
 
 /// The routes `/call` and `/stream` of a hub, to be nested in a server of the application's.
 pub fn router(hub: Hub, http: RouterOptions, options: ChannelOptions) -> Router {
     let service = Service::new(hub, options, &http.exposure);
     let limit = DefaultBodyLimit::max(service.limit());
-    let streams = Arc::new(Semaphore::new(STREAMS));
-    let shared = Shared { service, token: http.token, streams };
+    let [streams, calls] = [STREAMS, CALLS].map(|most| Arc::new(Semaphore::new(most)));
+    let shared = Shared { service, token: http.token, streams, calls };
     Router::new()
-        .route("/call", post(call))
+        .route("/call", post(call).layer(from_fn_with_state(shared.clone(), bounded)))
         .route("/stream", post(streamed))
         .layer(limit)
         .layer(from_fn_with_state(shared.clone(), authorized))
@@ -87,6 +91,19 @@ async fn authorized(State(shared): State<Shared>, request: Request, next: Next) 
     let is_allowed =
         shared.token.as_deref().is_none_or(|token| has_token(request.headers(), token));
     if is_allowed { next.run(request).await } else { StatusCode::UNAUTHORIZED.into_response() }
+}
+
+/// Takes a call into memory if there are not too many.
+async fn bounded(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    match shared.calls.try_acquire() {
+        Ok(_permit) => next.run(request).await,
+        Err(_) => message(&full("the router's calls")),
+    }
+}
+
+/// The answer of a router that is full, as a message.
+fn full(what: &str) -> Answer {
+    Answer::Failed { fault: Fault::of(&ChannelError::Full { what: what.to_owned() }) }
 }
 
 /// Compares all bytes, so that the time does not depend on those that are right.
@@ -102,7 +119,11 @@ async fn call(State(shared): State<Shared>, body: Bytes) -> Response {
         Ok(call) => shared.service.answer(call).await,
         Err(error) => Answer::Failed { fault: Fault::of(&error) },
     };
-    match encode(&answer) {
+    message(&answer)
+}
+
+fn message(answer: &Answer) -> Response {
+    match encode(answer) {
         Ok(message) => message.into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
@@ -113,7 +134,9 @@ async fn streamed(State(shared): State<Shared>, body: Bytes) -> Response {
         return StatusCode::BAD_REQUEST.into_response();
     };
     let Ok(permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        let full = frame(&full("the router's streams"));
+        return full
+            .map_or(StatusCode::INTERNAL_SERVER_ERROR.into_response(), |f| f.into_response());
     };
     let (frames, mut queue) = mpsc::channel(1);
     let (bounded, body) = mpsc::channel::<Bytes>(1);

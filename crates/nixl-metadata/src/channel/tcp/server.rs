@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
@@ -244,7 +244,12 @@ async fn serve(mut stream: Box<dyn Stream>, service: Service) {
         }
     };
     if !matches!(call, Call::Follow { .. } | Call::Serve { .. }) {
-        let answer = service.answer(call).await;
+        // A client sends one call, and its end by going away.
+        let mut more = [0];
+        let answer = tokio::select! {
+            answer = service.answer(call) => answer,
+            _gone = stream.read(&mut more) => return,
+        };
         let _gone = timeout(PATIENCE, write(&mut stream, &answer)).await;
         return;
     }
