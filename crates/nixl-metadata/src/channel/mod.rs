@@ -66,7 +66,7 @@ mod service;
 mod shared;
 #[cfg(feature = "channel-tcp")]
 pub mod tcp;
-#[cfg(all(feature = "channel-tls", any(feature = "channel-etcd", feature = "channel-http")))]
+#[cfg(feature = "channel-tls")]
 mod tls;
 mod watch;
 #[cfg(any(

@@ -126,9 +126,10 @@ pub(crate) fn accepted(
             Err(ChannelError::Unauthorized { place: place.to_owned() })
         }
         StatusCode::PAYLOAD_TOO_LARGE => Err(ChannelError::TooLarge { len: limit, limit }),
-        StatusCode::SERVICE_UNAVAILABLE => Err(ChannelError::Full { what: place.to_owned() }),
         // Of proxies before a server that is down.
-        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
+        StatusCode::BAD_GATEWAY
+        | StatusCode::SERVICE_UNAVAILABLE
+        | StatusCode::GATEWAY_TIMEOUT => {
             Err(ChannelError::Lost { place: place.to_owned(), source: None })
         }
         status => Err(ChannelError::refused(&format!("{place} answered {status}"))),

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
 use axum::routing::post;
 use axum::{Json, Router};
 use base64::Engine as _;
@@ -148,6 +150,32 @@ async fn each_request_is_executed_once_while_a_later_start_takes_over() {
     executed.sort();
     executed.dedup();
     assert_eq!(executed.len(), REQUESTS);
+}
+
+/// Of an etcd that ends or has no leader, and of a proxy before one that is down.
+#[tokio::test]
+async fn calls_are_repeated_while_a_server_or_its_proxy_starts() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let range = move || {
+        let call = calls.fetch_add(1, Ordering::Relaxed);
+        async move {
+            match [1, 4, 10, 13].get(call) {
+                Some(code) => {
+                    let failed = Json(json!({ "code": code, "message": "in the middle" }));
+                    (StatusCode::INTERNAL_SERVER_ERROR, failed).into_response()
+                }
+                None if call == 4 => (StatusCode::SERVICE_UNAVAILABLE, "<html>").into_response(),
+                None => Json(json!({ "header": { "revision": "1" } })).into_response(),
+            }
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let routes = Router::new().route("/v3/kv/range", post(range));
+    tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
+    let channel = etcd::connect(&address, EtcdOptions::new(), options()).unwrap();
+    let fetched = channel.fetch(&name("w")).await;
+    assert!(matches!(fetched, Err(ChannelError::NotFound { .. })), "{fetched:?}");
 }
 
 #[tokio::test]

@@ -187,3 +187,18 @@ async fn a_server_at_its_limit_of_connections_does_not_refuse_credentials() {
     let error = channel.fetch(&name("w")).await.unwrap_err();
     assert!(matches!(error, ChannelError::Down { .. }), "{error:?}");
 }
+
+/// As a proxy or a server that is at its limit.
+#[tokio::test]
+async fn a_server_that_speaks_no_tls_does_not_refuse_credentials() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new()).await });
+    let options = || options().call_time(Duration::from_secs(1));
+    let http = http::connect(&base, HttpOptions::new().tls(client(true)), options()).unwrap();
+    let etcd = etcd::connect(&base, EtcdOptions::new().tls(client(true)), options()).unwrap();
+    for channel in [http, etcd] {
+        let error = channel.fetch(&name("w")).await.unwrap_err();
+        assert!(matches!(error, ChannelError::Down { .. }), "{error:?}");
+    }
+}

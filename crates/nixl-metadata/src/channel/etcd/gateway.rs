@@ -23,6 +23,9 @@ const NOT_FOUND: i64 = 5;
 const RESOURCE_EXHAUSTED: i64 = 8;
 const UNAVAILABLE: i64 = 14;
 
+/// Cancelled, deadline exceeded, aborted, internal: of a server that ends, or has no leader.
+const IN_THE_MIDDLE: [i64; 4] = [1, 4, 10, 13];
+
 /// How long a call may take before it is repeated: a server that was killed may have taken a connection and not answer on it.
 const CALL: Duration = Duration::from_secs(3);
 
@@ -84,15 +87,21 @@ impl Gateway {
             return Ok(response);
         }
         let status = response.status();
+        if matches!(status.as_u16(), 502..=504) && !is_json(&response) {
+            // Of proxies before a server that is down.
+            return accepted(Ok(response), &self.place, self.limit);
+        }
         let told = body(response, &self.place, 1 << 16).await?;
         let failed: Failed = read(&told).unwrap_or_default();
         Err(match failed.code {
             UNAUTHENTICATED | PERMISSION_DENIED => {
                 ChannelError::Unauthorized { place: self.place.clone() }
             }
-            // A wrong password, or no token where users have to have one.
+            // A wrong password, no token where users have to have one, or a token from before a change of users.
             INVALID_ARGUMENT
-                if call == "auth/authenticate" || failed.text().contains("user name is empty") =>
+                if call == "auth/authenticate"
+                    || failed.text().contains("user name is empty")
+                    || failed.text().contains("revision of auth store is old") =>
             {
                 ChannelError::Unauthorized { place: self.place.clone() }
             }
@@ -102,6 +111,9 @@ impl Gateway {
             RESOURCE_EXHAUSTED => ChannelError::Full { what: self.place.clone() },
             // A server that starts, or has no leader.
             UNAVAILABLE => ChannelError::Down { place: self.place.clone(), source: None },
+            code if IN_THE_MIDDLE.contains(&code) => {
+                ChannelError::Lost { place: self.place.clone(), source: None }
+            }
             NOT_FOUND => ChannelError::Lost { place: self.place.clone(), source: None },
             _ => {
                 let text = failed.text();
@@ -269,6 +281,12 @@ impl Gateway {
         let (place, limit) = (self.place.clone(), self.limit.max(4 << 20));
         Ok(Watch { response, buffer: Vec::new(), place, limit })
     }
+}
+
+/// Whether the gateway itself answered.
+fn is_json(response: &Response) -> bool {
+    let kind = response.headers().get(reqwest::header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
 }
 
 /// The stream of a watch: a line of JSON for each message.

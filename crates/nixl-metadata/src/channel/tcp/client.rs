@@ -101,16 +101,8 @@ impl Socket {
             .map_err(|error| ChannelError::down(&self.place, error))?;
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
         let stream = connector.connect(name, stream).await.map_err(|error| {
-            // Other errors of rustls are of a peer that speaks no TLS now, as a server at its limit of connections.
             let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
-            let is_refusal = matches!(
-                cause,
-                Some(
-                    rustls::Error::InvalidCertificate(_)
-                        | rustls::Error::AlertReceived(_)
-                        | rustls::Error::NoCertificatesPresented
-                )
-            );
+            let is_refusal = cause.is_some_and(crate::channel::tls::is_of_credentials);
             match is_refusal {
                 true => ChannelError::Unauthorized { place: self.place.clone() },
                 false => ChannelError::down(&self.place, error),

@@ -187,6 +187,10 @@ async fn accept(listener: Listener, service: Service, options: ServerOptions) {
         let permit = Arc::clone(&free).try_acquire_owned();
         let (service, options) = (service.clone(), options.clone());
         let Ok(permit) = permit else {
+            // A client that expects TLS would take a message in the clear for an attack.
+            if is_tcp && options.is_tls() {
+                continue;
+            }
             let full = ChannelError::Full { what: "the server".to_owned() };
             let full = Answer::Failed { fault: Fault::of(&full) };
             let mut stream = stream;
