@@ -29,12 +29,12 @@ async fn a_user_gets_in_also_after_the_server_forgot_its_token() {
     let Some(mut server) = Process::etcd(test, arguments).await else { return };
     let address = format!("http://{}", server.address());
     for (call, argument) in [
-        ("user/add", json!({ "name": "root", "password": "secret" })),
-        ("role/add", json!({ "name": "root" })),
-        ("user/grant", json!({ "user": "root", "role": "root" })),
-        ("enable", json!({})),
+        ("auth/user/add", json!({ "name": "root", "password": "secret" })),
+        ("auth/role/add", json!({ "name": "root" })),
+        ("auth/user/grant", json!({ "user": "root", "role": "root" })),
+        ("auth/enable", json!({})),
     ] {
-        administer(&address, call, &argument).await;
+        self::call(&address, call, &argument).await;
     }
     let connect = |etcd: EtcdOptions| etcd::connect(&address, etcd, options()).unwrap();
     let channel = connect(EtcdOptions::new().user("root", "secret"));
@@ -51,12 +51,14 @@ async fn a_user_gets_in_also_after_the_server_forgot_its_token() {
     drop(published);
 }
 
-async fn administer(address: &str, call: &str, argument: &Value) {
+/// A call of the gateway, by the test itself.
+async fn call(address: &str, call: &str, argument: &Value) -> Value {
     let client = reqwest::Client::builder().no_proxy();
-    let client = client.use_preconfigured_tls(crate::tls::client(false));
-    let call = client.build().unwrap().post(format!("{address}/v3/auth/{call}")).json(argument);
-    let response = call.send().await.unwrap();
-    assert!(response.status().is_success(), "{}", response.text().await.unwrap());
+    let client = client.use_preconfigured_tls(crate::tls::client(false)).build().unwrap();
+    let sent = client.post(format!("{address}/v3/{call}")).json(argument).send().await.unwrap();
+    let (status, text) = (sent.status(), sent.text().await.unwrap());
+    assert!(status.is_success(), "{text}");
+    serde_json::from_str(&text).unwrap()
 }
 
 /// It is not executed twice: a later start of the worker does not get it.
@@ -96,18 +98,13 @@ async fn renewals_write_no_value_unless_the_key_is_gone() {
     let channel = etcd.channel(options()).await;
     let published = channel.publish(entry("w", 1, b"entry")).await.unwrap();
     let key = STANDARD.encode("nixl/entry/77");
-    let call = async |call: &str, argument: Value| -> Value {
-        let client = reqwest::Client::builder().no_proxy();
-        let client = client.use_preconfigured_tls(crate::tls::client(false)).build().unwrap();
-        let sent = client.post(format!("{}/v3/kv/{call}", etcd.url())).json(&argument).send();
-        serde_json::from_slice(&sent.await.unwrap().bytes().await.unwrap()).unwrap()
-    };
-    let stored = async || call("range", json!({ "key": key })).await["kvs"][0].clone();
+    let (url, of_key) = (etcd.url(), json!({ "key": key }));
+    let stored = async || call(&url, "kv/range", &of_key).await["kvs"][0].clone();
     let first = stored().await;
     // Some lives.
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(stored().await["mod_revision"], first["mod_revision"]);
-    call("deleterange", json!({ "key": key })).await;
+    call(&url, "kv/deleterange", &of_key).await;
     soon("the key", async {
         while stored().await["value"] != first["value"] {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -115,6 +112,35 @@ async fn renewals_write_no_value_unless_the_key_is_gone() {
     })
     .await;
     drop(published);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_value_hides_no_other_and_a_full_store_says_so() {
+    let test = "a_damaged_value_hides_no_other_and_a_full_store_says_so";
+    let arguments = |folder: &Path, ports: &[SocketAddr; 2]| {
+        let quota = "--quota-backend-bytes=2000000".to_owned();
+        [process::etcd("http", folder, ports), vec![quota]].concat()
+    };
+    let Some(server) = Process::etcd(test, arguments).await else { return };
+    let address = format!("http://{}", server.address());
+    let channel = etcd::connect(&address, EtcdOptions::new(), options()).unwrap();
+    let _published = channel.publish(entry("w", 1, b"entry")).await.unwrap();
+    let key = STANDARD.encode("nixl/entry/78");
+    let value = STANDARD.encode("no entry");
+    call(&address, "kv/put", &json!({ "key": key, "value": value })).await;
+    let listed = channel.list("").await.unwrap();
+    assert_eq!(listed.iter().map(|line| line.name().as_str()).collect::<Vec<_>>(), ["w"]);
+    // Each replaces the one before, which etcd keeps.
+    let full = soon("the end of the room", async {
+        for start in 1.. {
+            if let Err(error) = channel.publish(entry("y", start, &[7; 500_000])).await {
+                return error;
+            }
+        }
+        unreachable!()
+    });
+    let full = full.await;
+    assert!(matches!(full, ChannelError::Full { .. }), "{full:?}");
 }
 
 /// Both see the requests until the earlier start learns of its end.

@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
+use async_nats::jetstream;
 use nixl_metadata::channel::nats::NatsOptions;
 use nixl_metadata::channel::{ChannelError, nats};
 
 use crate::process::{self, Process};
-use crate::servers::Nats;
+use crate::servers::{Backend as _, Nats, TOKEN};
 use crate::suite::{entry, name, options};
 
 #[tokio::test]
@@ -32,6 +34,57 @@ async fn a_wrong_password_is_unauthorized() {
     let channel = server.connect(NatsOptions::new().user("u", "wrong"), options()).await;
     let fetched = channel.fetch(&name("w")).await.map(drop);
     assert!(matches!(&fetched, Err(ChannelError::Unauthorized { .. })), "{fetched:?}");
+}
+
+/// A bucket that the test makes, with this age and this size.
+async fn bucket(server: &Nats, age: Duration, max_bytes: i64) -> jetstream::kv::Store {
+    let client = async_nats::ConnectOptions::new().user_and_password("u".into(), TOKEN.into());
+    let context = jetstream::new(client.connect(server.address()).await.unwrap());
+    // `create_key_value` asks servers before 2.10 what they do not answer.
+    let stream = jetstream::stream::Config {
+        name: "KV_nixl".to_owned(),
+        subjects: vec!["$KV.nixl.>".to_owned()],
+        max_age: age,
+        max_bytes,
+        max_messages_per_subject: 1,
+        discard: jetstream::stream::DiscardPolicy::New,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        ..Default::default()
+    };
+    context.create_stream(stream).await.unwrap();
+    context.get_key_value("nixl").await.unwrap()
+}
+
+#[tokio::test]
+async fn a_bucket_that_would_keep_dead_entries_is_refused() {
+    let test = "a_bucket_that_would_keep_dead_entries_is_refused";
+    for (age, keeps) in [(0, "for ever"), (60, "for 60s")] {
+        let Some(server) = Nats::start(test).await else { return };
+        bucket(&server, Duration::from_secs(age), -1).await;
+        let channel = server.channel(options()).await;
+        let published = channel.publish(entry("w", 1, b"entry")).await.map(drop);
+        let Err(ChannelError::Refused { reason }) = published else { panic!("{published:?}") };
+        assert!(reason.contains(keeps) && reason.contains("TTL"), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_bucket_and_a_damaged_value_are_told_apart_from_a_lost_connection() {
+    let test = "a_full_bucket_and_a_damaged_value_are_told_apart_from_a_lost_connection";
+    let Some(server) = Nats::start(test).await else { return };
+    let store = bucket(&server, Duration::from_secs(4), 64 << 10).await;
+    let channel = server.channel(options()).await;
+    let full = channel.publish(entry("w", 1, &[7; 100 << 10])).await.map(drop);
+    assert!(matches!(full, Err(ChannelError::Full { .. })), "{full:?}");
+    let _published = channel.publish(entry("w", 1, b"entry")).await.unwrap();
+    // One that is no entry, and one of another worker.
+    store.put("78", "no entry".into()).await.unwrap();
+    let other = store.get("77").await.unwrap().unwrap();
+    store.put("79", other).await.unwrap();
+    let listed = channel.list("").await.unwrap();
+    assert_eq!(listed.iter().map(|line| line.name().as_str()).collect::<Vec<_>>(), ["w"]);
 }
 
 /// Whether a client with these credentials gets in.

@@ -215,6 +215,10 @@ impl Nats {
         Process::nats(name, arguments).await.map(Self)
     }
 
+    pub(crate) fn address(&self) -> String {
+        self.0.address().to_string()
+    }
+
     pub(crate) async fn connect(
         &self,
         nats: NatsOptions,

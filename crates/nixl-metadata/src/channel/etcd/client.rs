@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
 use super::gateway::Gateway;
@@ -19,6 +20,9 @@ use crate::channel::wire::{OVERHEAD, decode, encode};
 use crate::channel::{
     Channel, ChannelError, ChannelOptions, Entry, Incarnation, Listed, WorkerName,
 };
+
+/// How many values of a list are read at one time.
+const READS: usize = 16;
 
 /// How long a watch may say nothing before the key is read again.
 const QUIET: Duration = Duration::from_secs(5);
@@ -156,6 +160,15 @@ impl Etcd {
         }
     }
 
+    /// The line of a list. The incarnation is in the value; an entry may have ended since, and a damaged one hides no other.
+    async fn listed(&self, name: WorkerName) -> Result<Option<Listed>, ChannelError> {
+        match self.get(&name).await {
+            Ok(entry) => Ok(entry.map(|entry| Listed::new(name, entry.incarnation()))),
+            Err(ChannelError::Malformed { .. } | ChannelError::TooLarge { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn follow_key(&self, name: &WorkerName, states: &States) -> Result<(), ChannelError> {
         loop {
             let (entry, _, now) = self.read(name).await?;
@@ -174,6 +187,13 @@ impl Etcd {
             }
         }
     }
+}
+
+/// What a task found; nothing where the runtime ended it.
+fn joined(
+    read: Option<Result<Result<Option<Listed>, ChannelError>, JoinError>>,
+) -> Result<Option<Listed>, ChannelError> {
+    read.and_then(Result::ok).unwrap_or(Ok(None))
 }
 
 #[async_trait]
@@ -229,14 +249,18 @@ impl Backend for Etcd {
         let begin = format!("{}entry/", self.prefix);
         let keys = self.gateway.keys(&format!("{begin}{}", hex(prefix))).await?;
         let mut listed = Vec::with_capacity(keys.kvs.len());
+        let mut reads = JoinSet::new();
         for key in keys.kvs {
-            let key = key.key()?;
-            let name = key.strip_prefix(begin.as_bytes()).and_then(unhex);
-            let name = name.ok_or(ChannelError::Malformed { what: "a key in etcd" })?;
-            // The incarnation is in the value. An entry may have ended since.
-            if let Some(entry) = self.get(&name).await? {
-                listed.push(Listed::new(name, entry.incarnation()));
+            let name = key.key()?.strip_prefix(begin.as_bytes()).and_then(unhex);
+            let Some(name) = name else { continue };
+            if reads.len() >= READS {
+                listed.extend(joined(reads.join_next().await)?);
             }
+            let etcd = self.clone();
+            reads.spawn(async move { etcd.listed(name).await });
+        }
+        while let Some(read) = reads.join_next().await {
+            listed.extend(joined(Some(read))?);
         }
         Ok(listed)
     }

@@ -9,7 +9,7 @@ use async_nats::jetstream::kv::{
 };
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode};
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -19,6 +19,12 @@ use crate::channel::{ChannelError, Entry, Listed, WorkerName};
 
 /// How often a followed key is read although no message came: an end by age is not announced.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How many life times of an entry the bucket may keep it.
+const MOST_LIVES: u32 = 4;
+
+/// How many values of a list are read at one time.
+const READS: usize = 16;
 
 /// How long a call may take before the watch is made anew.
 const STALE: Duration = Duration::from_secs(5);
@@ -46,6 +52,22 @@ fn lacks_jetstream(error: &CreateStreamError) -> bool {
     }
 }
 
+/// Whether JetStream has no room for a message.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<async_nats::jetstream::Error>() {
+        return match error.error_code() {
+            ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+            | ErrorCode::INSUFFICIENT_RESOURCES
+            | ErrorCode::MEMORY_RESOURCES_EXCEEDED
+            | ErrorCode::STORAGE_RESOURCES_EXCEEDED => true,
+            // Of the stream's own limits, as `maximum bytes exceeded`.
+            ErrorCode::STREAM_STORE_FAILED => error.to_string().contains("maximum"),
+            _ => false,
+        };
+    }
+    error.source().is_some_and(is_full)
+}
+
 /// A worker's name in a key or subject.
 pub(super) fn hex(name: &WorkerName) -> String {
     name.as_str().bytes().fold(String::new(), |mut text, byte| {
@@ -69,6 +91,9 @@ impl Bucket {
 
     /// The error of a call on the bucket, which is then opened anew.
     async fn failed(&self, error: impl std::error::Error + Send + Sync + 'static) -> ChannelError {
+        if is_full(&error) {
+            return ChannelError::Full { what: format!("the bucket `{}`", self.name) };
+        }
         *self.open.lock().await = None;
         ChannelError::lost(&self.place, error)
     }
@@ -106,13 +131,24 @@ impl Bucket {
         };
         let status = store.status().await;
         let status = status.map_err(|error| ChannelError::lost(&self.place, error))?;
-        let age = match status.max_age() {
-            // A bucket that others made, whose entries have no age.
-            Duration::ZERO => self.life,
-            age => age,
-        };
         self.had_jetstream.store(true, Ordering::Relaxed);
-        Ok(open.insert((store, age)).clone())
+        Ok(open.insert((store, status.max_age())).clone())
+    }
+
+    /// Refuses a bucket, made by others, that would keep the entry of an owner that was killed.
+    fn ends_entries(&self, age: Duration) -> Result<(), ChannelError> {
+        let most = self.life.saturating_mul(MOST_LIVES);
+        if !age.is_zero() && age <= most {
+            return Ok(());
+        }
+        let keeps = match age {
+            Duration::ZERO => "for ever".to_owned(),
+            age => format!("for {age:?}"),
+        };
+        Err(ChannelError::refused(&format!(
+            "the bucket `{}` keeps entries {keeps}: set its TTL to {:?}, or raise `life_time`",
+            self.name, self.life
+        )))
     }
 
     fn not_made(&self, error: CreateStreamError) -> ChannelError {
@@ -163,6 +199,7 @@ impl Bucket {
                 before.gives_way(entry, edition)?;
             }
             let (store, age) = self.store().await?;
+            self.ends_entries(age)?;
             let value = value.clone().into();
             let is_old = match found.filter(|_| before.is_some()) {
                 Some(found) => match store.update(&key, value, found.revision).await {
@@ -215,15 +252,22 @@ impl Bucket {
                 names.push(key);
             }
         }
-        let mut listed = Vec::with_capacity(names.len());
-        for key in names {
-            // The name and the incarnation are in the value. An entry may have ended since.
-            let value = match store.get(key).await {
+        let values = stream::iter(names).map(|key| {
+            let store = store.clone();
+            async move { store.get(&key).await.map(|value| (key, value)) }
+        });
+        let mut values = values.buffer_unordered(READS);
+        let mut listed = Vec::new();
+        while let Some(value) = values.next().await {
+            let (key, value) = match value {
                 Ok(value) => value,
                 Err(error) => return Err(self.failed(error).await),
             };
-            if let Some(value) = value {
-                let Stored { entry, .. } = decode(&value, "a value in NATS")?;
+            // The name and the incarnation are in the value. An entry may have ended since, and a damaged one hides no other.
+            let stored = value.and_then(|value| decode::<Stored>(&value, "a value in NATS").ok());
+            if let Some(Stored { entry, .. }) =
+                stored.filter(|stored| hex(stored.entry.name()) == key)
+            {
                 listed.push(Listed::new(entry.name().clone(), entry.incarnation()));
             }
         }
