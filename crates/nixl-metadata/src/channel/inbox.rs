@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 #[cfg(any(feature = "channel-etcd", feature = "channel-nats"))]
 use super::error::Fault;
-use super::seals::{open_request, seal_reply};
+use super::seals::{Had, open_request, seal_reply};
 use super::watch::AbortOnDrop;
 use super::{ChannelError, ChannelOptions, WorkerName};
 
@@ -164,13 +164,15 @@ pub(crate) struct Delivery {
     options: Arc<ChannelOptions>,
     requests: mpsc::Sender<Place>,
     ready: watch::Sender<bool>,
+    had: Arc<Mutex<Had>>,
 }
 
 impl Delivery {
     /// A delivery, and the queue at its end.
     pub(crate) fn new(name: WorkerName, options: Arc<ChannelOptions>) -> (Self, Queue) {
         let (requests, queue) = mpsc::channel(options.depth());
-        (Self { name, options, requests, ready: watch::Sender::new(false) }, Queue(queue))
+        let (ready, had) = (watch::Sender::new(false), Arc::default());
+        (Self { name, options, requests, ready, had }, Queue(queue))
     }
 
     /// Notes that requests arrive from now on.
@@ -198,7 +200,7 @@ impl Delivery {
         within: Duration,
         room: Option<OwnedSemaphorePermit>,
     ) -> Result<Awaited, ChannelError> {
-        let (payload, id) = open_request(&self.options, &self.name, payload)?;
+        let (payload, id) = open_request(&self.options, &self.name, &self.had, payload)?;
         let (sender, reply) = oneshot::channel();
         let answer =
             Answer { to: self.name.clone(), id, options: Arc::clone(&self.options), sender };

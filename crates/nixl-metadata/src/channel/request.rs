@@ -127,9 +127,7 @@ pub(crate) fn accepted(
         }
         StatusCode::PAYLOAD_TOO_LARGE => Err(ChannelError::TooLarge { len: limit, limit }),
         // Of proxies before a server that is down.
-        StatusCode::BAD_GATEWAY
-        | StatusCode::SERVICE_UNAVAILABLE
-        | StatusCode::GATEWAY_TIMEOUT => {
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
             Err(ChannelError::Lost { place: place.to_owned(), source: None })
         }
         status => Err(ChannelError::refused(&format!("{place} answered {status}"))),

@@ -1,13 +1,20 @@
 //! Sealing and opening of what a channel carries, where it has seals, and the checks of what it returns.
 
+#[cfg(feature = "seal")]
+use std::collections::HashMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
+#[cfg(feature = "seal")]
+use nixl_device::locks::lock;
 use tokio::time::Instant;
 
+#[cfg(feature = "seal")]
+use super::inbox::MAX_WITHIN;
 use super::{ChannelError, ChannelOptions, Entry, WorkerName};
 #[cfg(feature = "seal")]
-use crate::seal::{Binding, Seals};
+use crate::seal::{Binding, SealError, Seals};
 
 /// An entry as it travels.
 fn seal_entry(options: &ChannelOptions, entry: &Entry) -> Result<Entry, ChannelError> {
@@ -94,35 +101,68 @@ pub(crate) fn seal_request(
     options: &ChannelOptions,
     to: &WorkerName,
     payload: Bytes,
+    within: Duration,
 ) -> Result<(Bytes, Option<String>), ChannelError> {
     #[cfg(feature = "seal")]
     if let Some(seals) = options.sealed_by() {
         let id = uuid::Uuid::new_v4().simple().to_string();
-        let sealed = seals.seal(Binding::Request(to, Some(&id)), &payload)?;
+        let sealed = seals.seal_for(within, Binding::Request(to, Some(&id)), &payload)?;
         options.fits(sealed.len())?;
         return Ok((sealed, Some(id)));
     }
-    #[cfg(not(feature = "seal"))]
-    let _ = to;
+    let _ = (to, within);
     options.fits(payload.len())?;
     Ok((payload, None))
 }
 
-/// A request to this worker, and its id.
+/// A request to this worker that it has not had before, and its id.
 pub(crate) fn open_request(
     options: &ChannelOptions,
     to: &WorkerName,
+    had: &Mutex<Had>,
     payload: Bytes,
 ) -> Result<(Bytes, Option<String>), ChannelError> {
     options.fits(payload.len())?;
     #[cfg(feature = "seal")]
     if let Some(seals) = options.sealed_by() {
-        let (payload, id) = seals.open_request(to, &payload)?;
+        let (payload, id, left) = seals.open_request(to, &payload)?;
+        lock(had).add(&id, left)?;
         return Ok((payload, Some(id)));
     }
-    #[cfg(not(feature = "seal"))]
-    let _ = to;
+    let _ = (to, had);
     Ok((payload, None))
+}
+
+/// The sealed requests that an inbox has had, as long as their seals hold.
+#[derive(Debug, Default)]
+pub(crate) struct Had {
+    #[cfg(feature = "seal")]
+    ends: HashMap<u128, Instant>,
+}
+
+#[cfg(feature = "seal")]
+impl Had {
+    /// The most that are remembered.
+    const MOST: usize = 1 << 16;
+
+    fn add(&mut self, id: &str, left: Duration) -> Result<(), ChannelError> {
+        let id = uuid::Uuid::try_parse(id).map_err(|_| SealError::BadClaim { claim: "jti" })?;
+        let now = Instant::now();
+        if self.ends.len() >= Self::MOST {
+            self.ends.retain(|_, ends| *ends > now);
+        }
+        if self.ends.get(&id.as_u128()).is_some_and(|ends| *ends > now) {
+            return Err(SealError::Replayed.into());
+        }
+        if self.ends.len() >= Self::MOST {
+            let what = "the record of requests that were delivered".to_owned();
+            return Err(ChannelError::Full { what });
+        }
+        // Requests wait for an hour at most, and so do their seals, but for those of other builds.
+        let ends = now.checked_add(left).unwrap_or(now + MAX_WITHIN);
+        self.ends.insert(id.as_u128(), ends);
+        Ok(())
+    }
 }
 
 /// A reply as it travels.

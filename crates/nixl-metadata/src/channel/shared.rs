@@ -175,7 +175,7 @@ impl Channel for Shared {
         within: Duration,
     ) -> Result<Bytes, ChannelError> {
         let within = within.min(MAX_WITHIN);
-        let (sealed, id) = seal_request(&self.options, to, payload)?;
+        let (sealed, id) = seal_request(&self.options, to, payload, within)?;
         let ask = || self.backend.request(from, to, sealed.clone(), within);
         let reply = self.repeat("request", within, false, ask).await?;
         open_reply(&self.options, to, id.as_deref(), reply)

@@ -1,6 +1,6 @@
 //! The claims in a seal, and their checks.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -37,6 +37,11 @@ impl<'a> Binding<'a> {
         }
     }
 
+    /// Whether it may be sealed by this worker: requests are sealed by others.
+    pub(super) fn may_be_of(self, worker: &WorkerName) -> bool {
+        matches!(self, Self::Request(..)) || self.worker() == worker
+    }
+
     const fn incarnation(self) -> Option<u64> {
         match self {
             Self::Entry(_, incarnation) => Some(incarnation.value()),
@@ -70,7 +75,15 @@ pub(super) struct Claims {
 }
 
 /// Differences of the hosts' clocks that are no error.
-const SKEW: time::Duration = time::Duration::seconds(5);
+pub(super) const SKEW: Duration = Duration::from_secs(5);
+
+/// What a seal held.
+pub(super) struct Opened {
+    pub(super) data: Bytes,
+    pub(super) id: Option<String>,
+    /// How long the seal holds from now on.
+    pub(super) left: Duration,
+}
 
 fn written(time: OffsetDateTime, claim: &'static str) -> Result<String, SealError> {
     time.format(&Rfc3339).map_err(|_| SealError::BadClaim { claim })
@@ -85,7 +98,7 @@ impl Claims {
         binding: Binding<'_>,
         audience: &str,
         now: SystemTime,
-        valid: std::time::Duration,
+        valid: Duration,
         data: &[u8],
     ) -> Result<Self, SealError> {
         let now = OffsetDateTime::from(now);
@@ -104,21 +117,24 @@ impl Claims {
         })
     }
 
-    /// The bytes, if the claims are those of the place, the audience and the time; and the id.
+    /// What the seal holds, if the claims are those of the place, the audience and the time.
     pub(super) fn check(
         self,
         binding: Binding<'_>,
         audience: &str,
         now: SystemTime,
-    ) -> Result<(Bytes, Option<String>), SealError> {
+    ) -> Result<Opened, SealError> {
         let now = OffsetDateTime::from(now);
         if self.aud != audience {
             return Err(SealError::OtherAudience);
         }
-        if read(&self.exp, "exp")? <= now {
+        let left = Duration::try_from(read(&self.exp, "exp")? - now).unwrap_or_default();
+        if left.is_zero() {
             return Err(SealError::Expired);
         }
-        if read(&self.iat, "iat")? > now.saturating_add(SKEW) {
+        if read(&self.iat, "iat")?
+            > now.saturating_add(time::Duration::new(SKEW.as_secs() as i64, 0))
+        {
             return Err(SealError::NotYet);
         }
         let other = |what| Err(SealError::OtherPlace { what });
@@ -138,6 +154,7 @@ impl Claims {
             _ => {}
         }
         let data = URL_SAFE_NO_PAD.decode(&self.data);
-        Ok((data.map_err(|_| SealError::BadClaim { claim: "data" })?.into(), self.jti))
+        let data = data.map_err(|_| SealError::BadClaim { claim: "data" })?.into();
+        Ok(Opened { data, id: self.jti, left })
     }
 }

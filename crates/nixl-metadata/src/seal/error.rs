@@ -42,6 +42,9 @@ pub enum SealError {
         /// What differs.
         what: &'static str,
     },
+    /// The request was delivered before.
+    #[error("the request was delivered before: its message was replayed")]
+    Replayed,
     /// A claim is missing, or of another type.
     #[error("the claim `{claim}` of the seal is missing or malformed")]
     BadClaim {

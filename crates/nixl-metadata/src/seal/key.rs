@@ -7,6 +7,7 @@ use pasetors::paserk::{FormatAsPaserk, Id};
 use pasetors::version4::V4;
 
 use super::SealError;
+use crate::channel::WorkerName;
 
 /// A key that seals. `Debug` shows its kind and its id.
 #[derive(Clone)]
@@ -21,7 +22,11 @@ pub(super) enum Sealing {
 
 /// A key that opens seals. `Debug` shows its kind and its id.
 #[derive(Clone)]
-pub struct OpenKey(pub(super) Opening);
+pub struct OpenKey {
+    pub(super) opening: Opening,
+    /// The only worker whose entries and replies it opens.
+    pub(super) worker: Option<WorkerName>,
+}
 
 /// The kinds of keys that open.
 #[derive(Clone)]
@@ -91,16 +96,23 @@ impl OpenKey {
         let text = text.trim();
         if text.starts_with("k4.local.") {
             return SymmetricKey::try_from(text)
-                .map(|key| Self(Opening::Local(key)))
+                .map(|key| Self { opening: Opening::Local(key), worker: None })
                 .map_err(|_| SealError::BadKey);
         }
         AsymmetricPublicKey::try_from(text)
-            .map(|key| Self(Opening::Public(key)))
+            .map(|key| Self { opening: Opening::Public(key), worker: None })
             .map_err(|_| SealError::BadKey)
     }
 
+    /// Opens entries and replies of this worker alone: otherwise each holder of a key of an opener can speak for all workers.
+    #[must_use]
+    pub fn of_worker(mut self, name: WorkerName) -> Self {
+        self.worker = Some(name);
+        self
+    }
+
     pub(super) fn id(&self) -> Result<String, SealError> {
-        match &self.0 {
+        match &self.opening {
             Opening::Local(key) => written(&Id::from(key)),
             Opening::Public(key) => written(&Id::from(key)),
         }

@@ -13,9 +13,13 @@
 //! # Replay
 //!
 //! A seal is bound to its use, its worker, its incarnation and its audience, and ends by its expiry. An entry is refused under
-//! another name or incarnation; a reply, for another request. Within its time, an entry that was withdrawn can be shown
-//! again, and a request can be sent again. So a repeated request has to be harmless, such as one for a ticket with a time to
-//! live.
+//! another name or incarnation; a reply, for another request. A request holds for as long as its sender waits, and is refused by an
+//! inbox that has had it. Within its time, an entry that was withdrawn can be shown again, and a request can be shown to another
+//! inbox of the worker: a later one, or over NATS that of another start.
+//!
+//! # Origin
+//!
+//! Each holder of a sealing key can seal entries and replies of any worker, unless the opener's key is [of one](OpenKey::of_worker).
 
 mod claims;
 mod error;

@@ -11,7 +11,7 @@ use pasetors::token::UntrustedToken;
 use pasetors::version4::{LocalToken, PublicToken, V4};
 use pasetors::{Local, Public};
 
-use super::claims::{Binding, Claims};
+use super::claims::{Binding, Claims, Opened, SKEW};
 use super::key::{Opening, Sealing};
 use super::{OpenKey, SealError, SealKey};
 use crate::channel::WorkerName;
@@ -62,11 +62,17 @@ impl Sealer {
         matches!(self.key.0, Sealing::Local(_))
     }
 
-    fn seal(&self, binding: Binding<'_>, data: &[u8]) -> Result<String, SealError> {
+    fn seal(
+        &self,
+        within: Duration,
+        binding: Binding<'_>,
+        data: &[u8],
+    ) -> Result<String, SealError> {
         if data.len() > MAX_TOKEN / 2 {
             return Err(SealError::TooLarge { len: data.len(), limit: MAX_TOKEN / 2 });
         }
-        let claims = Claims::new(binding, &self.audience, (self.now)(), self.valid, data)?;
+        let valid = self.valid.min(within.saturating_add(SKEW));
+        let claims = Claims::new(binding, &self.audience, (self.now)(), valid, data)?;
         let claims =
             serde_json::to_vec(&claims).map_err(|_| SealError::BadClaim { claim: "data" })?;
         let footer = Some(self.footer.as_bytes());
@@ -108,17 +114,16 @@ impl Opener {
         self
     }
 
-    fn open(
-        &self,
-        binding: Binding<'_>,
-        token: &[u8],
-    ) -> Result<(Bytes, Option<String>), SealError> {
+    fn open(&self, binding: Binding<'_>, token: &[u8]) -> Result<Opened, SealError> {
         if token.len() > MAX_TOKEN {
             return Err(SealError::TooLarge { len: token.len(), limit: MAX_TOKEN });
         }
         let token = std::str::from_utf8(token).map_err(|_| SealError::NotSealed)?;
         let key = self.key(token)?;
-        let opened = match &key.0 {
+        if key.worker.as_ref().is_some_and(|worker| !binding.may_be_of(worker)) {
+            return Err(SealError::OtherPlace { what: "worker" });
+        }
+        let opened = match &key.opening {
             Opening::Local(key) => {
                 let untrusted = UntrustedToken::<Local, V4>::try_from(token);
                 let untrusted = untrusted.map_err(|_| SealError::NotSealed)?;
@@ -209,21 +214,32 @@ impl Seals {
     }
 
     pub(crate) fn seal(&self, binding: Binding<'_>, data: &[u8]) -> Result<Bytes, SealError> {
-        self.keys().sealer.seal(binding, data).map(Bytes::from)
+        self.seal_for(Duration::MAX, binding, data)
+    }
+
+    /// Seals what is of no use to its receiver later.
+    pub(crate) fn seal_for(
+        &self,
+        within: Duration,
+        binding: Binding<'_>,
+        data: &[u8],
+    ) -> Result<Bytes, SealError> {
+        self.keys().sealer.seal(within, binding, data).map(Bytes::from)
     }
 
     pub(crate) fn open(&self, binding: Binding<'_>, token: &[u8]) -> Result<Bytes, SealError> {
-        self.keys().opener.open(binding, token).map(|(data, _)| data)
+        self.keys().opener.open(binding, token).map(|opened| opened.data)
     }
 
-    /// Opens a request of any id, and returns it.
+    /// Opens a request of any id, and returns that, and how long the seal holds from now on.
     pub(crate) fn open_request(
         &self,
         to: &WorkerName,
         token: &[u8],
-    ) -> Result<(Bytes, String), SealError> {
-        let (data, id) = self.keys().opener.open(Binding::Request(to, None), token)?;
-        Ok((data, id.ok_or(SealError::BadClaim { claim: "jti" })?))
+    ) -> Result<(Bytes, String, Duration), SealError> {
+        let Opened { data, id, left } =
+            self.keys().opener.open(Binding::Request(to, None), token)?;
+        Ok((data, id.ok_or(SealError::BadClaim { claim: "jti" })?, left))
     }
 }
 

@@ -198,6 +198,63 @@ async fn seals_of_other_places_and_audiences_are_refused() {
     assert_eq!(opened(found, a()).await.unwrap(), b"metadata");
 }
 
+/// A request as it travels, from an inbox without seals on the same hub.
+async fn sealed_request(hub: &Hub, asker: &Arc<dyn Channel>, within: Duration) -> bytes::Bytes {
+    let (me, w) = (name("me"), name("w"));
+    let mut raw = hub.channel(options()).serve(&w, Incarnation::new(1)).await.unwrap();
+    tokio::select! {
+        reply = asker.request(&me, &w, "ticket?".into(), within) => panic!("{reply:?}"),
+        request = raw.next() => request.unwrap().payload().clone(),
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_delivered_once_and_no_longer_than_its_sender_waits() {
+    let (key, hub) = (local(), Hub::default());
+    let channel = hub.channel(options().seals(seals(&key, &[&key], "a")));
+    let (me, w) = (name("me"), name("w"));
+    let token = sealed_request(&hub, &channel, VALID).await;
+    let raw = hub.channel(options());
+    let mut inbox = channel.serve(&w, Incarnation::new(2)).await.unwrap();
+    let first = tokio::select! {
+        reply = raw.request(&me, &w, token.clone(), VALID) => panic!("{reply:?}"),
+        request = inbox.next() => request.unwrap(),
+    };
+    assert_eq!(&first.payload()[..], b"ticket?");
+    let again = raw.request(&me, &w, token, VALID).await;
+    let Err(ChannelError::Sealed(SealError::Replayed)) = again else { panic!("{again:?}") };
+    // Five seconds are for the clocks of hosts, though the seals hold for a minute.
+    let now = Arc::new(AtomicU64::new(1_000_000));
+    let clock = || {
+        let now = Arc::clone(&now);
+        move || SystemTime::UNIX_EPOCH + Duration::from_secs(now.load(Ordering::Relaxed))
+    };
+    let sealer = Sealer::new(SealKey::from_paserk(&key).unwrap(), "a", VALID).unwrap();
+    let opener = Opener::new([OpenKey::from_paserk(&key).unwrap()], "a").unwrap();
+    let of_clock = Seals::new(sealer.clock(clock()), opener.clock(clock()));
+    let (hub, within) = (Hub::default(), Duration::from_secs(3));
+    let channel = hub.channel(options().seals(of_clock));
+    let token = sealed_request(&hub, &channel, within).await;
+    let _inbox = channel.serve(&w, Incarnation::new(2)).await.unwrap();
+    now.fetch_add(8, Ordering::Relaxed);
+    let late = hub.channel(options()).request(&me, &w, token, within).await;
+    let Err(ChannelError::Sealed(SealError::Expired)) = late else { panic!("{late:?}") };
+}
+
+#[tokio::test]
+async fn a_key_of_one_worker_speaks_for_no_other() {
+    let (secret, public) = SealKey::generate_pair().unwrap();
+    let reader = |worker: &str| {
+        let sealer = Sealer::new(SealKey::from_paserk(&secret).unwrap(), "a", VALID).unwrap();
+        let key = OpenKey::from_paserk(&public).unwrap().of_worker(name(worker));
+        Seals::new(sealer, Opener::new([key], "a").unwrap())
+    };
+    let found = sealed(seals(&secret, &[&public], "a")).await;
+    assert_eq!(opened(found.clone(), reader("w")).await.unwrap(), b"metadata");
+    let other = opened(found, reader("v")).await;
+    assert_eq!(cause(other), SealError::OtherPlace { what: "worker" });
+}
+
 #[tokio::test]
 async fn seals_end_by_the_clock_that_is_given() {
     let key = local();
