@@ -18,7 +18,8 @@
 //!
 //! Embeddings that an encode worker offers are an [`EmbeddingsRequest`].
 //!
-//! Fields of later versions are skipped, as Dynamo skips them; those of `Video` that Dynamo added after 1.6.1 are kept. Messages
+//! Fields of later versions are skipped, as Dynamo skips them, and kinds of metadata and layouts of later versions are passed on
+//! as they are; those of `Video` that Dynamo added after 1.6.1 are kept. Messages
 //! are bounded as offers are: see [`Limits`](crate::Limits).
 
 mod embeddings;
@@ -30,4 +31,4 @@ mod wire;
 pub use self::embeddings::EmbeddingsRequest;
 pub use self::hash::ContentHasher;
 pub use self::item::{DecodedMedia, MediaItem};
-pub use self::metadata::{ImageLayout, ImageMetadata, MediaMetadata, VideoMetadata};
+pub use self::metadata::{ImageLayout, ImageMetadata, MediaMetadata, OtherMetadata, VideoMetadata};

@@ -1,18 +1,78 @@
 //! Metadata of decoded images and videos.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, json};
 
 use crate::native::bounded;
 use crate::{Field, MetadataError};
 
 /// The metadata of decoded media.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub enum MediaMetadata {
     /// Of an image.
     Image(ImageMetadata),
     /// Of a video.
     Video(VideoMetadata),
+    /// Of a kind of media, or with a layout, of later versions of Dynamo.
+    #[serde(untagged)]
+    Other(OtherMetadata),
+}
+
+/// The JSON of metadata that this version does not know, to be passed on as it is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct OtherMetadata(Value);
+
+/// A known kind that does not fit is an error; other kinds are kept.
+impl<'de> Deserialize<'de> for MediaMetadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Kind;
+
+        impl<'de> Visitor<'de> for Kind {
+            type Value = MediaMetadata;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a kind of media and its metadata")
+            }
+
+            fn visit_str<E: Error>(self, kind: &str) -> Result<MediaMetadata, E> {
+                Ok(MediaMetadata::Other(OtherMetadata(kind.into())))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<MediaMetadata, A::Error> {
+                let Some(kind) = map.next_key::<String>()? else {
+                    return Err(A::Error::invalid_length(0, &self));
+                };
+                let metadata = match &*kind {
+                    "Video" => MediaMetadata::Video(map.next_value()?),
+                    _ => {
+                        let fields: Value = map.next_value()?;
+                        let is_known = kind == "Image" && !has_later_layout(&fields);
+                        match is_known {
+                            true => MediaMetadata::Image(
+                                serde_json::from_value(fields).map_err(A::Error::custom)?,
+                            ),
+                            false => MediaMetadata::Other(OtherMetadata(json!({ kind: fields }))),
+                        }
+                    }
+                };
+                match map.next_key::<IgnoredAny>()? {
+                    Some(_) => Err(A::Error::invalid_length(2, &self)),
+                    None => Ok(metadata),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(Kind)
+    }
+}
+
+fn has_later_layout(image: &Value) -> bool {
+    image["layout"].as_str().is_some_and(|layout| layout != "HWC")
 }
 
 /// The metadata of a decoded image. Its shape is height, width, channels.
@@ -144,6 +204,7 @@ impl MediaMetadata {
                     false => Ok(()),
                 }
             }
+            Self::Other(_) => Ok(()),
             Self::Video(video) => {
                 let mut numbers = video
                     .sampled_timestamps
@@ -169,6 +230,6 @@ impl MediaMetadata {
     }
 }
 
-fn frames<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<i64>>, D::Error> {
+fn frames<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<i64>>, D::Error> {
     bounded::<_, _, { VideoMetadata::MAX_FRAMES }>(deserializer).map(Some)
 }

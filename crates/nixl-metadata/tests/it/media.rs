@@ -198,6 +198,22 @@ fn fields_of_later_versions_are_skipped_or_kept() {
 }
 
 #[test]
+fn kinds_and_layouts_of_later_versions_are_passed_on() {
+    for metadata in [
+        json!({"Smell": {"notes": [1.5, "smoke"]}}),
+        json!({"Image": {"format": null, "color_type": "Rgb8", "layout": "CHW", "tiles": 4}}),
+        json!("Silence"),
+    ] {
+        let mut message = printed();
+        message["Decoded"]["metadata"] = metadata.clone();
+        let MediaItem::Decoded(media) = parse(&message).unwrap() else { panic!("{message}") };
+        assert!(matches!(media.metadata(), Some(MediaMetadata::Other(_))), "{media:?}");
+        let passed = serde_json::to_value(MediaItem::Decoded(media)).unwrap();
+        assert_eq!(passed["Decoded"]["metadata"], metadata);
+    }
+}
+
+#[test]
 fn messages_that_are_none() {
     let bad = |pointer: &str, value: Value| {
         let error = changed(pointer, value.clone());
@@ -209,8 +225,11 @@ fn messages_that_are_none() {
     bad("/Decoded/nixl_descriptor", json!(null));
     bad("/Decoded/shape", json!([1.5]));
     bad("/Decoded/dtype", json!(8));
-    bad("/Decoded/metadata", json!({"Smell": {}}));
-    bad("/Decoded/metadata/Image/layout", json!("CHW"));
+    bad("/Decoded/metadata", json!({}));
+    bad("/Decoded/metadata", json!({"Smell": {}, "Image": {}}));
+    bad("/Decoded/metadata/Image/layout", json!(7));
+    bad("/Decoded/metadata/Image/color_type", json!(null));
+    bad("/Decoded/metadata", json!({"Video": {}}));
     bad("/Decoded", json!([]));
     for json in ["", "{\"Decoded\":{", "{\"Decoded\":"] {
         let error = MediaItem::from_json(json.as_bytes());
