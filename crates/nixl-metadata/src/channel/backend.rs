@@ -69,7 +69,7 @@ impl Edition {
     fn next() -> Self {
         static LAST: Mutex<u64> = Mutex::new(0);
         let mut last = lock(&LAST);
-        // By the clock, for two processes with one incarnation; and rising in this process whatever the clock does.
+        // By the clock, for two processes with one incarnation; and rising in this process, also if the clock is set back.
         *last = Incarnation::now().value().max(last.saturating_add(1));
         Self(*last)
     }

@@ -271,7 +271,7 @@ async fn requests_that_wait_are_bounded_in_bytes_until_their_senders_give_up() {
     for late in [first, second] {
         assert!(matches!(late, Err(ChannelError::TimedOut { .. })), "{late:?}");
     }
-    // Their bytes are free again, and nobody executes them.
+    // Their bytes are free again, and no worker executes them.
     let (fourth, fifth, ()) = tokio::join!(ask(&b, 4, 300), ask(&a, 5, 30_000), async {
         let request = inbox.next().await.unwrap();
         assert_eq!(request.payload()[0], 5);
