@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::mem;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use nixl_descriptor::defer_disposal_on_this_thread;
@@ -54,18 +54,34 @@ impl FileEngine for ThreadFiles {
     }
 
     fn submit(&self, ops: Vec<FileOp>) {
+        let mut by_device: Vec<(u64, Vec<FileOp>)> = Vec::new();
         for op in ops {
             let device = op.file().map_or(0, |file| file.identity().device());
-            self.pool(device).add(op, self.most);
+            match by_device.iter_mut().find(|(known, _)| *known == device) {
+                Some((_, ops)) => ops.push(op),
+                None => by_device.push((device, vec![op])),
+            }
+        }
+        for (device, ops) in by_device {
+            self.pool(device).add(ops, self.most);
         }
     }
 }
 
 impl Pool {
-    fn add(self: &Arc<Self>, op: FileOp, most: usize) {
+    fn add(self: &Arc<Self>, ops: Vec<FileOp>, most: usize) {
         let mut work = lock(&self.work);
-        work.ops.push_back(op);
-        if work.ops.len() <= work.idle || work.threads == most {
+        work.ops.extend(ops);
+        self.call_thread(work, most);
+    }
+
+    /// Has a thread take what waits: one that sleeps, else a new one. A thread that takes a call does this for the next, so a
+    /// submission of many costs its caller one wake-up.
+    fn call_thread(self: &Arc<Self>, mut work: MutexGuard<'_, Work>, most: usize) {
+        if work.ops.is_empty() || (work.idle == 0 && work.threads >= most) {
+            return;
+        }
+        if work.idle > 0 {
             drop(work);
             self.added.notify_one();
             return;
@@ -74,7 +90,7 @@ impl Pool {
         drop(work);
         let pool = Arc::clone(self);
         let started =
-            thread::Builder::new().name("nixl-files".to_owned()).spawn(move || pool.run());
+            thread::Builder::new().name("nixl-files".to_owned()).spawn(move || pool.run(most));
         if started.is_err() {
             let mut work = lock(&self.work);
             work.threads -= 1;
@@ -86,9 +102,9 @@ impl Pool {
         }
     }
 
-    fn run(&self) {
+    fn run(self: &Arc<Self>, most: usize) {
         defer_disposal_on_this_thread();
-        while let Some(mut op) = self.next() {
+        while let Some(mut op) = self.next(most) {
             // A call that is lost by a panic ends its operation.
             let _ = contained("a call of a file", || {
                 loop {
@@ -102,10 +118,11 @@ impl Pool {
         }
     }
 
-    fn next(&self) -> Option<FileOp> {
+    fn next(self: &Arc<Self>, most: usize) -> Option<FileOp> {
         let mut work = lock(&self.work);
         loop {
             if let Some(op) = work.ops.pop_front() {
+                self.call_thread(work, most);
                 return Some(op);
             }
             if work.closing {
