@@ -21,7 +21,7 @@ pub(crate) struct FileExecution {
 
 impl FileExecution {
     /// Reads up to this long are tried in the page cache by the first poll: a copy of some microseconds.
-    const SMALL: u64 = 64 * 1024;
+    pub(super) const SMALL: u64 = 64 * 1024;
 
     pub(crate) fn new(
         operation: Arc<Operation>,

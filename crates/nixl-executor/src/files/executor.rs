@@ -245,17 +245,22 @@ impl FileExecutor {
         let queue = Arc::clone(&self.shared.devices.of(file).queue);
         let execution =
             FileExecution::new(Arc::clone(&operation), Arc::clone(&queue), choice.cached);
-        let timeout = options
-            .timeout
-            .map_or_else(OperationOptions::new, |time| OperationOptions::new().timeout(time));
         let bytes = operation.bytes();
+        let mut of_operation = OperationOptions::new();
+        if let Some(timeout) = options.timeout {
+            of_operation = of_operation.timeout(timeout);
+        }
+        if bytes > FileExecution::SMALL {
+            // It takes longer than a waiter may spin.
+            of_operation = of_operation.spin(Duration::ZERO);
+        }
         // The operation owns its leases, for longer than the execution if that is dropped.
         let copy = CopyOperation::begin(
             &self.shared.driver,
             Box::new(execution),
             bytes,
             Vec::new(),
-            timeout,
+            of_operation,
         )?;
         Ok(FileOperation { copy, operation, queue })
     }

@@ -7,13 +7,14 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::hint;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, opcode, squeue, types};
 use nixl_descriptor::defer_disposal_on_this_thread;
@@ -35,6 +36,8 @@ struct Shared {
     inbox: Mutex<Inbox>,
     /// The thread sleeps, or is about to, and looks at the inbox only once it is woken.
     asleep: AtomicBool,
+    /// The inbox has something new.
+    filled: AtomicBool,
     counter: OwnedFd,
 }
 
@@ -57,13 +60,18 @@ impl UringFiles {
     /// The kernel's refusal of the ring or of the thread.
     pub(crate) fn new() -> io::Result<Self> {
         let counter = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let shared =
-            Arc::new(Shared { inbox: Mutex::default(), asleep: AtomicBool::new(false), counter });
+        let shared = Arc::new(Shared {
+            inbox: Mutex::default(),
+            asleep: AtomicBool::new(false),
+            filled: AtomicBool::new(false),
+            counter,
+        });
         let (theirs, (tell, told)) = (Arc::clone(&shared), mpsc::channel());
         thread::Builder::new().name("nixl-uring".to_owned()).spawn(move || match ring() {
             Ok(ring) => {
                 let _ = tell.send(Ok(()));
-                Ring { ring, shared: theirs, slots: Vec::new(), free: Vec::new() }.run();
+                let (slots, free, spin) = (Vec::new(), Vec::new(), IdleSpin::default());
+                Ring { ring, shared: theirs, slots, free, spin }.run();
             }
             Err(error) => drop(tell.send(Err(error))),
         })?;
@@ -100,6 +108,7 @@ impl Drop for UringFiles {
 
 impl Shared {
     fn wake(&self) {
+        self.filled.store(true, Ordering::Release);
         if self.asleep.swap(false, Ordering::SeqCst) {
             // A counter that is full wakes the thread already.
             let _ = rustix::io::write(&self.counter, &1u64.to_ne_bytes());
@@ -129,6 +138,41 @@ struct Ring {
     shared: Arc<Shared>,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    spin: IdleSpin,
+}
+
+/// The spin of a thread without calls, since a wake-up takes longer than the next call of a sequence of small ones.
+#[derive(Default)]
+struct IdleSpin {
+    /// Sleeps without a spin before the next one.
+    skips: u32,
+    /// Those after the last spin.
+    penalty: u32,
+}
+
+impl IdleSpin {
+    const LONGEST: Duration = Duration::from_micros(30);
+    /// With these, the spins of calls that are far apart take next to nothing.
+    const MOST_SKIPS: u32 = 127;
+
+    /// Spins until `flag` is set, if the last spins were not in vain. Returns whether it was set.
+    fn wait(&mut self, flag: &AtomicBool) -> bool {
+        if self.skips > 0 {
+            self.skips -= 1;
+            return false;
+        }
+        let begun = Instant::now();
+        while !flag.load(Ordering::Acquire) {
+            if begun.elapsed() > Self::LONGEST {
+                self.penalty = (2 * self.penalty + 1).min(Self::MOST_SKIPS);
+                self.skips = self.penalty;
+                return false;
+            }
+            hint::spin_loop();
+        }
+        self.penalty = 0;
+        true
+    }
 }
 
 /// A call in flight. Its number is that of the slot, and a generation that no other call of the slot has.
@@ -151,6 +195,7 @@ impl Ring {
             if !is_armed {
                 is_armed = self.arm();
             }
+            self.shared.filled.store(false, Ordering::Relaxed);
             let closing = {
                 let mut inbox = lock(&self.shared.inbox);
                 ready.append(&mut inbox.ops);
@@ -166,6 +211,9 @@ impl Ring {
             let in_flight = self.slots.len() - self.free.len();
             if closing && in_flight == 0 && ready.is_empty() {
                 return;
+            }
+            if in_flight == 0 && ready.is_empty() && self.spin.wait(&self.shared.filled) {
+                continue;
             }
             self.shared.asleep.store(true, Ordering::SeqCst);
             let is_idle = {

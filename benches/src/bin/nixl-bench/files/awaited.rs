@@ -1,10 +1,10 @@
-//! One page at a time, awaited in a task of tokio, and a plain `pread` of the same pages.
+//! One page after the other, awaited in a task of tokio, and a plain `pread` of the same pages, in turns of some each.
 
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use nixl_executor::files::{FileIoOptions, IoKind};
+use nixl_executor::files::{FileExecutor, FileIoOptions, IoKind};
 
 use super::SUITE;
 use super::arrangement::Arrangement;
@@ -29,7 +29,9 @@ pub(super) const IDLE: &str = "processor time of an executor of files with nothi
 /// Pages of the file, of which each is read in turn.
 const PAGES: usize = 4096;
 /// Reads before the first that counts.
-const WARM_UP: usize = 100;
+const WARM_UP: usize = 128;
+/// Reads of one engine before it is the other's turn.
+const RUN: usize = 32;
 
 /// The gauge of the longest poll.
 pub(super) fn held(place: Place) -> String {
@@ -51,31 +53,24 @@ pub(super) fn measure(
     let engines = [Engine::Executor, Engine::Threads(1)];
     let mut took = engines.map(|_| (Samples::default(), Samples::default()));
     let mut holds = Holds::default();
-    for round in 0..WARM_UP + effort.pick(1000, PAGES - WARM_UP) {
+    let reads = WARM_UP + effort.pick(1000, PAGES - WARM_UP);
+    for first in (0..reads).step_by(RUN) {
         for turn in 0..engines.len() {
-            let index = (round + turn) % engines.len();
-            let (begun, cpu) = (clock::now(), clock::cpu_time());
-            match engines[index] {
-                Engine::Executor => {
-                    let read = async {
-                        let (of_file, block) = (side.file_blocks[round], side.blocks[round]);
-                        let options = FileIoOptions::new();
-                        let (file, memory) = (&side.file, &side.memory);
-                        world
-                            .executor
-                            .read_blocks(file, &[of_file], memory, &[block], &options)?
-                            .wait_for_completion()
-                            .await?;
-                        anyhow::Ok(())
-                    };
-                    world.runtime.block_on(Polled::new(read, &mut holds))?;
+            let index = (first / RUN + turn) % engines.len();
+            for page in first..reads.min(first + RUN) {
+                let (begun, cpu) = (clock::now(), clock::cpu_time());
+                match engines[index] {
+                    Engine::Executor => {
+                        let read = read(&world.executor, &side, page);
+                        world.runtime.block_on(Polled::new(read, &mut holds))?;
+                    }
+                    _ => once(side.fd(), IoKind::Read, &side.calls[PAGES - 1 - page])?,
                 }
-                _ => once(side.fd(), IoKind::Read, &side.calls[PAGES - 1 - round])?,
-            }
-            let (took_now, cpu) = (clock::now() - begun, clock::cpu_time() - cpu);
-            if round >= WARM_UP {
-                took[index].0.push(took_now);
-                took[index].1.push(cpu);
+                let (took_now, cpu) = (clock::now() - begun, clock::cpu_time() - cpu);
+                if page >= WARM_UP {
+                    took[index].0.push(took_now);
+                    took[index].1.push(cpu);
+                }
             }
         }
     }
@@ -95,6 +90,15 @@ pub(super) fn measure(
     if let Some(p) = holds.longest_cpu.percentiles() {
         findings.gauges.push(Gauge::new(held(place), p.p99 as f64 / 1e3, "us"));
     }
+    Ok(())
+}
+
+async fn read(executor: &FileExecutor, side: &Side, page: usize) -> Result<()> {
+    let (of_file, block) = (side.file_blocks[page], side.blocks[page]);
+    let options = FileIoOptions::new();
+    let mut operation =
+        executor.read_blocks(&side.file, &[of_file], &side.memory, &[block], &options)?;
+    operation.wait_for_completion().await?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context as _, Result};
-use nixl_executor::files::{FileExecutor, FileIoOptions, IoKind};
+use nixl_executor::files::{FileExecutor, FileIoOptions, FileOperation, IoKind};
 use tokio::task::JoinSet;
 
 use super::case::Batch;
@@ -28,6 +28,11 @@ pub(super) fn held(case: &str) -> String {
     format!("longest poll of {case}, CPU time, p50")
 }
 
+/// The gauge of the begin, which is no poll.
+pub(super) fn begun(case: &str) -> String {
+    format!("begin of {case}, CPU time, p50")
+}
+
 /// What one engine took.
 struct Subject {
     engine: Engine,
@@ -43,6 +48,7 @@ struct Tools<'a> {
     rings: HashMap<String, Ring>,
     known: Option<Known>,
     holds: Holds,
+    begins: Samples,
 }
 
 pub(super) fn measure(
@@ -56,8 +62,14 @@ pub(super) fn measure(
     let side = Side::new(&file, case.arrangement, case.shape, case.apart)?;
     let original = Pattern::new(7);
     side.fill_file(original)?;
-    let mut tools =
-        Tools { world, side: &side, rings: HashMap::new(), known: None, holds: Holds::default() };
+    let mut tools = Tools {
+        world,
+        side: &side,
+        rings: HashMap::new(),
+        known: None,
+        holds: Holds::default(),
+        begins: Samples::default(),
+    };
     let mut subjects = Vec::new();
     for &engine in &case.engines {
         // A baseline that cannot be set up leaves the others their rows.
@@ -109,9 +121,12 @@ pub(super) fn measure(
         let row = row.of(case.block_bytes()).in_batches_of(case.shape.blocks);
         findings.rows.push(row.moving(side.bytes()).using(cpu).verified());
     }
-    if let Some(p) = tools.holds.longest_cpu.percentiles() {
-        let name = held(&case.to_string());
-        findings.gauges.push(Gauge::new(name, p.p50 as f64 / 1e3, "us"));
+    let name = case.to_string();
+    let of_executor = [(held(&name), &tools.holds.longest_cpu), (begun(&name), &tools.begins)];
+    for (name, samples) in of_executor {
+        if let Some(p) = samples.percentiles() {
+            findings.gauges.push(Gauge::new(name, p.p50 as f64 / 1e3, "us"));
+        }
     }
     Ok(())
 }
@@ -140,10 +155,19 @@ impl Tools<'_> {
         let (fd, calls) = (side.fd(), &side.calls);
         match engine {
             Engine::Executor => {
-                let moved = whole(&world.executor, side, kind);
-                world.runtime.block_on(Polled::new(moved, &mut self.holds))
+                let (holds, begins) = (&mut self.holds, &mut self.begins);
+                world.runtime.block_on(async {
+                    let cpu = clock::thread_cpu_time();
+                    let operation = begin(&world.executor, side, kind)?;
+                    begins.push(clock::thread_cpu_time() - cpu);
+                    Polled::new(end(operation), holds).await
+                })
             }
-            Engine::ExecutorThreads => world.runtime.block_on(whole(&world.threaded, side, kind)),
+            Engine::ExecutorThreads => {
+                let operation =
+                    world.runtime.block_on(async { begin(&world.threaded, side, kind) });
+                world.runtime.block_on(end(operation?))
+            }
             Engine::ExecutorEach(count) => {
                 world.runtime.block_on(each(&world.executor, side, kind, count))
             }
@@ -165,15 +189,19 @@ impl Tools<'_> {
     }
 }
 
-async fn whole(executor: &FileExecutor, side: &Side, kind: IoKind) -> Result<String> {
+fn begin(executor: &FileExecutor, side: &Side, kind: IoKind) -> Result<FileOperation> {
     let options = FileIoOptions::new();
     let (of_file, blocks) = (&side.file_blocks, &side.blocks);
-    let mut operation = match kind {
+    Ok(match kind {
         IoKind::Read => {
             executor.read_blocks(&side.file, of_file, &side.memory, blocks, &options)?
         }
         _ => executor.write_blocks(&side.memory, blocks, &side.file, of_file, &options)?,
-    };
+    })
+}
+
+/// Waits for the end. Returns the path.
+async fn end(mut operation: FileOperation) -> Result<String> {
     let completion = operation.wait_for_completion().await?;
     Ok(completion.path().map_or_else(|| "none".to_owned(), |path| path.transport().to_owned()))
 }
