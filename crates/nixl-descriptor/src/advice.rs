@@ -143,6 +143,7 @@ impl SafetensorsError {
             | Self::HeaderTooLarge { .. }
             | Self::BadHeader { .. }
             | Self::DuplicateName { .. }
+            | Self::ReservedName { .. }
             | Self::UnknownType { .. }
             | Self::BadShape { .. }
             | Self::WrongSize { .. }

@@ -31,6 +31,7 @@ mod error;
 mod file;
 mod header;
 mod json;
+mod write;
 
 pub use self::error::SafetensorsError;
 pub use self::file::SafetensorsFile;

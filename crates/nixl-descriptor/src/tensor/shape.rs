@@ -54,6 +54,8 @@ impl TensorLayout {
             return Err(TensorError::StrideCount { strides: strides.len(), rank: shape.len() });
         }
         let strides = strides.iter().enumerate().map(|(axis, &stride)| match stride {
+            // It leads nowhere, and frameworks leave any number there.
+            ..0 if shape[axis] == 1 => Ok(0),
             ..0 => Err(TensorError::NegativeStride { axis, stride }),
             _ => usize::try_from(stride).map_err(|_| TensorError::Overflow { dtype, axis }),
         });

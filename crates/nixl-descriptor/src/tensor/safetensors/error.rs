@@ -48,6 +48,12 @@ pub enum SafetensorsError {
         /// The name.
         name: String,
     },
+    /// A tensor cannot have this name.
+    #[error("a tensor cannot be named {name:?}: the format has other uses for it")]
+    ReservedName {
+        /// The name.
+        name: String,
+    },
     /// A tensor has elements of an unknown type.
     #[error("the tensor {name:?} has elements of the unknown type {dtype:?}")]
     UnknownType {

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::error::{SafetensorsError, excerpt};
+use super::write::METADATA;
 use crate::tensor::TensorLayout;
 
 /// The entries of a header, unchecked, in the order of the file.
@@ -57,10 +58,14 @@ impl<'de> Deserialize<'de> for Json<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json<'de>, A::Error> {
                 let mut json = Json::default();
+                let mut has_metadata = false;
                 while let Some(Name(name)) = map.next_key()? {
-                    if name == "__metadata__" {
+                    if name == METADATA {
+                        if std::mem::replace(&mut has_metadata, true) {
+                            return Err(A::Error::duplicate_field(METADATA));
+                        }
                         let Pairs(pairs) = map.next_value()?;
-                        json.metadata.extend(pairs);
+                        json.metadata = pairs;
                     } else {
                         json.tensors.push((name, map.next_value()?));
                     }
@@ -95,6 +100,11 @@ impl<'de> Deserialize<'de> for Pairs {
                 let mut pairs = Vec::new();
                 while let Some(pair) = map.next_entry()? {
                     pairs.push(pair);
+                }
+                let mut names: Vec<_> = pairs.iter().map(|(name, _): &(String, _)| name).collect();
+                names.sort_unstable();
+                if names.windows(2).any(|pair| pair[0] == pair[1]) {
+                    return Err(A::Error::custom("a name is in the metadata twice"));
                 }
                 Ok(Pairs(pairs))
             }

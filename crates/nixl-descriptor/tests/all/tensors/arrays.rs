@@ -30,6 +30,11 @@ fn parts_of_arrays_are_taken_over_and_reversed_ones_refused() {
     reversed.invert_axis(ndarray::Axis(0));
     let error = Tensor::from_ndarray(reversed).unwrap_err();
     assert_eq!(error, TensorError::NegativeStride { axis: 0, stride: -2 });
+    // The stride of a dimension with one element has no effect.
+    let mut row = arr2(&[[1u8, 2]]);
+    row.invert_axis(ndarray::Axis(0));
+    let row = Tensor::from_ndarray(row).unwrap();
+    assert_eq!((row.shape(), row.to_vec::<u8>()), (&[1, 2][..], Ok(vec![1, 2])));
     let empty = Tensor::from_ndarray(Array2::<u8>::zeros((0, 3))).unwrap_err();
     assert_eq!(empty, TensorError::Empty { axis: 0 });
 }

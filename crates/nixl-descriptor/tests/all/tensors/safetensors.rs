@@ -4,11 +4,12 @@ use std::error::Error;
 use std::fs;
 use std::io::ErrorKind;
 
+use ::safetensors::SafeTensors;
 use ::safetensors::tensor::{Dtype, TensorView, serialize};
 use nixl_descriptor::tensor::safetensors::{
     SafetensorsError as E, SafetensorsFile, SafetensorsHeader,
 };
-use nixl_descriptor::tensor::{DType, TensorError};
+use nixl_descriptor::tensor::{DType, Tensor, TensorError};
 use nixl_descriptor::{Region, copy};
 use proptest::prelude::*;
 
@@ -101,6 +102,52 @@ fn a_whole_file_is_copied_and_its_tensors_read_there() {
     let error = SafetensorsFile::with_header(file.header().clone(), short).unwrap_err();
     let (needed, given) = (bytes.len() as u64, bytes.len() as u64 - 1);
     assert_eq!(error, E::MemorySize { needed, given });
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "writes files")]
+fn tensors_are_written_as_the_formats_own_crate_reads_them() {
+    let weight = Tensor::from_vec((0..24).map(|n| n as f32).collect(), &[2, 3, 4]).unwrap();
+    let turned = weight.permute(&[2, 0, 1]).unwrap();
+    let mask = Tensor::from_vec(vec![1u8, 2, 3], &[3]).unwrap();
+    let step = Tensor::from_vec(vec![-7i64], &[]).unwrap();
+    let tensors =
+        [("mask", &mask), ("turned", &turned), ("\"weight\"/é", &weight), ("step", &step)];
+    let pairs = [("format", "pt"), ("by", "a \"test\"")];
+    let file = SafetensorsFile::from_tensors(tensors, &pairs).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("written.safetensors");
+    file.write(&path).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let read = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(read.len(), 4);
+    for (name, tensor) in tensors {
+        let view = read.tensor(name).unwrap();
+        assert_eq!((view.shape(), view.data()), (tensor.shape(), &*tensor.to_bytes().unwrap()));
+        // Each is aligned where it is.
+        let own = file.tensor(name).unwrap();
+        assert_eq!((own.dtype(), own.to_bytes()), (tensor.dtype(), tensor.to_bytes()));
+    }
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let found = header.metadata().clone().unwrap();
+    assert_eq!(found, pairs.map(|(name, text)| (name.to_owned(), text.to_owned())).into());
+    let again = SafetensorsFile::read(&path).unwrap();
+    assert_eq!(again.header(), file.header());
+
+    let exists = file.write(&path).unwrap_err();
+    assert!(matches!(exists, E::Io { kind: ErrorKind::AlreadyExists, .. }), "{exists:?}");
+    let written = |tensors: &[(&str, &Tensor)]| {
+        SafetensorsFile::from_tensors(tensors.iter().copied(), &[]).map(|file| file.memory().len())
+    };
+    let name = || "mask".to_owned();
+    assert_eq!(
+        written(&[("mask", &mask), ("mask", &step)]),
+        Err(E::DuplicateName { name: name() })
+    );
+    let name = "__metadata__".to_owned();
+    assert_eq!(written(&[("__metadata__", &mask)]), Err(E::ReservedName { name }));
+    // A file without tensors is one.
+    assert_eq!(written(&[]), Ok(16));
 }
 
 #[test]
@@ -205,6 +252,8 @@ fn headers_that_are_no_json_of_safetensors() {
         r#"{"a":{"dtype":"U8","shape":[],"data_offsets":[0]}}"#,
         r#"{"a":{"dtype":"U8","dtype":"U8","shape":[],"data_offsets":[0,1]}}"#,
         r#"{"__metadata__":{"a":1}}"#,
+        r#"{"__metadata__":{"a":"1"},"__metadata__":{"b":"2"}}"#,
+        r#"{"__metadata__":{"a":"1","b":"2","\u0061":"3"}}"#,
         "{\"\u{0}\":1}",
     ] {
         let error = header(json, 0).unwrap_err();
