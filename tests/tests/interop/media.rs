@@ -93,7 +93,7 @@ async fn rust_reads_images_that_a_frontend_like_dynamos_offers() {
         assert_eq!(crc32(&tensor.to_bytes().unwrap()), theirs);
         let hash = content_hash(&tensor, media.metadata()).unwrap().unwrap();
         let stated = media.as_ref().clone().with_content_hash(hash);
-        receiver.verify(&stated, &tensor).await.unwrap();
+        assert!(receiver.verify(&stated, &tensor).await.unwrap());
         let other = stated.with_content_hash(!hash);
         let error = receiver.verify(&other, &tensor).await.unwrap_err();
         assert_eq!(error, ConnectorError::ContentHash { stated: !hash, found: hash });
@@ -110,7 +110,7 @@ async fn rust_reads_what_rust_offers_and_says_so() {
     let media: DecodedMedia = serde_json::from_value(printed(offer.media())).unwrap();
     for _ in 0..2 {
         let read = receiver.read(&media).await.unwrap();
-        receiver.verify(&media, &read).await.unwrap();
+        assert!(receiver.verify(&media, &read).await.unwrap());
         assert_eq!(read.to_bytes().unwrap(), bytes);
     }
     assert_eq!(offer.ended().await, Ok(MediaEnd::Read));
@@ -143,7 +143,12 @@ async fn a_hundred_images_pass_each_way_and_the_memory_comes_back() {
         let tensor = receiver.read(&media).await.unwrap();
         assert_eq!(crc32(&tensor.to_bytes().unwrap()), theirs);
         let hash = content_hash(&tensor, media.metadata()).unwrap().unwrap();
-        receiver.verify(&media.as_ref().clone().with_content_hash(hash), &tensor).await.unwrap();
+        assert!(
+            receiver
+                .verify(&media.as_ref().clone().with_content_hash(hash), &tensor)
+                .await
+                .unwrap()
+        );
     }
     for (tensor, bytes, mut offer) in offered {
         assert_eq!(offer.ended().await, Ok(MediaEnd::LifeTimeOver));

@@ -99,8 +99,8 @@ impl MediaReceiver {
         self.connector.read(&media.to_read()?, local.memory().clone()).await
     }
 
-    /// Compares the bytes in host memory with the frontend's content hash, on a thread of the connection.
-    /// Without a hash there is nothing to compare.
+    /// Compares the bytes in host memory with the frontend's content hash, on a thread of the connection, and returns whether there
+    /// was a hash to compare: there is none over elements other than `U8`, and none without metadata of a known kind.
     ///
     /// The hash detects accidents, such as a read of memory that the frontend has reused, and no forgeries.
     ///
@@ -111,13 +111,13 @@ impl MediaReceiver {
         &self,
         media: &DecodedMedia,
         tensor: &Tensor,
-    ) -> Result<(), ConnectorError> {
-        let Some(stated) = media.content_hash() else { return Ok(()) };
+    ) -> Result<bool, ConnectorError> {
+        let Some(stated) = media.content_hash() else { return Ok(false) };
         let (tensor, metadata) = (tensor.clone(), media.metadata().cloned());
         let work = async move { content_hash(&tensor, metadata.as_ref()) };
         match Offloaded::new(self.connector.connection().work()?, work).await?? {
             Some(found) if found != stated => Err(ConnectorError::ContentHash { stated, found }),
-            _ => Ok(()),
+            found => Ok(found.is_some()),
         }
     }
 }

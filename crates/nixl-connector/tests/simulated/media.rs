@@ -62,7 +62,7 @@ async fn media_is_read_by_as_many_as_its_owner_says() {
         let read = receiver.read(&media).await.unwrap();
         assert_eq!((read.dtype(), read.shape()), (DType::U8, &[2, 5, 3][..]));
         assert_eq!(read.to_bytes().unwrap(), image.to_bytes().unwrap());
-        receiver.verify(&media, &read).await.unwrap();
+        assert!(receiver.verify(&media, &read).await.unwrap());
     }
     assert_eq!(offer.ended().await, Ok(MediaEnd::Read));
     assert!(receiver.read(&media).await.is_err(), "it is used up");
@@ -188,6 +188,8 @@ async fn hashes_that_differ_are_found() {
     let floats = Tensor::new(Region::zeroed(24).unwrap(), DType::F32, &[1, 2, 3]).unwrap();
     assert_eq!(content_hash(&floats, image_metadata().as_ref()), Ok(None));
     assert_eq!(content_hash(&image, None), Ok(None));
+    let stated = offer.media().clone().with_content_hash(7);
+    assert_eq!(receiver.verify(&stated, &floats).await, Ok(false), "nothing was compared");
 }
 
 #[tokio::test]
