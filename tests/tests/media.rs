@@ -11,7 +11,8 @@ use nixl_metadata::media::ContentHasher;
 use nixl_tests::{Program, pattern};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
 const FRONTEND: &str = env!("CARGO_BIN_EXE_example-media_frontend");
@@ -103,6 +104,28 @@ async fn uploads_that_are_no_images_are_refused_and_others_pass() {
         assert!(text.contains(saying), "{text}");
         passes(&frontend, 7).await;
     }
+}
+
+/// As many as there are places.
+#[tokio::test]
+async fn slow_uploads_give_their_places_up() {
+    let worker = worker("127.0.0.1:0");
+    let frontend = frontend(worker.said());
+    let address = frontend.said().strip_prefix("http://").unwrap().to_owned();
+    let mut slow = Vec::new();
+    for _ in 0..32 {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        let half = b"POST /images HTTP/1.1\r\nHost: test\r\nContent-Length: 1000\r\n\r\nhalf";
+        stream.write_all(half).await.unwrap();
+        slow.push(stream);
+    }
+    for mut stream in slow {
+        let mut answer = [0; 12];
+        let reads = stream.read_exact(&mut answer);
+        tokio::time::timeout(Duration::from_secs(60), reads).await.unwrap().unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 408");
+    }
+    passes(&frontend, 3).await;
 }
 
 #[tokio::test]

@@ -34,6 +34,7 @@ use nixl_executor::media::{ImageLayout, ImageMetadata, MediaItem, MediaMetadata,
 use nixl_executor::{DType, Tensor};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::decode::{Decoded, decode};
 use crate::statistics::Statistics;
@@ -44,7 +45,7 @@ const UPLOAD: usize = 16 << 20;
 /// Images that are held at one time, so that memory is bounded; further ones wait.
 const AT_ONCE: usize = 32;
 
-/// How long the worker has.
+/// How long an upload may take, and how long the worker has.
 const WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Parser)]
@@ -100,8 +101,13 @@ async fn images(
 ) -> Result<Json<Statistics>, Failure> {
     let failed = |status| move |error: anyhow::Error| (status, format!("{error:#}"));
     let _place = frontend.places.acquire().await;
-    let upload = axum::body::to_bytes(body, UPLOAD).await.context("at most 16 MiB are taken");
-    let upload = upload.map_err(failed(StatusCode::PAYLOAD_TOO_LARGE))?;
+    // A slow upload would keep its place from others.
+    let upload = timeout(WITHIN, axum::body::to_bytes(body, UPLOAD)).await;
+    let upload = upload.with_context(|| format!("the upload took more than {WITHIN:?}"));
+    let upload = upload.map_err(failed(StatusCode::REQUEST_TIMEOUT))?;
+    let upload = upload
+        .context("at most 16 MiB are taken")
+        .map_err(failed(StatusCode::PAYLOAD_TOO_LARGE))?;
     // Decoding takes milliseconds of the processor.
     let decoded = tokio::task::spawn_blocking(move || decode(&upload)).await;
     let decoded = decoded.map_err(|error| error.into()).and_then(|decoded| decoded);
