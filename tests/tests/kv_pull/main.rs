@@ -20,7 +20,7 @@ const EXAMPLE: &str = env!("CARGO_BIN_EXE_example-kv_pull");
 const LONG: Duration = Duration::from_secs(30);
 
 /// How long a server is gone.
-const OUTAGE: Duration = Duration::from_secs(2);
+const OUTAGE: Duration = Duration::from_secs(5);
 
 /// The side that owns the cache.
 fn prefill(server: &Server) -> Program {

@@ -56,7 +56,12 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         let request = inbox.next().await?;
         let reply = serde_json::from_slice(request.payload()).context("no request");
         match reply.and_then(|asked| Arc::clone(&server).answer(asked)) {
-            Ok(reply) => request.reply(serde_json::to_vec(&reply)?)?,
+            Ok(reply) => {
+                // One that is too long is refused; the next may be shorter.
+                if let Err(error) = request.reply(serde_json::to_vec(&reply)?) {
+                    eprintln!("cannot reply: {error}");
+                }
+            }
             Err(error) => request.refuse(&format!("{error:#}")),
         }
     }
@@ -89,13 +94,8 @@ impl Server {
             state.filled += blocks.len() as u64;
             (blocks, (first..state.filled).collect::<Vec<_>>())
         };
-        for (block, seed) in blocks.iter().zip(&seeds) {
-            self.cache.fill(*block, *seed)?;
-        }
-        // A reader that is lost keeps its blocks no longer than this.
-        let options = GrantOptions::new().time_to_live(Duration::from_secs(20));
-        let grant = self.export.grant(0, &blocks, options)?;
-        let freed = grant.free_blocks()?;
+        let granted = self.granted(&blocks, &seeds);
+        let (grant, freed) = granted.inspect_err(|_| self.lock().free.extend(&blocks))?;
         let reply = Reply::Prefilled { ticket: grant.ticket().clone(), seeds };
         self.lock().granted.insert(request, (grant, reply.clone()));
         // The blocks are free once they were read, the request was cancelled, or its time is over.
@@ -110,6 +110,22 @@ impl Server {
             state.free.extend(blocks);
         });
         Ok(reply)
+    }
+
+    /// Fills blocks and grants them, and returns the wait until they are free.
+    fn granted(
+        &self,
+        blocks: &[u32],
+        seeds: &[u64],
+    ) -> Result<(Grant, impl Future<Output = ()> + Send + 'static)> {
+        for (block, seed) in blocks.iter().zip(seeds) {
+            self.cache.fill(*block, *seed)?;
+        }
+        // A reader that is lost keeps its blocks no longer than this.
+        let options = GrantOptions::new().time_to_live(Duration::from_secs(20));
+        let grant = self.export.grant(0, blocks, options)?;
+        let freed = grant.free_blocks()?;
+        Ok((grant, freed))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Requests> {
