@@ -3,13 +3,15 @@
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use nixl_descriptor::DescriptorList;
 use nixl_descriptor::layout::Layout;
 use nixl_device::locks::lock;
 use nixl_metadata::PeerInfo;
 use nixl_ops::{
-    Execution, GrantTable, PathKind, PathReport, PeerId, Preparation, TicketRead, TransportError,
+    CompletionMode, Execution, GrantTable, PathKind, PathReport, PeerId, PeerMemory, Preparation,
+    TicketRead, TransportError,
 };
 
 use super::Staging;
@@ -174,6 +176,13 @@ enum State {
 }
 
 impl ReaderPart {
+    fn begun(&self) -> Option<&dyn Execution> {
+        match &self.state {
+            State::Begun(part) => Some(&**part),
+            State::Listing(_) | State::Ended => None,
+        }
+    }
+
     /// Begins the part once its blocks are listed.
     fn begin(&mut self) {
         let listed = match &self.state {
@@ -197,6 +206,7 @@ impl ReaderPart {
     }
 }
 
+#[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
 impl Execution for ReaderPart {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         self.begin();
@@ -215,20 +225,41 @@ impl Execution for ReaderPart {
     }
 
     fn report(&self) -> PathReport {
-        match &self.state {
-            State::Begun(part) => part.report(),
-            State::Listing(_) | State::Ended => {
-                PathReport::new(PathKind::StagedBothSides, "listing", 0, 0)
-            }
-        }
+        let listing = || PathReport::new(PathKind::StagedBothSides, "listing", 0, 0);
+        self.begun().map_or_else(listing, |part| part.report())
     }
 
     fn steps(&self) -> u64 {
-        match &self.state {
-            // The list was the first.
-            State::Begun(part) => part.steps() + 1,
-            State::Listing(_) | State::Ended => 0,
-        }
+        // The list was the first.
+        self.begun().map_or(0, |part| part.steps() + 1)
+    }
+
+    fn completion_mode(&self) -> CompletionMode {
+        self.begun().map_or(CompletionMode::Polled, |part| part.completion_mode())
+    }
+
+    fn expected(&self) -> Option<Duration> {
+        self.begun()?.expected()
+    }
+
+    fn awaits_notification(&self) -> bool {
+        self.begun().is_some_and(|part| part.awaits_notification())
+    }
+
+    fn posts_quickly(&self) -> bool {
+        self.begun().is_some_and(|part| part.posts_quickly())
+    }
+
+    fn takes_turns(&self) -> bool {
+        self.begun().is_some_and(|part| part.takes_turns())
+    }
+
+    fn target_told(&self) -> bool {
+        self.begun().is_some_and(|part| part.target_told())
+    }
+
+    fn peer_memory(&self) -> PeerMemory {
+        self.begun().map_or(PeerMemory::UNPROVEN, |part| part.peer_memory())
     }
 }
 
