@@ -22,6 +22,7 @@ mod local;
 mod measure;
 mod memory;
 mod messages;
+mod offered;
 mod pattern;
 mod peer;
 mod ratios;

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
-use nixl_connector::{Connector, OperationError, ReadableOperation, WritableOperation};
+use nixl_connector::{Connector, ConnectorBuilder, OperationError, OperationOptions};
 use nixl_metadata::RdmaMetadata;
 use tokio::runtime::{self, Runtime};
 use tokio::time::timeout;
@@ -15,6 +15,7 @@ use crate::clock;
 use crate::control::Control;
 use crate::memory::{Memory, Side};
 use crate::messages::{Engine, Kind, Offer, Reply, Request};
+use crate::offered::Offered;
 use crate::pattern::Pattern;
 
 /// Serves the initiator until it says quit.
@@ -32,11 +33,6 @@ struct Target {
     baseline: Baseline,
     initiator: Option<String>,
     runtime: Runtime,
-}
-
-enum Offered {
-    Readable(ReadableOperation),
-    Writable(WritableOperation),
 }
 
 impl Target {
@@ -101,30 +97,21 @@ impl Target {
                 let (mut offered, mut metadata) = (Vec::new(), Vec::new());
                 for part in pieces.chunks(pieces.len() / operations) {
                     let list = self.memory.descriptors(part)?;
-                    let (operation, json) = self.runtime.block_on(async {
-                        anyhow::Ok(match offer.kind {
-                            Kind::Read => {
-                                let operation = self.connector.create_readable(list).await?;
-                                let json = operation.metadata().to_dynamo_json();
-                                (Offered::Readable(operation), json)
-                            }
-                            Kind::Write => {
-                                let operation = self.connector.create_writable(list).await?;
-                                let json = operation.metadata().to_dynamo_json();
-                                (Offered::Writable(operation), json)
-                            }
-                        })
-                    })?;
+                    let options =
+                        OperationOptions::new().timeout(ConnectorBuilder::DEFAULT_TIMEOUT);
+                    let operation = self.runtime.block_on(Offered::create(
+                        &self.connector,
+                        offer.kind,
+                        list,
+                        options,
+                    ))?;
+                    metadata.push(operation.metadata().to_dynamo_json());
                     offered.push(operation);
-                    metadata.push(json);
                 }
                 self.control.answer(Reply::Offered { metadata })?;
                 let at = self.runtime.block_on(async {
                     for operation in &mut offered {
-                        match operation {
-                            Offered::Readable(operation) => operation.wait_for_completion().await?,
-                            Offered::Writable(operation) => operation.wait_for_completion().await?,
-                        };
+                        operation.wait_for_completion().await?;
                     }
                     Ok::<_, OperationError>(clock::now())
                 })?;
@@ -207,5 +194,7 @@ pub(crate) fn notification(seed: u64, index: usize) -> Vec<u8> {
     format!("{seed:016x}-{index:019}").into_bytes()
 }
 
-const _: () =
-    assert!(PATIENCE.as_secs() < 30, "the plain engine gives up before the connector's deadline");
+const _: () = assert!(
+    PATIENCE.as_secs() < ConnectorBuilder::DEFAULT_TIMEOUT.as_secs(),
+    "the plain engine gives up before the connector's deadline"
+);

@@ -1,7 +1,7 @@
 //! The target process: offers memory of any kind.
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use nixl_connector::{Connector, ReadableOperation, WritableOperation};
+use nixl_connector::Connector;
 use tokio::runtime::{self, Runtime};
 use tokio::time::timeout;
 
@@ -15,6 +15,7 @@ use super::session::open_gpus;
 use crate::control::Control;
 use crate::gpus::Gpus;
 use crate::messages::Kind;
+use crate::offered::Offered;
 use crate::pattern::Pattern;
 
 /// Serves the initiator until it says quit.
@@ -41,11 +42,6 @@ struct Target {
     buffer: Option<Buffer>,
     gpus: Gpus,
     runtime: Runtime,
-}
-
-enum Offered {
-    Readable(ReadableOperation),
-    Writable(WritableOperation),
 }
 
 impl Target {
@@ -124,23 +120,10 @@ impl Target {
         if !offer.plain {
             let options = Engine::Auto.options();
             for list in buffer.lists(&offer)? {
-                let (operation, theirs) = self.runtime.block_on(async {
-                    let connector = &self.connector;
-                    anyhow::Ok(match offer.kind {
-                        Kind::Read => {
-                            let operation = connector.create_readable_with(list, options).await?;
-                            let metadata = operation.metadata().to_native_bytes()?;
-                            (Offered::Readable(operation), metadata)
-                        }
-                        Kind::Write => {
-                            let operation = connector.create_writable_with(list, options).await?;
-                            let metadata = operation.metadata().to_native_bytes()?;
-                            (Offered::Writable(operation), metadata)
-                        }
-                    })
-                })?;
+                let creating = Offered::create(&self.connector, offer.kind, list, options);
+                let operation = self.runtime.block_on(creating)?;
+                metadata.push(operation.metadata().to_native_bytes()?);
                 offered.push(operation);
-                metadata.push(theirs);
             }
         }
         self.offered = Some((offer, offered));
@@ -163,16 +146,9 @@ impl Target {
             self.watched.take().context("there is no plain engine")??;
         }
         for mut operation in offered {
-            let waited = self.runtime.block_on(async {
-                match &mut operation {
-                    Offered::Readable(operation) => {
-                        timeout(PATIENCE, operation.wait_for_completion()).await
-                    }
-                    Offered::Writable(operation) => {
-                        timeout(PATIENCE, operation.wait_for_completion()).await
-                    }
-                }
-            });
+            let waited = self
+                .runtime
+                .block_on(async { timeout(PATIENCE, operation.wait_for_completion()).await });
             waited.map_err(|_| anyhow!("the completion was not learnt of"))??;
         }
         if check && offer.kind == Kind::Write {
