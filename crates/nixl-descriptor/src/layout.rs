@@ -61,6 +61,8 @@
 //! # }
 //! ```
 
+#[cfg(test)]
+mod arbitrary;
 mod axes;
 mod block_part;
 mod chunks;

@@ -7,8 +7,8 @@ use std::num::NonZeroU64;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nixl_descriptor::{
@@ -16,6 +16,7 @@ use nixl_descriptor::{
     SharedName,
 };
 use nixl_device::MachineIdentity;
+use tempfile::TempDir;
 
 /// The child's task, and the begin of its answers.
 const TASK: &str = "NIXL_TEST_RENDEZVOUS";
@@ -24,6 +25,10 @@ const CONTAINER: [&str; 6] = ["--pid", "--net", "--ipc", "--fork", "--kill-child
 
 /// The table of folders and links is one for the process.
 static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn namespace() -> NonZeroU64 {
     MachineIdentity::discover().pid_namespace().unwrap()
@@ -42,6 +47,29 @@ fn may_unshare(test: &str) -> bool {
         }
     }
     may
+}
+
+/// A folder that this process has entered, and a child in a container of its own that has, too. Field order: the child ends first.
+struct Scene {
+    child: Contained,
+    rendezvous: Arc<Rendezvous>,
+    folder: TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Scene {
+    /// With the child's first answer. `None` where no namespaces can be made.
+    fn enter(test: &str) -> Option<(Self, String)> {
+        if !may_unshare(test) {
+            return None;
+        }
+        let _alone = alone();
+        let folder = tempfile::tempdir().unwrap();
+        let rendezvous = Rendezvous::open(folder.path()).unwrap();
+        let mut child = Contained::start(folder.path());
+        let said = child.answer();
+        Some((Self { child, rendezvous, folder, _alone }, said))
+    }
 }
 
 /// This program's child in a container of its own, which answers lines.
@@ -148,14 +176,8 @@ fn child() {
 #[test]
 fn memory_goes_both_ways_between_namespaces_and_ends_with_its_owner() {
     let test = "memory_goes_both_ways_between_namespaces_and_ends_with_its_owner";
-    if !may_unshare(test) {
-        return;
-    }
-    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
-    let folder = tempfile::tempdir().unwrap();
-    let rendezvous = Rendezvous::open(folder.path()).unwrap();
-    let mut child = Contained::start(folder.path());
-    let said = child.answer();
+    let Some((scene, said)) = Scene::enter(test) else { return };
+    let Scene { _alone, folder, rendezvous, mut child } = scene;
     let (process, theirs) = parse(&said.split(' ').collect::<Vec<_>>());
     let process = process.unwrap();
     assert_eq!(process.rendezvous_state(), RendezvousState::Absent);
@@ -211,14 +233,8 @@ fn memory_goes_both_ways_between_namespaces_and_ends_with_its_owner() {
 #[test]
 fn a_process_that_has_left_the_folder_is_neither_there_nor_gone() {
     let test = "a_process_that_has_left_the_folder_is_neither_there_nor_gone";
-    if !may_unshare(test) {
-        return;
-    }
-    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
-    let folder = tempfile::tempdir().unwrap();
-    let rendezvous = Rendezvous::open(folder.path()).unwrap();
-    let mut child = Contained::start(folder.path());
-    child.answer();
+    let Some((scene, _)) = Scene::enter(test) else { return };
+    let Scene { _alone, folder: _folder, rendezvous, mut child } = scene;
     let ours = SharedMemory::new(100).unwrap();
     assert_eq!(child.ask(&format!("open {}", text_of(&ours.name()))), "0 true");
     drop(rendezvous);
@@ -228,14 +244,8 @@ fn a_process_that_has_left_the_folder_is_neither_there_nor_gone() {
 #[test]
 fn a_process_that_enters_the_folder_again_is_met_again() {
     let test = "a_process_that_enters_the_folder_again_is_met_again";
-    if !may_unshare(test) {
-        return;
-    }
-    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
-    let folder = tempfile::tempdir().unwrap();
-    let rendezvous = Rendezvous::open(folder.path()).unwrap();
-    let mut child = Contained::start(folder.path());
-    let said = child.answer();
+    let Some((scene, said)) = Scene::enter(test) else { return };
+    let Scene { _alone, folder: _folder, rendezvous, mut child } = scene;
     let (process, theirs) = parse(&said.split(' ').collect::<Vec<_>>());
     let process = process.unwrap();
     assert!(process.may_be_met());
@@ -263,7 +273,7 @@ fn until_none_is_met(rendezvous: &Rendezvous) {
 
 #[test]
 fn sockets_of_ended_processes_are_replaced_and_those_of_other_hosts_stay() {
-    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     let boot = MachineIdentity::discover().boot_id().unwrap()[..8].to_owned();
@@ -274,7 +284,7 @@ fn sockets_of_ended_processes_are_replaced_and_those_of_other_hosts_stay() {
     std::fs::write(path.join("file"), "").unwrap();
     let rendezvous = Rendezvous::open(path).unwrap();
     let same = Rendezvous::open(path.join(".")).unwrap();
-    assert!(std::sync::Arc::ptr_eq(&rendezvous, &same));
+    assert!(Arc::ptr_eq(&rendezvous, &same));
     let names = || {
         let mut names: Vec<_> = path.read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
@@ -308,7 +318,7 @@ fn sockets_of_ended_processes_are_replaced_and_those_of_other_hosts_stay() {
 
 #[test]
 fn folders_that_cannot_be_used_are_errors_that_say_so() {
-    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let open = |path: &Path| Rendezvous::open(path).unwrap_err();
     let missing = open(&folder.path().join("missing"));
@@ -353,7 +363,7 @@ fn another_user_gets_nothing() {
     if !rustix::process::geteuid().is_root() || !may_unshare("another_user_gets_nothing") {
         return;
     }
-    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+    let _alone = alone();
     let folder = tempfile::tempdir_in("/tmp").unwrap();
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))
         .unwrap();

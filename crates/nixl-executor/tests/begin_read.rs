@@ -2,6 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(unsafe_code, reason = "counts the calls of the process's allocator")]
 
+#[cfg(feature = "nixl")]
+#[path = "common/hex.rs"]
+mod hex;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::future::Future;
@@ -195,6 +199,7 @@ mod between_processes {
     use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
     use super::*;
+    use crate::hex::{hex, unhex};
 
     /// The variable that is set if a target's memory is shared.
     const SHARED: &str = "NIXL_TEST_BEGIN_READ_SHARED";
@@ -235,9 +240,7 @@ mod between_processes {
             writeln!(self.asks).unwrap();
             let offer = self.tells.find_map(|line| {
                 let line = line.unwrap();
-                let digits = line.split_once(OFFER)?.1.to_owned();
-                let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
-                Some((0..digits.len()).step_by(2).map(byte).collect::<Vec<_>>())
+                Some(unhex(line.split_once(OFFER)?.1))
             });
             RdmaMetadata::decode(&offer.expect("the target has ended")).unwrap()
         }
@@ -260,8 +263,7 @@ mod between_processes {
         for line in stdin().lines() {
             line.unwrap();
             let message = here.offer().await.to_native_bytes().unwrap();
-            let digits: String = message.iter().map(|byte| format!("{byte:02x}")).collect();
-            println!("{OFFER}{digits}");
+            println!("{OFFER}{}", hex(&message));
         }
     }
 

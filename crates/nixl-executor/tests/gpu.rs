@@ -16,8 +16,14 @@ mod common;
 mod framework;
 #[path = "gpu/grants.rs"]
 mod grants;
+#[cfg(feature = "nixl")]
+#[path = "common/hex.rs"]
+mod hex;
 #[path = "gpu/limits.rs"]
 mod limits;
+#[cfg(feature = "nixl")]
+#[path = "gpu/offers.rs"]
+mod offers;
 #[cfg(feature = "nixl")]
 #[path = "gpu/owners.rs"]
 mod owners;

@@ -104,43 +104,9 @@ impl LayoutPieces {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{
-        Dimensions, Inner, LayerOrder, LayoutDescription, LayoutKind, pair_remote_chunks,
-    };
+    use super::super::arbitrary::{LAYERS, kind, layout};
+    use super::super::{LayoutDescription, LayoutKind, pair_remote_chunks};
     use super::*;
-    use crate::region::Region;
-
-    const LAYERS: usize = 3;
-
-    fn layout(kind: LayoutKind, blocks: usize, outer: usize, padding: usize) -> Layout {
-        let geometry = LayoutGeometry::try_from(Dimensions {
-            blocks,
-            layers: LAYERS,
-            outer,
-            page_size: 2,
-            inner: Inner::Elements(3),
-            element_width: 2,
-        })
-        .unwrap();
-        let (least, times, parts) = match kind {
-            LayoutKind::FullyContiguous => (geometry.block_len(), blocks, 1),
-            LayoutKind::PerLayer(LayerOrder::BlockFirst) => (geometry.layer_len(), blocks, LAYERS),
-            LayoutKind::PerLayer(LayerOrder::OuterFirst) => {
-                (geometry.chunk_len(), outer * blocks, LAYERS)
-            }
-        };
-        let stride = least + padding;
-        let parts = (0..parts).map(|_| Region::zeroed(stride * times).unwrap().into()).collect();
-        Layout::with_block_stride(geometry, kind, stride, parts).unwrap()
-    }
-
-    fn kind() -> impl Strategy<Value = LayoutKind> {
-        prop_oneof![
-            Just(LayoutKind::FullyContiguous),
-            Just(LayoutKind::PerLayer(LayerOrder::BlockFirst)),
-            Just(LayoutKind::PerLayer(LayerOrder::OuterFirst)),
-        ]
-    }
 
     proptest! {
         /// The runs of a pairing are the pieces at their positions, or have none.

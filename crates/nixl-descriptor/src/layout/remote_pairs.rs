@@ -154,39 +154,9 @@ fn runs(
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{
-        Dimensions, Inner, LayerOrder, LayoutDescription, LayoutGeometry, LayoutKind, pair_chunks,
-    };
+    use super::super::arbitrary::{kind, layout};
+    use super::super::{LayoutDescription, LayoutKind, pair_chunks};
     use super::*;
-    use crate::region::Region;
-
-    fn layout(kind: LayoutKind, blocks: usize, padding: usize) -> Layout {
-        let geometry = LayoutGeometry::try_from(Dimensions {
-            blocks,
-            layers: 3,
-            outer: 2,
-            page_size: 2,
-            inner: Inner::Elements(3),
-            element_width: 2,
-        })
-        .unwrap();
-        let (least, times, parts) = match kind {
-            LayoutKind::FullyContiguous => (geometry.block_len(), blocks, 1),
-            LayoutKind::PerLayer(LayerOrder::BlockFirst) => (geometry.layer_len(), blocks, 3),
-            LayoutKind::PerLayer(LayerOrder::OuterFirst) => (geometry.chunk_len(), 2 * blocks, 3),
-        };
-        let stride = least + padding;
-        let parts = (0..parts).map(|_| Region::zeroed(stride * times).unwrap().into()).collect();
-        Layout::with_block_stride(geometry, kind, stride, parts).unwrap()
-    }
-
-    fn kind() -> impl Strategy<Value = LayoutKind> {
-        prop_oneof![
-            Just(LayoutKind::FullyContiguous),
-            Just(LayoutKind::PerLayer(LayerOrder::BlockFirst)),
-            Just(LayoutKind::PerLayer(LayerOrder::OuterFirst)),
-        ]
-    }
 
     proptest! {
         /// Byte for byte what two layouts of one process pair.
@@ -200,7 +170,7 @@ mod tests {
             first in 0..2usize,
             layers in (0..3usize, 1..4usize),
         ) {
-            let (there, here) = (layout(kinds.0, 9, paddings.0), layout(kinds.1, 7, paddings.1));
+            let (there, here) = (layout(kinds.0, 9, 2, paddings.0), layout(kinds.1, 7, 2, paddings.1));
             let layers = layers.0..(layers.0 + layers.1).min(3);
             let theirs = if start == 0 { (0..count).collect() } else { ids[..count].to_vec() };
             let ours: Vec<usize> = (first..first + count).collect();
@@ -245,8 +215,10 @@ mod tests {
 
     #[test]
     fn blocks_that_do_not_exist_or_come_twice_are_refused() {
-        let (there, here) =
-            (layout(LayoutKind::FullyContiguous, 4, 0), layout(LayoutKind::FullyContiguous, 3, 0));
+        let (there, here) = (
+            layout(LayoutKind::FullyContiguous, 4, 2, 0),
+            layout(LayoutKind::FullyContiguous, 3, 2, 0),
+        );
         let remote = RemoteLayout::try_from(&LayoutDescription::from(&there)).unwrap();
         let pair = |theirs: &[usize], ours: &[usize], layers| {
             pair_remote_chunks(&remote, theirs, &here, ours, layers).unwrap_err()

@@ -15,6 +15,7 @@ use nixl_metadata::RdmaMetadata;
 
 use crate::Cuda;
 use crate::allocations::{self, Made};
+use crate::offers;
 
 /// Set for the process that offers: this test's program, too.
 const OWNER: &str = "NIXL_TEST_GPU_BOUNCE";
@@ -123,14 +124,10 @@ fn own() {
                 writable.push((owner.create_writable(sink.clone()).await.unwrap(), sink));
             }
         }
-        for (readable, (writable, _)) in readable.iter().zip(&writable) {
-            for offer in [readable.metadata(), writable.metadata()] {
-                let offer = offer.to_native_bytes().unwrap();
-                let hex: String = offer.iter().map(|byte| format!("{byte:02x}")).collect();
-                println!("\noffer {hex}");
-            }
-        }
-        println!("\nall");
+        let pairs = readable.iter().zip(&writable);
+        offers::print(
+            pairs.flat_map(|(readable, (writable, _))| [readable.metadata(), writable.metadata()]),
+        );
         for (mut offer, sink) in writable {
             offer.wait_for_completion().await.unwrap();
             assert!(download(&sink) == bytes(2), "wrong bytes were written");
@@ -157,18 +154,7 @@ impl Owner {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let offers = lines
-            .by_ref()
-            .map(Result::unwrap)
-            .take_while(|line| line != "all")
-            .filter_map(|line| {
-                let hex = line.strip_prefix("offer ")?;
-                let byte =
-                    |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
-                let offer: Vec<u8> = hex.as_bytes().chunks(2).map(byte).collect();
-                Some(RdmaMetadata::decode(&offer).unwrap())
-            })
-            .collect();
+        let offers = offers::read(lines.by_ref().map(Result::unwrap));
         Self { process, lines, offers }
     }
 

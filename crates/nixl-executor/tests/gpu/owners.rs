@@ -17,6 +17,7 @@ use nixl_ops::{OperationError, TransportError};
 
 use crate::Cuda;
 use crate::common::Machine as _;
+use crate::offers;
 
 /// Set for the process that owns the memory: this test's program, too.
 const OWNER: &str = "NIXL_TEST_GPU_OWNER";
@@ -106,12 +107,7 @@ fn own() {
         for _ in 0..OFFERS {
             offers.push(owner.create_readable(region.clone()).await.unwrap());
         }
-        for offer in &offers {
-            let offer = offer.metadata().to_native_bytes().unwrap();
-            let hex: String = offer.iter().map(|byte| format!("{byte:02x}")).collect();
-            println!("\noffer {hex}");
-        }
-        println!("\nall");
+        offers::print(offers.iter().map(|offer| offer.metadata()));
         // Until the reader ends, if it does not kill this process first.
         let _ = io::stdin().read(&mut [0]);
     });
@@ -147,17 +143,7 @@ impl Owner {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
-        let offers = lines
-            .take_while(|line| line != "all")
-            .filter_map(|line| {
-                let hex = line.strip_prefix("offer ")?;
-                let byte =
-                    |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
-                let offer: Vec<u8> = hex.as_bytes().chunks(2).map(byte).collect();
-                Some(RdmaMetadata::decode(&offer).unwrap())
-            })
-            .collect();
-        Self { process: Some(process), offers }
+        Self { process: Some(process), offers: offers::read(lines) }
     }
 }
 

@@ -15,6 +15,7 @@ use nixl_metadata::{ExportMetadata, Ticket};
 use nixl_ops::{OperationError, TransportError};
 
 use crate::common::Machine as _;
+use crate::hex::{hex, unhex};
 use crate::{Cuda, allocations};
 
 /// Set for the process that owns the cache, this test's program, too: the kind of its memory.
@@ -49,15 +50,6 @@ fn geometry() -> LayoutGeometry {
     .unwrap()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn bytes(hex: &str) -> Vec<u8> {
-    let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
-    hex.as_bytes().chunks(2).map(byte).collect()
-}
-
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
@@ -81,13 +73,13 @@ fn blocks_of_another_process_are_right_or_stale() {
             (POOL, PINNED, PathKind::StagedOneSide),
         ] {
             let mut owner = Owner::start(theirs);
-            let metadata = ExportMetadata::decode(&bytes(&owner.next("export"))).unwrap();
+            let metadata = ExportMetadata::decode(&unhex(&owner.next("export"))).unwrap();
             let import = reader.import(&metadata).await.unwrap();
             let target = region(&cuda, ours, geometry().bytes());
             let local = Layout::fully_contiguous(geometry(), target.clone()).unwrap();
             let (mut right, mut stale, mut fastest) = (0, 0, Duration::MAX);
             for round in 0..rounds() {
-                let ticket = Ticket::decode(&bytes(&owner.next("ticket"))).unwrap();
+                let ticket = Ticket::decode(&unhex(&owner.next("ticket"))).unwrap();
                 loop {
                     let begun = Instant::now();
                     match import.read_blocks(&ticket, &local, &[0, 7]).await {
