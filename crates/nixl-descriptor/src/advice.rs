@@ -356,6 +356,7 @@ impl crate::dlpack::DlpackError {
             | Self::Device { .. }
             | Self::Invalid { .. }
             | Self::Element { .. }
+            | Self::Padded { .. }
             | Self::NotContiguous { .. }
             | Self::NotExported { .. }
             | Self::ElementType { .. } => Advice::GiveUp,
@@ -444,6 +445,7 @@ mod tests {
                 (E::Device { device_type: 9, device_id: 0 }, GiveUp),
                 (E::Invalid { field: "shape" }, GiveUp),
                 (E::Element { bits: 4, lanes: 1 }, GiveUp),
+                (E::Padded { bits: 4 }, GiveUp),
                 (E::NotContiguous { dimension: 0, stride: 1, expected: 2 }, GiveUp),
                 (E::Region(out_of_memory()), Retry),
             ];

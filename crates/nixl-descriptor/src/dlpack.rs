@@ -23,6 +23,8 @@ pub const DL_CUDA: i32 = 2;
 pub const DL_CUDA_HOST: i32 = 3;
 /// [`DLManagedTensorVersioned::flags`]: the tensor must not be written.
 pub const DL_FLAG_READ_ONLY: u64 = 1;
+/// [`DLManagedTensorVersioned::flags`]: each element of less than a byte has a byte of its own.
+pub const DL_FLAG_SUBBYTE_PADDED: u64 = 4;
 
 /// The major version of DLPack that is understood.
 pub(crate) const MAJOR: u32 = 1;
@@ -147,6 +149,14 @@ pub enum DlpackError {
         /// [`DLDataType::lanes`]
         lanes: u16,
     },
+    /// Elements of less than a byte have a byte each.
+    #[error(
+        "elements of {bits} bits are padded to bytes, and have no type here: view the tensor as bytes"
+    )]
+    Padded {
+        /// [`DLDataType::bits`]
+        bits: u8,
+    },
     /// The elements do not follow each other in row-major order.
     #[error(
         "dimension {dimension} has stride {stride} where {expected} is contiguous: make the tensor contiguous"
@@ -189,7 +199,8 @@ impl Region {
     /// # Safety
     /// * `tensor` is valid as DLPack demands, and this call takes it over.
     /// * Its deleter may be called on any thread.
-    /// * The GPU work that produced the tensor is done.
+    /// * The GPU work that produced the tensor is done, or the region is used after the stream on which the consumer has asked for it
+    ///   (`nixl_executor::StreamHandle::from_dlpack`).
     /// * Until the deleter is called, its memory is as [`from_raw_parts`](Self::from_raw_parts) demands, with
     ///   [`Access::ReadWrite`]: in particular, the framework neither reads nor writes it while a copy or an operation
     ///   does.
@@ -236,6 +247,10 @@ pub(crate) unsafe fn open_versioned(
     }
     // SAFETY: the caller vouches for the tensor, and its fields are those of this version.
     let &DLManagedTensorVersioned { dl_tensor, flags, .. } = unsafe { tensor.as_ref() };
+    let bits = dl_tensor.dtype.bits;
+    if flags & DL_FLAG_SUBBYTE_PADDED != 0 && bits < 8 {
+        return Err(DlpackError::Padded { bits });
+    }
     let access = match flags & DL_FLAG_READ_ONLY {
         0 => Access::ReadWrite,
         _ => Access::ReadOnly,

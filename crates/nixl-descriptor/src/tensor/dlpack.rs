@@ -59,7 +59,8 @@ impl Tensor {
     ///
     /// Until then, the memory from the first element to the end of the last one is leased: for writing, or for reading if the
     /// region is read-only. So no operation and no copy by the host conflicts with the framework's accesses. The lease does not
-    /// hold back a peer that was offered the memory earlier. Panics: never.
+    /// hold back a peer that was offered the memory earlier. Operations that moved bytes here are over by then, so the stream on
+    /// which a consumer takes the tensor has no work of theirs to wait for. Panics: never.
     ///
     /// # Errors
     /// [`DlpackError::Tensor`] if an operation uses the memory, [`DlpackError::NotExported`] for memory that is neither

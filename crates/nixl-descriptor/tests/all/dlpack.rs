@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use nixl_descriptor::dlpack::*;
+use nixl_descriptor::tensor::{DType, Tensor};
 use nixl_descriptor::{Access, Region, RegionError};
 use nixl_device::Device;
 use proptest::prelude::*;
@@ -70,9 +71,17 @@ fn import(mut context: Context, change: impl FnOnce(&mut DLTensor)) -> Result<Re
 }
 
 fn import_versioned(
-    mut context: Context,
+    context: Context,
     change: impl FnOnce(&mut DLManagedTensorVersioned),
 ) -> Result<Region, DlpackError> {
+    // SAFETY: as DLPack demands, other than what is to be refused.
+    unsafe { Region::from_dlpack_versioned(produce_versioned(context, change)) }
+}
+
+fn produce_versioned(
+    mut context: Context,
+    change: impl FnOnce(&mut DLManagedTensorVersioned),
+) -> NonNull<DLManagedTensorVersioned> {
     let dl_tensor = context.tensor(0);
     let manager_ctx = Box::into_raw(Box::new(context)).cast();
     let version = DLPackVersion { major: 1, minor: 1 };
@@ -81,8 +90,7 @@ fn import_versioned(
     let mut tensor =
         DLManagedTensorVersioned { version, manager_ctx, deleter, flags: 0, dl_tensor };
     change(&mut tensor);
-    // SAFETY: as DLPack demands, other than what is to be refused.
-    unsafe { Region::from_dlpack_versioned(NonNull::from(Box::leak(Box::new(tensor)))) }
+    NonNull::from(Box::leak(Box::new(tensor)))
 }
 
 /// Row-major strides; `odd` where a dimension has one step.
@@ -185,4 +193,29 @@ fn versions_and_flags_are_heeded() {
     let error = import_versioned(future, |tensor| tensor.version.major = 2).unwrap_err();
     assert_eq!(error, DlpackError::Version { major: 2 });
     assert_eq!(deleted.load(SeqCst), 1);
+}
+
+#[test]
+fn padded_elements_of_less_than_a_byte_are_refused_and_let_go() {
+    let (code, bits) = DType::F4.to_dlpack();
+    assert_eq!(bits, 4);
+    let with = |(code, bits): (u8, u8), flags: u64| {
+        let (context, deleted) = context(8, &[4], None);
+        let produced = produce_versioned(context, |tensor| {
+            tensor.dl_tensor.dtype = DLDataType { code, bits, lanes: 1 };
+            tensor.flags = flags;
+        });
+        // SAFETY: as DLPack demands.
+        let result = unsafe { Tensor::from_dlpack_versioned(produced) };
+        let len = result.as_ref().map(|tensor| tensor.layout().byte_len()).map_err(Clone::clone);
+        drop(result);
+        assert_eq!(deleted.load(SeqCst), 1);
+        len
+    };
+    assert_eq!(with((code, bits), 0), Ok(2), "packed");
+    for flags in [DL_FLAG_SUBBYTE_PADDED, DL_FLAG_SUBBYTE_PADDED | DL_FLAG_READ_ONLY] {
+        assert_eq!(with((code, bits), flags), Err(DlpackError::Padded { bits: 4 }));
+        // Elements of whole bytes have nothing to pad.
+        assert_eq!(with(DType::U8.to_dlpack(), flags), Ok(4));
+    }
 }

@@ -46,6 +46,15 @@ pub enum GpuError {
         #[source]
         reason: SharedError,
     },
+    /// A number by which DLPack names no stream.
+    #[error(
+        "{stream} is no stream of a DLPack exchange: 1 is the default stream, 2 that of the thread, a larger number a CUstream, \
+         and -1 stands for no order"
+    )]
+    ExchangeStream {
+        /// The number.
+        stream: i64,
+    },
     /// The driver failed. A sticky failure ends every further use of that GPU in this process.
     #[error("{reason}")]
     Driver {
@@ -119,6 +128,7 @@ impl GpuError {
             Self::NoDevice { .. }
             | Self::Unsupported { .. }
             | Self::StreamCapturing { .. }
+            | Self::ExchangeStream { .. }
             | Self::Driver { .. } => Advice::GiveUp,
         }
     }
@@ -143,6 +153,7 @@ mod tests {
             (GpuError::NoDevice { ordinal: 0, reason: reason() }, GiveUp),
             (GpuError::Unsupported { reason: reason() }, GiveUp),
             (GpuError::StreamCapturing { reason: reason() }, GiveUp),
+            (GpuError::ExchangeStream { stream: 0 }, GiveUp),
             (GpuError::Driver { reason: reason(), sticky: false }, GiveUp),
         ];
         for (error, advice) in gpu {

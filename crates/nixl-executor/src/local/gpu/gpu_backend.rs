@@ -333,7 +333,50 @@ impl StreamHandle {
         Self(stream)
     }
 
+    /// The stream of a DLPack exchange, by the number that the consumer has passed to the producer's `__dlpack__`: 1 is the default
+    /// stream, as is none at all, and 2 that of the thread that uses the handle. The producer orders its work before that of the
+    /// stream, so the tensor is to be moved [after](nixl_descriptor::DescriptorList::after) a
+    /// [point](crate::PathExecutor::stream_point) of it. `None` for -1, by which the consumer has demanded no order.
+    ///
+    /// # Errors
+    ///
+    /// [`GpuError::ExchangeStream`] for 0 and other negative numbers.
+    ///
+    /// # Safety
+    ///
+    /// As [`from_raw`](Self::from_raw), for numbers from 3 on.
+    #[cfg(feature = "dlpack")]
+    pub unsafe fn from_dlpack(stream: i64) -> Result<Option<Self>, GpuError> {
+        match usize::try_from(stream) {
+            // 1 and 2 are also what CUDA has as handles for these streams.
+            Ok(stream) if stream > 0 => Ok(Some(Self(stream))),
+            _ if stream == -1 => Ok(None),
+            _ => Err(GpuError::ExchangeStream { stream }),
+        }
+    }
+
     pub(crate) fn as_raw(self) -> usize {
         self.0
+    }
+}
+
+#[cfg(all(test, feature = "dlpack"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_of_an_exchange_are_those_of_dlpack() {
+        let stream = |number: i64| {
+            // SAFETY: nothing uses the handle.
+            unsafe { StreamHandle::from_dlpack(number) }.map(|s| s.map(StreamHandle::as_raw))
+        };
+        // The default streams of the context and of the thread have the same numbers as handles.
+        for number in [1, 2, 3, 0x7f00_0000_1234] {
+            assert_eq!(stream(number), Ok(Some(number as usize)));
+        }
+        assert_eq!(stream(-1), Ok(None));
+        for number in [0, -2, i64::MIN] {
+            assert_eq!(stream(number), Err(GpuError::ExchangeStream { stream: number }));
+        }
     }
 }
