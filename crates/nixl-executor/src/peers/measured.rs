@@ -1,4 +1,4 @@
-//! Measured times of paths, which correct the estimates of slow ones.
+//! Measured times of paths, which correct their estimates.
 
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use crate::planner::{PathHistory, same};
 ///
 /// * A path is *slow* if its last two operations of a class both took [`FACTOR`](Self::FACTOR) times their estimate or more:
 ///   its estimate is then multiplied by the smaller ratio. A single slow operation changes nothing.
+/// * A path is *fast* if they both took [`FAST`](Self::FAST) of their estimate or less: its estimate is then multiplied by the larger
+///   ratio, until an operation takes longer.
 /// * A slow path gets its normal estimate back after [`FIRST_RETRY`](Self::FIRST_RETRY), so it is tried again if it is the
 ///   fastest; the time doubles each time it proves slow again, and is reset once it does not.
 /// * Less than [`NOISE`](Self::NOISE) above the estimate does not count: a wait for a processor takes as long.
@@ -36,6 +38,8 @@ struct Record {
 impl MeasuredPaths {
     /// The ratio to the estimate at which a path is slow.
     pub(crate) const FACTOR: f64 = 4.0;
+    /// The ratio to the estimate at which a path is fast.
+    pub(crate) const FAST: f64 = 0.5;
     /// The excess over the estimate that does not count.
     pub(crate) const NOISE: Duration = Duration::from_micros(100);
     /// The first time until a slow path is tried again.
@@ -65,8 +69,9 @@ impl MeasuredPaths {
             // It is tried again: earlier measurements do not count.
             (record.slow_until, record.ratios) = (None, [1.0; 2]);
         }
-        let beyond = took.saturating_sub(Self::NOISE).max(estimate);
-        let ratio = beyond.as_secs_f64() / estimate.as_secs_f64().max(1e-9);
+        // Above the estimate the noise does not count; below it there is none to take off.
+        let took = took.saturating_sub(Self::NOISE).max(took.min(estimate));
+        let ratio = took.as_secs_f64() / estimate.as_secs_f64().max(1e-9);
         record.ratios = [record.ratios[1], ratio];
         if record.ratio() < Self::FACTOR {
             record.slow_until = None;
@@ -103,6 +108,8 @@ impl MeasuredPaths {
         for record in self.records.iter().filter(|r| r.class == class) {
             if record.slow_until.is_some_and(|until| now < until) {
                 history.note_slow(record.kind, record.ratio());
+            } else if let Some(ratio) = record.fast() {
+                history.note_fast(record.kind, ratio);
             }
             if record.is_current {
                 history.note_current(record.kind);
@@ -114,6 +121,12 @@ impl MeasuredPaths {
 impl Record {
     fn is(&self, kind: PathKind, class: u32) -> bool {
         self.class == class && same(self.kind, kind)
+    }
+
+    /// The larger ratio of the last two operations, if the path is fast.
+    fn fast(&self) -> Option<f64> {
+        let larger = self.ratios[0].max(self.ratios[1]);
+        (larger <= MeasuredPaths::FAST).then_some(larger)
     }
 
     /// The smaller ratio of the last two operations.
@@ -191,6 +204,60 @@ mod tests {
     }
 
     #[test]
+    fn two_fast_operations_in_a_row_count_until_one_is_not() {
+        let (mut measured, now) = (MeasuredPaths::new(), Duration::ZERO);
+        let fast = |measured: &MeasuredPaths| {
+            let mut history = PathHistory::new();
+            measured.apply(BYTES, now, &mut history);
+            assert!(history.is_clean(), "no path is excluded, nor named as slow");
+            history.fast(KIND)
+        };
+        let mut took = |percent: u32| {
+            measured.note(KIND, BYTES, ESTIMATE, ESTIMATE * percent / 100, now);
+            fast(&measured)
+        };
+        assert_eq!(took(20), None);
+        assert_eq!(took(60), None);
+        assert_eq!(took(20), None);
+        let factor = took(40).unwrap();
+        assert!((0.39..0.41).contains(&factor), "{factor}");
+        assert!(took(1).unwrap() > 0.39 && took(1).unwrap() < 0.02);
+        assert_eq!(took(100), None);
+    }
+
+    #[test]
+    fn a_path_that_was_slow_once_is_corrected_when_it_is_faster() {
+        let plan = plan();
+        let (first, second) = (PathKind::StagedBothSides, PathKind::EngineStaged);
+        let (mut measured, mut now) = (MeasuredPaths::new(), Duration::ZERO);
+        let chosen = |measured: &MeasuredPaths, now| {
+            let mut history = PathHistory::new();
+            measured.apply(BYTES, now, &mut history);
+            plan.choose(BYTES, &history).unwrap().kind()
+        };
+        let estimate = |kind| {
+            let path = plan.available.iter().find(|path| path.kind == kind).unwrap();
+            path.cost.estimate(1, BYTES)
+        };
+        let note = |measured: &mut MeasuredPaths, kind, percent: u32, now| {
+            measured.note(kind, BYTES, estimate(kind), estimate(kind) * percent / 100, now);
+        };
+        // Slow twice: the second is chosen. It proves far better than its estimate, and is kept when the first is normal again.
+        for _ in 0..2 {
+            note(&mut measured, first, 100_000, now);
+        }
+        assert_eq!(chosen(&measured, now), second);
+        for _ in 0..2 {
+            note(&mut measured, second, 1, now);
+        }
+        now += MeasuredPaths::FIRST_RETRY;
+        assert_eq!(chosen(&measured, now), second);
+        // It is as slow as its estimate again: so is the choice what it was.
+        note(&mut measured, second, 100, now);
+        assert_eq!(chosen(&measured, now), first);
+    }
+
+    #[test]
     fn a_little_noise_is_no_sign() {
         let (mut measured, now) = (MeasuredPaths::new(), Duration::ZERO);
         for _ in 0..5 {
@@ -246,7 +313,9 @@ mod tests {
         /// The speeds of two paths alternate, each at its own pace: the planner changes between them a few times a minute at most.
         #[test]
         fn alternating_speeds_make_no_choice_flap(
-            [first, second] in proptest::array::uniform2((1usize..50, 1u32..200)),
+            [first, second] in proptest::array::uniform2((
+                1usize..50, prop_oneof![0.001..1.0f64, 1.0..200.0f64],
+            )),
             step in 1u64..500,
         ) {
             let plan = plan();
@@ -258,9 +327,9 @@ mod tests {
                 let chosen = plan.choose(BYTES, &history).unwrap();
                 changes += u32::from(last.replace(chosen.kind()).is_some_and(|last| last != chosen.kind()));
                 let (pace, factor) = if chosen.kind() == PathKind::StagedBothSides { first } else { second };
-                let factor = if (at / pace) % 2 == 0 { 1 } else { factor };
+                let factor = if (at / pace) % 2 == 0 { 1.0 } else { factor };
                 let estimate = chosen.path.cost.estimate(1, BYTES);
-                measured.note(chosen.kind(), BYTES, estimate, estimate * factor, now);
+                measured.note(chosen.kind(), BYTES, estimate, estimate.mul_f64(factor), now);
                 now += Duration::from_millis(step);
             }
             // Each path is left for 30 s at least, and taken again once in that time.

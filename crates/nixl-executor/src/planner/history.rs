@@ -7,12 +7,13 @@ use nixl_ops::PathKind;
 use super::kinds::{order, same};
 
 /// What happened before: paths that failed lately, which come last; those that this operation has tried, which are not tried
-/// again; those that took longer than estimated, and the path of the last operation. Empty, it takes no memory.
+/// again; those that took longer or less than estimated, and the path of the last operation. Empty, it takes no memory.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PathHistory {
     in_cooldown: Reasons,
     tried: Reasons,
     slow: Vec<(PathKind, f64)>,
+    fast: Vec<(PathKind, f64)>,
     current: Option<PathKind>,
     /// A bit for each kind that worked the last time.
     proven: u16,
@@ -50,6 +51,12 @@ impl PathHistory {
         self.slow.push((kind, factor));
     }
 
+    /// Notes that a path takes so small a part of its estimate.
+    pub fn note_fast(&mut self, kind: PathKind, factor: f64) {
+        self.fast.retain(|(known, _)| !same(*known, kind));
+        self.fast.push((kind, factor));
+    }
+
     /// Notes the path of the last operation.
     pub fn note_current(&mut self, kind: PathKind) {
         self.current = Some(kind);
@@ -70,6 +77,12 @@ impl PathHistory {
     #[must_use]
     pub fn slow(&self, kind: PathKind) -> Option<f64> {
         self.slow.iter().find(|(known, _)| same(*known, kind)).map(|(_, factor)| *factor)
+    }
+
+    /// The part of its estimate that a path takes, if that is far less.
+    #[must_use]
+    pub fn fast(&self, kind: PathKind) -> Option<f64> {
+        self.fast.iter().find(|(known, _)| same(*known, kind)).map(|(_, factor)| *factor)
     }
 
     /// The path of the last operation.

@@ -229,12 +229,13 @@ impl PathPlan {
     pub(super) fn place(&self, path: &AvailablePath, bytes: u64, history: &PathHistory) -> RankKey {
         let preferred = self.query.policy.preferred();
         let estimate = path.cost.estimate(1, bytes);
-        let slow = history.slow(path.kind).map(|factor| estimate.as_secs_f64() * factor);
-        let slow = slow.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let factor = history.slow(path.kind).or(history.fast(path.kind));
+        let corrected = factor.map(|factor| estimate.as_secs_f64() * factor);
+        let corrected = corrected.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         RankKey {
             in_cooldown: history.in_cooldown(path.kind).is_some(),
             not_preferred: !preferred.is_some_and(|kind| same(kind, path.kind)),
-            estimate: slow.unwrap_or(estimate),
+            estimate: corrected.unwrap_or(estimate),
         }
     }
 
