@@ -126,4 +126,4 @@ pub use registration::HostRegistration;
 pub use shareable_handle::ShareableHandle;
 pub use stream::Stream;
 pub use unavailable::CudaUnavailable;
-pub use virtual_memory::{MappedMemory, PhysicalMemory};
+pub use virtual_memory::{MappedMemory, PhysicalMemory, VirtualMemory};

@@ -5,7 +5,7 @@ use std::any::Any;
 use std::ptr::NonNull;
 
 use nixl_device::Device;
-use nixl_device::cuda::{DeviceMemory, PinnedMemory};
+use nixl_device::cuda::{DeviceMemory, PinnedMemory, VirtualMemory};
 
 use super::{Region, RegionError};
 use crate::access::Access;
@@ -15,6 +15,17 @@ impl TryFrom<DeviceMemory> for Region {
 
     /// A region of the GPU's memory.
     fn try_from(memory: DeviceMemory) -> Result<Self, RegionError> {
+        let (address, len, device) = (memory.address(), memory.len(), memory.context().device());
+        // SAFETY: the memory has `len` bytes there and keeps them until it is dropped, and the region is its only user.
+        unsafe { Self::from_address(address, len, device, memory) }
+    }
+}
+
+impl TryFrom<VirtualMemory> for Region {
+    type Error = RegionError;
+
+    /// A region of the GPU's memory, which other processes open by file descriptors.
+    fn try_from(memory: VirtualMemory) -> Result<Self, RegionError> {
         let (address, len, device) = (memory.address(), memory.len(), memory.context().device());
         // SAFETY: the memory has `len` bytes there and keeps them until it is dropped, and the region is its only user.
         unsafe { Self::from_address(address, len, device, memory) }

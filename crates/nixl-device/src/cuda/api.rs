@@ -179,6 +179,8 @@ api! {
         // Count, attributes, where each goes, address. Unlike cuPointerGetAttribute it takes unknown addresses.
         pointer_get_attributes = c"cuPointerGetAttributes" (u32, *mut i32, *mut *mut c_void, Address);
         // Of the VMM API. Since 11.0 the one that finds the handle; the others are older.
+        mem_get_allocation_granularity = c"cuMemGetAllocationGranularity" (*mut usize, *const AllocationProperties, u32);
+        mem_create = c"cuMemCreate" (*mut AllocationHandle, usize, *const AllocationProperties, u64);
         mem_retain_allocation_handle = c"cuMemRetainAllocationHandle" (*mut AllocationHandle, *mut c_void);
         mem_get_allocation_properties = c"cuMemGetAllocationPropertiesFromHandle" (*mut AllocationProperties, AllocationHandle);
         mem_export_handle = c"cuMemExportToShareableHandle" (*mut c_void, AllocationHandle, u32, u64);

@@ -106,6 +106,8 @@ fn functions_take_and_return_what_the_bindings_say() {
         cuMemPoolImportPointer(_, _, _);
         cuMemPoolSetAccess(_, _, _);
         cuMemPoolDestroy(_);
+        cuMemGetAllocationGranularity(_, _, _);
+        cuMemCreate(_, _, _, _);
         cuMemRetainAllocationHandle(_, _);
         cuMemGetAllocationPropertiesFromHandle(_, _);
         cuMemExportToShareableHandle(_, _, _, _);
@@ -185,6 +187,10 @@ fn attributes_are_those_of_the_bindings() {
         (device::ASYNC_ENGINE_COUNT, Device::CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT),
         (device::COMPUTE_CAPABILITY_MAJOR, Device::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
         (device::COMPUTE_CAPABILITY_MINOR, Device::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
+        (
+            device::RDMA_WITH_VIRTUAL_MEMORY,
+            Device::CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED,
+        ),
     ] {
         assert_eq!(ours, theirs as i32, "{theirs:?}");
     }
@@ -204,6 +210,15 @@ fn flags_are_those_of_the_bindings() {
     let properties = std::mem::offset_of!(sys::CUmemAllocationProp, location);
     assert_eq!(std::mem::offset_of!(api::AllocationProperties, location), properties);
     assert_eq!(size_of::<api::AllocationProperties>(), size_of::<sys::CUmemAllocationProp>());
+    let flags = std::mem::offset_of!(sys::CUmemAllocationProp, allocFlags);
+    assert_eq!(std::mem::offset_of!(api::AllocationProperties, flags), flags);
+    let capable =
+        std::mem::offset_of!(sys::CUmemAllocationProp_st__bindgen_ty_1, gpuDirectRDMACapable);
+    assert_eq!(virtual_memory::RDMA_CAPABLE, capable);
+    let pinned = sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
+    assert_eq!(virtual_memory::PINNED, pinned as u32);
+    let minimum = sys::CUmemAllocationGranularity_flags::CU_MEM_ALLOC_GRANULARITY_MINIMUM;
+    assert_eq!(virtual_memory::MINIMUM, minimum as u32);
     assert_eq!(size_of::<api::AccessDescription>(), size_of::<sys::CUmemAccessDesc>());
     let relaxed = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
     assert_eq!(capture::RELAXED, relaxed as i32);

@@ -14,6 +14,7 @@ use crate::system::process::ForkGeneration;
 use super::api::{Address, Api, DeviceNumber, Handle};
 use super::callback;
 use super::capture::RelaxedCapture;
+use super::device::attribute;
 use super::driver::Driver;
 use super::error::{
     CudaError, DeviceError, NOT_INITIALIZED, NOT_PERMITTED, NOT_READY, NOT_SUPPORTED,
@@ -139,6 +140,11 @@ impl Context {
     #[must_use]
     pub fn device(&self) -> crate::Device {
         crate::Device::cuda(self.state.ordinal)
+    }
+
+    /// An attribute of the device. `None` if the driver does not know it.
+    pub(super) fn attribute(&self, which: i32) -> Option<i32> {
+        attribute(self.state.driver, self.state.device, which)
     }
 
     /// The driver's number of the device.

@@ -122,6 +122,7 @@ pub(super) const MULTIPROCESSOR_COUNT: i32 = 16;
 pub(super) const ASYNC_ENGINE_COUNT: i32 = 40;
 pub(super) const COMPUTE_CAPABILITY_MAJOR: i32 = 75;
 pub(super) const COMPUTE_CAPABILITY_MINOR: i32 = 76;
+pub(super) const RDMA_WITH_VIRTUAL_MEMORY: i32 = 110;
 const HOST_NUMA_ID: i32 = 134;
 
 fn describe(driver: &Driver, topology: &Topology, ordinal: u32) -> Result<CudaDevice, DeviceError> {
@@ -152,7 +153,7 @@ fn describe(driver: &Driver, topology: &Topology, ordinal: u32) -> Result<CudaDe
 }
 
 /// An attribute of a device. `None` if the driver does not know it.
-fn attribute(driver: &Driver, device: DeviceNumber, which: i32) -> Option<i32> {
+pub(super) fn attribute(driver: &Driver, device: DeviceNumber, which: i32) -> Option<i32> {
     let mut value = 0;
     // SAFETY: the pointer is to a live integer, written during the call only.
     let code = driver

@@ -50,6 +50,8 @@ struct State {
     /// Of memory of devices that `cuMemAlloc` did not allocate.
     kinds: HashMap<Address, FakeMemory>,
     physical: Physical,
+    /// Allocations that NICs can register.
+    created_for_rdma: u64,
     /// The ids of allocations, by address.
     ids: HashMap<Address, u64>,
     last_id: u64,
@@ -180,6 +182,11 @@ impl Fake {
     /// Handles that are not released, ranges that are mapped, and ranges that are reserved, all but those of frameworks.
     pub(super) fn imported(&self) -> (usize, usize, usize) {
         self.state(|state| state.physical.imported())
+    }
+
+    /// Allocations of `cuMemCreate` that NICs can register.
+    pub(super) fn created_for_rdma(&self) -> u64 {
+        self.state(|state| state.created_for_rdma)
     }
 
     /// The stream of the framework that captures on another thread.

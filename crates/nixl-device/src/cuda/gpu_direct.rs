@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::device::CudaDevice;
+use super::device::{CudaDevice, RDMA_WITH_VIRTUAL_MEMORY};
 use crate::system::Topology;
 use crate::system::gpu_direct::{GpuDirect, NvidiaDriverFlavor, PeerMemoryProvider};
 use crate::system::node::NodeAccess;
@@ -26,7 +26,7 @@ impl GpuDirectAttributes {
         let flag = |which| attribute(which).map(|value| value != 0);
         Self {
             rdma: flag(116),
-            rdma_with_virtual_memory: flag(110),
+            rdma_with_virtual_memory: flag(RDMA_WITH_VIRTUAL_MEMORY),
             flush_writes: attribute(117).and_then(|bits| u32::try_from(bits).ok()),
             writes_ordering: attribute(118),
             dma_buf: flag(124),

@@ -1,4 +1,4 @@
-//! Memory of the VMM API (`cuMemCreate`): handles of physical allocations, and their mapping in other processes.
+//! Memory of the VMM API (`cuMemCreate`): physical allocations, their handles, and their mapping in this process and others.
 
 use std::ffi::c_void;
 use std::fmt;
@@ -13,6 +13,7 @@ use super::api::{
 };
 use super::attributes::word;
 use super::context::Context;
+use super::device::RDMA_WITH_VIRTUAL_MEMORY;
 use super::error::{CudaError, NOT_SUPPORTED};
 use super::memory_error::{MemoryError, checked_len};
 use super::shareable_handle::ShareableHandle;
@@ -28,6 +29,12 @@ pub(super) const FABRIC: u32 = 8;
 pub(super) const ON_DEVICE: u32 = 1;
 /// `CU_MEM_ACCESS_FLAGS_PROT_READWRITE`
 pub(super) const READ_AND_WRITE: u32 = 3;
+/// `CU_MEM_ALLOCATION_TYPE_PINNED`
+pub(super) const PINNED: u32 = 1;
+/// `CU_MEM_ALLOC_GRANULARITY_MINIMUM`
+pub(super) const MINIMUM: u32 = 0;
+/// The place of `gpuDirectRDMACapable` in the flags of an allocation.
+pub(super) const RDMA_CAPABLE: usize = 1;
 
 /// A physical allocation of `cuMemCreate` at the place where this process has it mapped.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -113,6 +120,73 @@ impl fmt::Debug for PhysicalMemory {
     }
 }
 
+/// Memory of a device that this process has allocated with file descriptors, by which others [map](MappedMemory::map) it. Freed when
+/// dropped, once no other process has it open.
+#[derive(Debug)]
+pub struct VirtualMemory {
+    mapped: MappedMemory,
+    len: usize,
+}
+
+impl VirtualMemory {
+    /// Allocates `len` bytes on the context's device, rounded up to the driver's unit (2 MiB), for that device alone, and such that
+    /// NICs can register them where the device has that.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError`]: a request for no bytes, too little memory, or the driver's error, such as for a system without descriptors of
+    /// memory.
+    pub fn new(context: &Context, len: usize) -> Result<Self, MemoryError> {
+        let len = checked_len(len)?;
+        let properties = properties_on(context);
+        let unit = granularity(context, &properties)?.max(1);
+        let whole = len.checked_next_multiple_of(unit).ok_or(MemoryError::TooLarge { len })?;
+        let handle = Retained::create(*context, checked_len(whole)?, &properties)?;
+        let mut mapped = MappedMemory::reserve(context, whole)?;
+        mapped.append(&handle, whole)?;
+        mapped.open()?;
+        Ok(Self { mapped, len })
+    }
+
+    /// Address of the first byte, a `CUdeviceptr`. The host cannot dereference it.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.mapped.address()
+    }
+
+    /// Number of bytes, at least 1.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)] // never empty
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The context it belongs to.
+    #[must_use]
+    pub fn context(&self) -> Context {
+        self.mapped.context
+    }
+}
+
+/// Of memory of the context's device with file descriptors.
+fn properties_on(context: &Context) -> AllocationProperties {
+    let location = MemLocation { kind: ON_DEVICE, id: context.raw_device() };
+    let mut flags = [0; 8];
+    flags[RDMA_CAPABLE] = u8::from(context.attribute(RDMA_WITH_VIRTUAL_MEMORY) == Some(1));
+    AllocationProperties { kind: PINNED, handle_types: DESCRIPTOR, location, windows: 0, flags }
+}
+
+fn granularity(context: &Context, properties: &AllocationProperties) -> Result<usize, CudaError> {
+    let mut unit = 0;
+    let query = |api: &Api| match api.mem_get_allocation_granularity {
+        // SAFETY: written to a live variable, and the properties are read, during the call only.
+        Some(call) => unsafe { call(&raw mut unit, properties, MINIMUM) },
+        None => NOT_SUPPORTED,
+    };
+    context.call("cuMemGetAllocationGranularity", query)?;
+    Ok(unit)
+}
+
 /// A handle of a physical allocation, released when dropped. Mappings outlive it.
 struct Retained {
     context: Context,
@@ -120,6 +194,23 @@ struct Retained {
 }
 
 impl Retained {
+    /// Of a new allocation.
+    fn create(
+        context: Context,
+        len: usize,
+        properties: &AllocationProperties,
+    ) -> Result<Self, MemoryError> {
+        let mut handle = 0;
+        let create = |api: &Api| match api.mem_create {
+            // SAFETY: the handle is written to a live variable, and the properties are read, during the call only.
+            Some(call) => unsafe { call(&raw mut handle, len, properties, 0) },
+            None => NOT_SUPPORTED,
+        };
+        let created = context.call("cuMemCreate", create);
+        created.map_err(|error| MemoryError::device(context.ordinal(), len, error))?;
+        Ok(Self { context, handle })
+    }
+
     /// Of the allocation that is mapped at an address.
     fn at(context: Context, address: Address) -> Result<Self, CudaError> {
         let mut handle = 0;
@@ -265,7 +356,8 @@ impl MappedMemory {
             let Some(bytes) = usize::try_from(bytes).ok().filter(fits) else {
                 return Err(MemoryError::PieceLength { offset: offset as u64, bytes });
             };
-            memory.append(handle, bytes)?;
+            let mut handle = handle;
+            memory.append(&Retained::import(*context, &mut handle)?, bytes)?;
         }
         memory.open()?;
         Ok(memory)
@@ -282,8 +374,7 @@ impl MappedMemory {
         Ok(Self { context: *context, address, len, mapped: 0 })
     }
 
-    fn append(&mut self, mut handle: ShareableHandle, bytes: usize) -> Result<(), MemoryError> {
-        let handle = Retained::import(self.context, &mut handle)?;
+    fn append(&mut self, handle: &Retained, bytes: usize) -> Result<(), MemoryError> {
         let address = self.address.wrapping_add(self.mapped as u64);
         let map = |api: &Api| match api.mem_map {
             // SAFETY: the range is reserved by this value, and nothing is mapped there yet. The driver checks that the allocation has as
@@ -457,6 +548,57 @@ mod tests {
         let error = MappedMemory::map(&other, PIECE, &mut pooled).unwrap_err();
         assert_eq!(error, MemoryError::OtherKind);
         assert_eq!((fake.imported(), other.leaked()), ((0, 0, 0), 0));
+    }
+
+    #[test]
+    fn memory_with_descriptors_is_allocated_mapped_elsewhere_and_given_back() {
+        let fake = Fake::new();
+        let (context, other) = (fake.context(0), fake.context(1));
+        let memory = VirtualMemory::new(&context, PIECE + 1).unwrap();
+        assert_eq!((memory.len(), memory.context().ordinal()), (PIECE + 1, 0));
+        // Its handle is released at once; the mapping keeps it.
+        assert_eq!((fake.imported(), fake.count("cuMemCreate")), ((0, 1, 1), 1));
+        assert_eq!(fake.created_for_rdma(), 1);
+        let piece = PhysicalMemory::at(&context, memory.address()).unwrap().unwrap();
+        assert_eq!((piece.base(), piece.len()), (memory.address(), 2 * PIECE as u64));
+        assert!(piece.is_shareable());
+        let own = pieces(context, memory.address());
+        let elsewhere = MappedMemory::map(&other, 2 * PIECE, own).unwrap();
+        assert_ne!(elsewhere.address(), memory.address());
+        drop((memory, elsewhere));
+        assert_eq!((fake.imported(), context.leaked(), other.leaked()), ((0, 0, 0), 0, 0));
+        assert_eq!(fake.faults(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn memory_with_descriptors_that_cannot_be_had_is_a_specific_error_and_leaves_nothing() {
+        let fake = Fake::new();
+        let context = fake.context(0);
+        let refused = |len| VirtualMemory::new(&context, len).unwrap_err();
+        assert_eq!(refused(0), MemoryError::Empty);
+        assert_eq!(refused(usize::MAX), MemoryError::TooLarge { len: usize::MAX });
+        fake.fail("cuMemCreate", 2, 1);
+        let error = refused(PIECE);
+        assert!(matches!(error, MemoryError::OutOfDeviceMemory { len: PIECE, .. }), "{error:?}");
+        let calls = [
+            "cuMemGetAllocationGranularity",
+            "cuMemCreate",
+            "cuMemAddressReserve",
+            "cuMemMap",
+            "cuMemSetAccess",
+        ];
+        for call in calls {
+            // As where the system has no descriptors of memory.
+            fake.fail(call, 801, 1);
+            let error = refused(PIECE);
+            let MemoryError::Cuda(error) = &error else { panic!("{error:?}") };
+            assert_eq!((error.call(), error.is_not_supported()), (call, true));
+        }
+        assert_eq!((fake.imported(), context.leaked()), ((0, 0, 0), 0));
+        assert_eq!(fake.faults(), Vec::<String>::new());
+        let fake = Fake::with(Api { mem_create: None, ..fake::api() });
+        let error = VirtualMemory::new(&fake.context(0), PIECE).unwrap_err();
+        assert!(matches!(&error, MemoryError::Cuda(e) if e.is_not_supported()), "{error:?}");
     }
 
     #[test]

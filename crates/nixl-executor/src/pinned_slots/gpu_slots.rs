@@ -1,4 +1,4 @@
-//! Slots on GPUs: memory that other processes open by CUDA IPC and copy out of.
+//! Slots on GPUs: memory that other processes open by descriptors, or by CUDA IPC, and copy out of.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -34,9 +34,9 @@ use stream::{
     stream_synchronize, stream_wait_event,
 };
 use virtual_memory::{
-    mem_address_free, mem_address_reserve, mem_export_handle, mem_get_allocation_properties,
-    mem_import_handle, mem_map, mem_release, mem_retain_allocation_handle, mem_set_access,
-    mem_unmap,
+    mem_address_free, mem_address_reserve, mem_create, mem_export_handle,
+    mem_get_allocation_granularity, mem_get_allocation_properties, mem_import_handle, mem_map,
+    mem_release, mem_retain_allocation_handle, mem_set_access, mem_unmap,
 };
 
 use super::super::api::Api;
@@ -102,6 +102,8 @@ pub(in crate::cuda) fn api() -> Api {
         mem_pool_import_pointer: Some(mem_pool_import_pointer),
         mem_pool_set_access: Some(mem_pool_set_access),
         mem_pool_destroy: Some(mem_pool_destroy),
+        mem_get_allocation_granularity: Some(mem_get_allocation_granularity),
+        mem_create: Some(mem_create),
         mem_retain_allocation_handle: Some(mem_retain_allocation_handle),
         mem_get_allocation_properties: Some(mem_get_allocation_properties),
         mem_export_handle: Some(mem_export_handle),

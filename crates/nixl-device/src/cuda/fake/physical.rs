@@ -47,6 +47,14 @@ impl Physical {
         self.last
     }
 
+    /// A new allocation's handle.
+    pub(super) fn create_with_handle(&mut self, len: usize, handle_types: u32) -> u64 {
+        let allocation = self.create(len, handle_types);
+        self.last += 1;
+        self.handles.insert(self.last, allocation);
+        self.last
+    }
+
     pub(super) fn create_and_map(&mut self, address: Address, len: usize, handle_types: u32) {
         let allocation = self.create(len, handle_types);
         self.mapped.insert(address, Range { len, allocation, has_access: true });

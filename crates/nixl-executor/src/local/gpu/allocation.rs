@@ -8,8 +8,10 @@ use nixl_device::DeviceKind;
 
 use super::gpu_backend::GpuBackend;
 
-/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR` and `CU_MEM_HANDLE_TYPE_FABRIC`
-pub(super) const SHAREABLE: u32 = 1 | 8;
+/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`
+pub(super) const DESCRIPTOR: u32 = 1;
+/// With it, `CU_MEM_HANDLE_TYPE_FABRIC`
+pub(super) const SHAREABLE: u32 = DESCRIPTOR | 8;
 
 /// The allocation under a region of GPU memory, queried from the driver once.
 pub(crate) fn allocation_of<'a>(

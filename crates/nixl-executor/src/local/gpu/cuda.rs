@@ -15,11 +15,13 @@ use nixl_descriptor::{
 use nixl_device::cuda::{
     Context, CudaError, DeviceError, DeviceMemory, DevicePool, Event, ForeignStreamError, Function,
     HostRegistration, ImportedMemory, ImportedPoolMemory, IpcMemoryHandle, MappedMemory,
-    MemoryError, Module, PinnedMemory, PinnedPool, PoolLimits, Stream, devices, gpu_links,
+    MemoryError, Module, PinnedMemory, PinnedPool, PoolLimits, Stream, VirtualMemory, devices,
+    gpu_links,
 };
 use nixl_device::locks::lock;
 use nixl_device::{Device, DeviceKind, SharedError};
 
+use super::allocation::allocation_of;
 use super::gpu_backend::{
     GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
 };
@@ -208,10 +210,17 @@ unsafe impl GpuBackend for CudaGpus {
     }
 
     fn shareable_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
-        // Not of a pool, whose memory is used again while peers have it open.
-        let allocated =
-            DeviceMemory::new(&self.gpu(gpu)?.context, len).map_err(memory("device"))?;
+        let context = &self.gpu(gpu)?.context;
         let refused = |e: RegionError| GpuError::OutOfMemory { what: "device", reason: e.into() };
+        // Opened by descriptors, across PID and IPC namespaces too, where the driver and this process have them.
+        if let Ok(allocated) = VirtualMemory::new(context, len) {
+            let region = Region::try_from(allocated).map_err(refused)?;
+            if allocation_of(self, &region).is_some_and(GpuAllocation::is_in_pieces) {
+                return Ok(region);
+            }
+        }
+        // Not of a pool, whose memory is used again while peers have it open.
+        let allocated = DeviceMemory::new(context, len).map_err(memory("device"))?;
         Region::try_from(allocated).map_err(refused)
     }
 

@@ -16,7 +16,7 @@ use nixl_descriptor::{
 use nixl_device::locks::lock;
 use nixl_device::{Device, DeviceKind, SharedError};
 
-use super::allocation::SHAREABLE;
+use super::allocation::{DESCRIPTOR, SHAREABLE};
 use super::gpu_backend::{
     GpuBackend, GpuEvent, GpuStream, SharedHandle, StreamHandle, TransferBuffer,
 };
@@ -286,7 +286,8 @@ unsafe impl GpuBackend for SimulatedGpus {
     fn shareable_region(&self, gpu: u32, len: usize) -> Result<Region, GpuError> {
         self.check(gpu)?;
         let refused = |e: RegionError| GpuError::OutOfMemory { what: "device", reason: e.into() };
-        self.region(MemoryKind::Gpu(gpu), len).map_err(refused)
+        // As the driver's: opened by descriptors.
+        self.region_of(gpu, (AllocationKind::Virtual, DESCRIPTOR), len).map_err(refused)
     }
 
     fn scratch(&self, gpu: u32, len: usize) -> Result<Box<dyn TransferBuffer>, GpuError> {

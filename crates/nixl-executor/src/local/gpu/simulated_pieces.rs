@@ -7,22 +7,29 @@ use std::os::fd::AsRawFd;
 use nixl_descriptor::{MemoryPiece, MemoryPieces, PiecesHandle, Region, SharedMemory, SharedName};
 use nixl_device::SharedError;
 
-/// Bytes of a simulated physical allocation, but for the last one of a region.
-const PIECE: u64 = 4096;
+/// The most simulated physical allocations of a region, each but the last a multiple of so many bytes.
+const PIECES: u64 = 8;
+const UNIT: u64 = 4096;
+
+/// Bytes of each but the last of a region's.
+fn piece_of(len: u64) -> u64 {
+    len.div_ceil(PIECES).next_multiple_of(UNIT)
+}
 
 /// Memory of a simulated GPU that others open piece by piece.
 pub(super) struct SimulatedPieces(pub(super) SharedName);
 
 impl MemoryPieces for SimulatedPieces {
     fn piece(&self, offset: u64) -> Result<MemoryPiece, SharedError> {
-        if !offset.is_multiple_of(PIECE) || offset >= self.0.len {
+        let piece = piece_of(self.0.len);
+        if !offset.is_multiple_of(piece) || offset >= self.0.len {
             return Err(SharedError::text("no allocation begins there"));
         }
         // Opened anew, so that it has a place of its own.
         let path = format!("/proc/self/fd/{}", self.0.fd);
         let mut file = File::options().read(true).write(true).open(path)?;
         file.seek(SeekFrom::Start(offset))?;
-        Ok(MemoryPiece::new(PIECE.min(self.0.len - offset), Some(file.into()), []))
+        Ok(MemoryPiece::new(piece.min(self.0.len - offset), Some(file.into()), []))
     }
 }
 

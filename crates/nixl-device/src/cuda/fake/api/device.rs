@@ -57,6 +57,7 @@ pub(super) unsafe extern "C" fn device_get_attribute(
         40 => put(out, 3),
         75 => put(out, 9),
         76 => put(out, 0),
+        110 => put(out, 1),
         _ => 1,
     })
 }

@@ -16,6 +16,8 @@ use super::super::{call, current_world, put};
 /// What a descriptor of an allocation reads as, before the number of the allocation.
 const MARK: &[u8; 8] = b"fakegpu:";
 const INVALID_VALUE: i32 = 1;
+/// Allocations have multiples of so many bytes.
+const UNIT: usize = 2 << 20;
 /// `CU_MEM_HANDLE_TYPE_FABRIC`
 const FABRIC: u32 = 8;
 /// `CUDA_ERROR_INVALID_HANDLE`, for a descriptor of something else
@@ -23,6 +25,32 @@ const INVALID_HANDLE: i32 = 400;
 
 fn ok(is_ok: bool) -> i32 {
     if is_ok { 0 } else { INVALID_VALUE }
+}
+
+pub(super) unsafe extern "C" fn mem_get_allocation_granularity(
+    out: *mut usize,
+    _: *const AllocationProperties,
+    _: u32,
+) -> i32 {
+    call(current_world(), "cuMemGetAllocationGranularity", |_| put(out, UNIT))
+}
+
+pub(super) unsafe extern "C" fn mem_create(
+    out: *mut AllocationHandle,
+    len: usize,
+    properties: *const AllocationProperties,
+    _: u64,
+) -> i32 {
+    // SAFETY: callers pass a live variable.
+    let AllocationProperties { kind, handle_types, location, flags, .. } =
+        unsafe { properties.read() };
+    call(current_world(), "cuMemCreate", |state| {
+        if kind != 1 || location.kind != 1 || len == 0 || !len.is_multiple_of(UNIT) {
+            return INVALID_VALUE;
+        }
+        state.created_for_rdma += u64::from(flags[1]);
+        put(out, state.physical.create_with_handle(len, handle_types))
+    })
 }
 
 pub(super) unsafe extern "C" fn mem_retain_allocation_handle(
