@@ -1,6 +1,6 @@
-//! Two processes in separate PID and IPC namespaces, as containers of one host are: host memory, and GPU memory that is opened piece
-//! by piece, through a rendezvous folder. The network is common: the engine has to reach a peer before any path is taken. The GPUs are
-//! simulated.
+//! Two processes in separate PID, IPC and network namespaces, as containers of one host are: host memory, and GPU memory that is opened
+//! piece by piece, through a rendezvous folder. Where the networks are separate a pair of virtual interfaces joins them: the engine has
+//! to reach a peer before any path is taken. The GPUs are simulated.
 #![allow(clippy::unwrap_used, reason = "a test says so, by failing too")]
 #![allow(clippy::print_stdout, reason = "the child answers on its output")]
 #![allow(unsafe_code, reason = "looks into memory that stands for a GPU's")]
@@ -17,9 +17,10 @@ use nixl_executor::{
     Connector, GpuBackend, GpuCapabilities, PathExecutor, PathKind, RdmaMetadata, Region,
     SimulatedGpus,
 };
-use nixl_tests::{Peer, metadata, native_line, skip, within};
+use nixl_tests::{Peer, eventually, metadata, native_line, skip, within};
 
 const FOLDER: &str = "NIXL_TEST_RENDEZVOUS";
+const APART: &str = "NIXL_TEST_APART";
 const CONTAINER: [&str; 5] = ["--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"];
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -184,6 +185,121 @@ fn gpu_memory_with_descriptors_goes_between_containers_that_meet_in_a_folder() {
         assert!(said.contains("separate PID namespaces"), "{said}");
         offered.await.unwrap();
     });
+}
+
+/// Where an address in the abstract namespace leads nowhere, descriptors travel through the socket in the folder.
+#[test]
+fn descriptors_travel_through_the_folder_between_networks() {
+    let test = "descriptors_travel_through_the_folder_between_networks";
+    if !may_unshare() || !may_join_networks() {
+        return skip("the right to make network namespaces", test);
+    }
+    // Pods that share the host's processes, and such that do not.
+    for apart in ["no", "yes"] {
+        let folder = tempfile::tempdir().unwrap();
+        // The network of this machine stays as it is.
+        let mut command = Command::new("unshare");
+        let owner = format!("{SYSFS}; exec \"$0\" \"$@\"");
+        command.args(["--net", "--mount", "--", "sh", "-c", &owner]);
+        command.arg(env::current_exe().unwrap());
+        command.args(["owner_in_a_network", "--exact", "--ignored", "--nocapture"]);
+        let ended = command.env(FOLDER, folder.path()).env(APART, apart).output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stdout);
+        let errors = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success() && said.contains("1 passed"), "{said}\n{errors}");
+        print!("{said}");
+    }
+}
+
+/// The engine looks up its interfaces in the file system of the kernel, which shows those of the network that it was mounted in.
+const SYSFS: &str = "mount -t sysfs sysfs /sys";
+
+fn may_join_networks() -> bool {
+    const PAIR: &str = "ip link add nixla type veth peer name nixlb";
+    let mut probe = Command::new("unshare");
+    probe.args(["--net", "--mount", "--", "sh", "-c", &format!("{SYSFS} && {PAIR}")]);
+    probe.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// No test, but what the one above runs, in a network of its own.
+#[test]
+#[ignore = "run by another test, in a network of its own"]
+fn owner_in_a_network() {
+    let Some(folder) = env::var_os(FOLDER) else { return };
+    let container = match env::var(APART).as_deref() {
+        Ok("yes") => &CONTAINER[..],
+        _ => &["--fork", "--kill-child"],
+    };
+    run("ip link set lo up");
+    let mut peer = in_a_network(container, Path::new(&folder));
+    within(LIMIT, async {
+        let gpus = gpus();
+        let owner = connector_with(&gpus, "owner", Some(Path::new(&folder))).await;
+        peer.answer("start").unwrap();
+        let len = 1 << 20;
+        for _ in 0..2 {
+            let on_gpu = on_gpu(&gpus, &pattern(len, 7));
+            let memory = Region::shared(len).unwrap();
+            memory.copy_from_slice(0, &pattern(len, 7)).unwrap();
+            for (memory, read, path) in
+                [(memory, "read", PathKind::SharedMemory), (on_gpu, "read-gpu", PathKind::CudaIpc)]
+            {
+                let offered = owner.create_readable(memory).await.unwrap();
+                let line = native_line(offered.metadata());
+                let said = peer.ask(&format!("{read} {len} {line}")).unwrap();
+                println!("{container:?} {read}: {said}");
+                assert!(said.starts_with(&format!("true {path:?}")), "{said}");
+                offered.await.unwrap();
+            }
+        }
+    });
+}
+
+/// The child in a network of its own, which a pair of interfaces joins to that of this process.
+fn in_a_network(container: &[&str], folder: &Path) -> Peer {
+    let inside = format!(r#"echo > "$0/unshared"; read _ < "$0/joined"; {SYSFS}; exec "$@""#);
+    let signals = tempfile::tempdir().unwrap();
+    for signal in ["unshared", "joined"] {
+        let made = Command::new("mkfifo").arg(signals.path().join(signal)).status().unwrap();
+        assert!(made.success());
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--mount"]).args(container);
+    command.args(["--", "sh", "-c", &inside]).arg(signals.path()).arg(env::current_exe().unwrap());
+    command.args(["child", "--exact", "--ignored", "--nocapture"]).env(FOLDER, folder);
+    let peer = Peer::spawn_by(&mut command).unwrap();
+    signal(signals.path(), "cat \"$0/unshared\"");
+    let pid = peer.pid().unwrap().as_raw_nonzero();
+    run(&format!("ip link add nixla type veth peer name nixlb netns {pid}"));
+    let there = format!("nsenter --net --target {pid} ip");
+    for (ip, interface, number) in [("ip", "nixla", 1), (&*there, "nixlb", 2)] {
+        run(&format!("{ip} addr add 10.99.0.{number}/24 dev {interface}"));
+        run(&format!("{ip} link set {interface} up"));
+    }
+    run(&format!("{there} link set lo up"));
+    for (ip, interface) in [("ip", "nixla"), (&*there, "nixlb")] {
+        // Until then the engine does not take the interface.
+        eventually("the interface is up", LIMIT, || {
+            run(&format!("{ip} link show dev {interface}")).contains("state UP").then_some(())
+        });
+    }
+    signal(signals.path(), "echo > \"$0/joined\"");
+    peer
+}
+
+/// A command that waits for the other side of a pipe.
+fn signal(folder: &Path, command: &str) {
+    let ended = Command::new("timeout").args(["60", "sh", "-c", command]).arg(folder).output();
+    let ended = ended.unwrap();
+    assert!(ended.status.success(), "{command}: {ended:?}");
+}
+
+/// What a command of these words prints.
+fn run(words: &str) -> String {
+    let mut words = words.split(' ');
+    let ended = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    String::from_utf8(ended.stdout).unwrap()
 }
 
 /// Without a folder, and where the peer is not in it, the report names what would help; equal numbers, host names and boot identities
