@@ -33,7 +33,7 @@ async fn read(Args { common }: Args) -> common::Result {
     let mut k = 0;
     while let Some(remote) = input.next().await? {
         let sizes: Vec<u64> = remote.descriptors().iter().map(|d| d.size()).collect();
-        let memory = memory::destination(&sizes, common.seed(k))?;
+        let memory = memory::destination(common.memory, &sizes, common.seed(k))?;
         let local = memory::split(&memory, &sizes)?;
         let mut operation = connector.begin_read(&remote, local).await?;
         operation.wait_for_completion().await?;

@@ -32,7 +32,7 @@ async fn readable(Args { offer }: Args) -> common::Result {
 
     let mut operations = Vec::new();
     for k in 0..offer.count.get() {
-        let memory = memory::source(&sizes, offer.common.seed(k.into()))?;
+        let memory = memory::source(offer.common.memory, &sizes, offer.common.seed(k.into()))?;
         let local = memory::split(&memory, &sizes)?;
         let operation = connector.create_readable(local).await?;
         output.line(operation.metadata().to_dynamo_json())?;

@@ -35,6 +35,7 @@ use clap::{Parser, ValueEnum};
 use nixl_connector::{Connector, Export, ExportNotifications, OperationError, RemoteExport};
 use nixl_descriptor::layout::{Dimensions, Inner, Layout, LayoutGeometry};
 use nixl_descriptor::{Region, SharedMemory, SharedName};
+use nixl_memories::Memory;
 use nixl_metadata::{ExportMetadata, RdmaMetadata};
 use nixl_ops::{FoundSlot, RemoteSlots};
 use rustix::thread::futex;
@@ -57,6 +58,9 @@ struct Args {
     /// For how long the processor time of a waiting target is measured, and of one with nothing outstanding; 0 for not at all
     #[arg(long, default_value_t = 0)]
     cpu_seconds: u64,
+    /// The memory of both processes: host, shared, pinned, cuda:N, pool:N, vmm:N, vmmfd:N or managed:N, where N is the number of a GPU
+    #[arg(long, value_name = "KIND", default_value_t = Memory::Host)]
+    memory: Memory,
     /// The second process; the first starts it
     #[arg(long, hide = true)]
     target: bool,
@@ -104,7 +108,7 @@ impl Way {
 fn main() -> Result {
     let args = Args::parse();
     match args.target {
-        true => target(),
+        true => target(args.memory),
         false => initiator(&args),
     }
 }
@@ -131,19 +135,20 @@ struct Side {
 }
 
 impl Side {
-    fn new(name: &str) -> Result<Self> {
+    fn new(name: &str, memory: Memory) -> Result<Self> {
         let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
         let connector = runtime.block_on(Connector::builder().name(name).build())?;
         let (slots, remote) = (RemoteSlots::default(), OnceCell::new());
-        Ok(Self { runtime, connector, memory: Region::zeroed(8192)?, slots, remote })
+        let memory = memory.allocate(8192)?;
+        Ok(Self { runtime, connector, memory, slots, remote })
     }
 }
 
 fn initiator(args: &Args) -> Result {
     let memory = SharedMemory::new(4096)?;
     let word = memory.half_word(0).ok_or("no word")?;
-    let mut peer = Peer::start(&memory.name())?;
-    let side = Side::new("wake-initiator")?;
+    let mut peer = Peer::start(&memory.name(), args.memory)?;
+    let side = Side::new("wake-initiator", args.memory)?;
     let ways = Way::value_variants();
     let mut samples = vec![Vec::with_capacity(args.rounds); ways.len()];
     let warm_up = 5;
@@ -245,12 +250,12 @@ fn tell(way: Way, side: &Side, peer: &mut Peer, word: &AtomicU32, idle: Duration
     Ok(if way == Way::RoundTrip { ended - begun } else { seen.saturating_sub(begun) })
 }
 
-fn target() -> Result {
+fn target(memory: Memory) -> Result {
     let mut lines = io::stdin().lines();
     let mut next = move || lines.next().transpose();
-    let memory = SharedMemory::open(&parse_name(&next()?.ok_or("no name")?)?)?;
-    let word = memory.half_word(0).ok_or("no word")?;
-    let side = Side::new("wake-target")?;
+    let page = SharedMemory::open(&parse_name(&next()?.ok_or("no name")?)?)?;
+    let word = page.half_word(0).ok_or("no word")?;
+    let side = Side::new("wake-target", memory)?;
     let Side { runtime, connector, memory, .. } = &side;
     let (export, mut notifications) = export(&side)?;
     while let Some(line) = next()? {
@@ -393,9 +398,10 @@ struct Peer {
 }
 
 impl Peer {
-    fn start(name: &SharedName) -> Result<Self> {
+    fn start(name: &SharedName, memory: Memory) -> Result<Self> {
         let mut command = Command::new("/proc/self/exe");
-        command.arg("--target").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(["--target", "--memory", &memory.to_string()]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let input = child.stdin.take().ok_or("no pipe")?;
         let output = BufReader::new(child.stdout.take().ok_or("no pipe")?);

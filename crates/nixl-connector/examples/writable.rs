@@ -32,7 +32,7 @@ async fn writable(Args { offer }: Args) -> common::Result {
 
     let mut operations = Vec::new();
     for k in 0..offer.count.get() {
-        let memory = memory::destination(&sizes, offer.common.seed(k.into()))?;
+        let memory = memory::destination(offer.common.memory, &sizes, offer.common.seed(k.into()))?;
         let local = memory::split(&memory, &sizes)?;
         let operation = connector.create_writable(local).await?;
         output.line(operation.metadata().to_dynamo_json())?;

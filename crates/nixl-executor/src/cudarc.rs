@@ -1,4 +1,4 @@
-//! Memory and streams of the crate cudarc: slices as regions, and order after the work of its streams.
+//! Memory and streams of the crate cudarc: slices, pinned ones too, as regions, and order after the work of its streams.
 //!
 //! A [`CudaSlice`] is memory of its GPU's pool if the driver has pools. No other process can open such memory. Transfers
 //! between a slice and memory with a handle (such as `cuda::DeviceMemory`) still go by CUDA IPC; those between two slices of
@@ -27,13 +27,15 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use ::cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DeviceRepr};
+use ::cudarc::driver::{
+    CudaSlice, CudaStream, DevicePtr, DeviceRepr, PinnedHostSlice, ValidAsZeroBits,
+};
 use bytemuck::Pod;
 use nixl_descriptor::{
     Access, DependencyError, DescriptorList, QueuedFunction, Reclaim, Region, RegionError,
     WorkQueue,
 };
-use nixl_device::Device;
+use nixl_device::{Device, SharedError};
 use nixl_ops::Advice;
 
 use crate::local::GpuError;
@@ -49,6 +51,13 @@ pub enum SliceError {
     /// The work of the slice's stream cannot be ordered.
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    /// The streams that use a pinned slice have failed.
+    #[error("the work that uses the pinned slice has failed: {reason}")]
+    Pinned {
+        /// The driver's error.
+        #[source]
+        reason: SharedError,
+    },
 }
 
 impl SliceError {
@@ -58,6 +67,7 @@ impl SliceError {
         match self {
             Self::Region(error) => error.advice(),
             Self::Gpu(error) => error.advice(),
+            Self::Pinned { .. } => Advice::GiveUp,
         }
     }
 }
@@ -102,6 +112,37 @@ pub fn descriptors<T: Element>(
 ///
 /// [`Reclaim`], with the region: other handles or leases of it exist, or it is of another source.
 pub fn slice<T: Element>(region: Region) -> Result<CudaSlice<T>, Reclaim> {
+    region.try_into_inner()
+}
+
+/// A region over pinned host memory of cudarc. It owns the slice until [`pinned_slice`] returns it or the last handle is dropped.
+///
+/// Waits for the copies that streams have queued with the slice. `CudaContext::alloc_pinned` allocates write-combined memory,
+/// which the host reads slowly; `alloc_pinned_with_flags` allocates other.
+///
+/// # Errors
+///
+/// [`SliceError`]: the slice is empty, or such a copy has failed.
+pub fn pinned_region<T: Element + ValidAsZeroBits>(
+    mut slice: PinnedHostSlice<T>,
+) -> Result<Region, SliceError> {
+    let len = slice.num_bytes();
+    let base = slice.as_mut_ptr();
+    let base = base.map_err(|error| SliceError::Pinned { reason: error.into() })?;
+    let base = NonNull::new(base.cast::<u8>()).ok_or(RegionError::Empty)?;
+    // SAFETY: the slice owns `len` bytes of the host at `base`, which stay where they are when the slice moves, and no stream uses them
+    // any more. It is not used before it is given back; any bytes are values of its elements.
+    let region =
+        unsafe { Region::from_raw_parts(base, len, Device::HOST, Access::ReadWrite, slice) };
+    Ok(region?)
+}
+
+/// The slice of a region from [`pinned_region`], without other users.
+///
+/// # Errors
+///
+/// As [`slice()`].
+pub fn pinned_slice<T: Element>(region: Region) -> Result<PinnedHostSlice<T>, Reclaim> {
     region.try_into_inner()
 }
 
@@ -160,8 +201,6 @@ fn handle(stream: &CudaStream) -> StreamHandle {
 
 #[cfg(test)]
 mod tests {
-    use nixl_device::SharedError;
-
     use super::*;
 
     #[test]
@@ -170,6 +209,7 @@ mod tests {
         assert_eq!(SliceError::Region(RegionError::Empty).advice(), Advice::GiveUp);
         let capturing = GpuError::StreamCapturing { reason: reason() };
         assert_eq!(SliceError::Gpu(capturing).advice(), Advice::GiveUp);
+        assert_eq!(SliceError::Pinned { reason: reason() }.advice(), Advice::GiveUp);
         let exhausted = GpuError::OutOfMemory { what: "pinned", reason: reason() };
         assert_eq!(SliceError::Gpu(exhausted).advice(), Advice::Retry);
     }

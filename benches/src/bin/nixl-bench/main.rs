@@ -6,7 +6,6 @@
 //! suite `local` one process copies blocks between such memories, and in the suite `files` between memory and files.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
 
-mod allocations;
 mod args;
 mod baseline;
 mod blocks;

@@ -3,6 +3,8 @@
 use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
+use nixl_memories::Memory;
+
 /// What every example takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Common {
@@ -13,6 +15,10 @@ pub(crate) struct Common {
     /// How long an operation may take, and how long to wait for the next line of input
     #[arg(long, value_name = "SECONDS", default_value = "30")]
     timeout: NonZeroU64,
+    /// The memory that the bytes are moved from or to: host, shared, pinned, cuda:N, pool:N, vmm:N, vmmfd:N or managed:N, where N is
+    /// the number of a GPU
+    #[arg(long, value_name = "KIND", default_value_t = Memory::Shared)]
+    pub(crate) memory: Memory,
 }
 
 impl Common {

@@ -4,18 +4,19 @@
 //! significant first, cut to the operation's size. It runs through all descriptors of the operation in order.
 
 use nixl_connector::ConnectorError;
-use nixl_descriptor::{BufferPool, Descriptor, Region};
+use nixl_descriptor::{Descriptor, Region};
+use nixl_memories::Memory;
 
 use super::Result;
 
 /// Memory that holds the pattern, for a peer to get.
-pub(crate) fn source(sizes: &[u64], seed: u64) -> Result<Region> {
-    filled(sizes, |k| number(seed, k))
+pub(crate) fn source(memory: Memory, sizes: &[u64], seed: u64) -> Result<Region> {
+    filled(memory, sizes, |k| number(seed, k))
 }
 
 /// Memory in which every byte differs from the pattern, so that none is right by chance.
-pub(crate) fn destination(sizes: &[u64], seed: u64) -> Result<Region> {
-    filled(sizes, |k| !number(seed, k))
+pub(crate) fn destination(memory: Memory, sizes: &[u64], seed: u64) -> Result<Region> {
+    filled(memory, sizes, |k| !number(seed, k))
 }
 
 /// One descriptor for each size, one after the other in the region.
@@ -34,7 +35,7 @@ pub(crate) fn split(
         .collect()
 }
 
-fn filled(sizes: &[u64], number: impl Fn(u64) -> u64) -> Result<Region> {
+fn filled(memory: Memory, sizes: &[u64], number: impl Fn(u64) -> u64) -> Result<Region> {
     let total = sizes.iter().try_fold(0u64, |sum, &size| sum.checked_add(size));
     let len = total.and_then(|total| usize::try_from(total).ok()).ok_or("too many bytes")?;
     let mut bytes = Vec::new();
@@ -43,9 +44,14 @@ fn filled(sizes: &[u64], number: impl Fn(u64) -> u64) -> Result<Region> {
     for (k, chunk) in (0..).zip(bytes.chunks_mut(8)) {
         chunk.copy_from_slice(&number(k).to_le_bytes()[..chunk.len()]);
     }
-    let region = BufferPool::global().buffer(bytes.len())?;
-    region.copy_from_slice(0, &bytes)?;
+    let region = memory.allocate(len).map_err(one_line)?;
+    nixl_memories::write(&region, 0, &bytes).map_err(one_line)?;
     Ok(region)
+}
+
+/// An error with its causes.
+pub(crate) fn one_line(error: impl std::fmt::Display) -> String {
+    format!("{error:#}")
 }
 
 /// Number `k`, counted from 0, of SplitMix64.

@@ -9,6 +9,7 @@ use nixl_descriptor::Region;
 use rustix::stdio::{dup2_stdout, stderr};
 
 use super::Result;
+use super::memory::one_line;
 
 /// This program's stdout, kept to itself: UCX prints its warnings on stdout too, and from here on they go to
 /// stderr, so that other software can read what is left.
@@ -29,7 +30,8 @@ impl Output {
 
     /// Says that an operation is done, and what is in its memory now.
     pub(crate) fn complete(&mut self, memory: &Region) -> Result {
-        let crc32 = crc32fast::hash(&memory.to_vec()?);
+        let bytes = nixl_memories::read(memory, 0..memory.len()).map_err(one_line)?;
+        let crc32 = crc32fast::hash(&bytes);
         self.line(format_args!("complete crc32={crc32:08x}"))
     }
 }

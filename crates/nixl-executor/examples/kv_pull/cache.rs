@@ -3,6 +3,7 @@
 use anyhow::Result;
 use nixl_executor::Region;
 use nixl_executor::layout::{Dimensions, Inner, LayerOrder, Layout, LayoutGeometry};
+use nixl_memories::Memory;
 
 const LAYERS: usize = 8;
 
@@ -17,16 +18,16 @@ fn geometry(blocks: usize) -> Result<LayoutGeometry> {
     })?)
 }
 
-/// The prefill side's: a region for each layer, which processes of the host can map.
+/// The prefill side's: a region for each layer.
 pub(crate) struct PerLayer {
     pub(crate) layout: Layout,
     layers: Vec<Region>,
 }
 
 impl PerLayer {
-    pub(crate) fn new(blocks: usize) -> Result<Self> {
+    pub(crate) fn new(memory: Memory, blocks: usize) -> Result<Self> {
         let geometry = geometry(blocks)?;
-        let layer = || Region::shared(blocks * geometry.layer_len());
+        let layer = || memory.allocate(blocks * geometry.layer_len());
         let layers = (0..LAYERS).map(|_| layer()).collect::<Result<Vec<_>, _>>()?;
         let parts = layers.iter().map(Region::whole).collect();
         Ok(Self { layout: Layout::per_layer(geometry, LayerOrder::BlockFirst, parts)?, layers })
@@ -36,7 +37,7 @@ impl PerLayer {
     pub(crate) fn fill(&self, block: u32, seed: u64) -> Result<()> {
         let len = self.layout.geometry().layer_len();
         for (index, layer) in self.layers.iter().enumerate() {
-            layer.copy_from_slice(block as usize * len, &bytes(seed, index, len))?;
+            nixl_memories::write(layer, block as usize * len, &bytes(seed, index, len))?;
         }
         Ok(())
     }
@@ -49,17 +50,17 @@ pub(crate) struct Contiguous {
 }
 
 impl Contiguous {
-    pub(crate) fn new(blocks: usize) -> Result<Self> {
+    pub(crate) fn new(memory: Memory, blocks: usize) -> Result<Self> {
         let geometry = geometry(blocks)?;
-        let region = Region::shared(geometry.bytes())?;
+        let region = memory.allocate(geometry.bytes())?;
         Ok(Self { layout: Layout::fully_contiguous(geometry, region.clone())?, region })
     }
 
     /// Whether the block is what the prefill side filled in.
     pub(crate) fn holds(&self, block: usize, seed: u64) -> Result<bool> {
         let geometry = self.layout.geometry();
-        let mut found = vec![0; geometry.block_len()];
-        self.region.copy_to_slice(block * found.len(), &mut found)?;
+        let len = geometry.block_len();
+        let found = nixl_memories::read(&self.region, block * len..(block + 1) * len)?;
         let mut layers = found.chunks(geometry.layer_len()).enumerate();
         Ok(layers.all(|(index, layer)| layer == bytes(seed, index, layer.len())))
     }

@@ -8,6 +8,7 @@ use nixl_executor::channel::{Channel, Incarnation, WorkerName};
 use nixl_executor::{
     Connector, ConnectorError, ExportMetadata, OperationError, RemoteExport, TransportError,
 };
+use nixl_memories::Memory;
 
 use crate::cache::Contiguous;
 use crate::channel::{Place, WITHIN, worker};
@@ -28,6 +29,9 @@ pub(crate) struct Args {
     /// How long a prefill side or a channel that is gone is waited for, in seconds.
     #[arg(long, default_value_t = 30)]
     patience: u64,
+    /// The memory of the cache: host, shared, pinned, cuda:N, pool:N, vmm:N, vmmfd:N or managed:N.
+    #[arg(long, value_name = "KIND", default_value_t = Memory::Shared)]
+    memory: Memory,
 }
 
 /// What has happened.
@@ -55,7 +59,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let connector = nixl_executor::connector().await?.name(DECODE).build().await?;
     let channel = args.place.connect().await?;
     let names = [worker(DECODE)?, worker(PREFILL)?];
-    let cache = Contiguous::new(args.blocks)?;
+    let cache = Contiguous::new(args.memory, args.blocks)?;
     let (import, tally) = (None, Tally::default());
     let mut reader = Reader { args, connector, channel, names, cache, import, tally };
     for request in 0..reader.args.requests {

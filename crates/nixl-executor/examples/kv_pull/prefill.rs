@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use nixl_executor::channel::{Entry, Incarnation};
 use nixl_executor::{Export, Grant, GrantOptions};
+use nixl_memories::Memory;
 
 use crate::cache::PerLayer;
 use crate::channel::{Place, worker};
@@ -19,6 +20,9 @@ pub(crate) struct Args {
     /// Blocks of the cache, of 256 KiB.
     #[arg(long, default_value_t = 256)]
     blocks: usize,
+    /// The memory of the cache: host, shared, pinned, cuda:N, pool:N, vmm:N, vmmfd:N or managed:N.
+    #[arg(long, value_name = "KIND", default_value_t = Memory::Shared)]
+    memory: Memory,
 }
 
 struct Server {
@@ -38,7 +42,7 @@ struct Requests {
 
 pub(crate) async fn run(args: Args) -> Result<()> {
     let connector = nixl_executor::connector().await?.name(PREFILL).build().await?;
-    let cache = PerLayer::new(args.blocks)?;
+    let cache = PerLayer::new(args.memory, args.blocks)?;
     let export = connector.export([("full", cache.layout.clone())]).await?;
     let free = (0..u32::try_from(args.blocks)?).rev().collect();
     let state = Mutex::new(Requests { free, ..Requests::default() });

@@ -7,7 +7,7 @@
 //! $ curl --data-binary @cat.jpg http://127.0.0.1:8300/images
 //! ```
 //!
-//! The pixels are decoded into registered memory and offered. The worker gets Dynamo's message of decoded media by a request of
+//! The pixels are decoded into memory and offered. The worker gets Dynamo's message of decoded media by a request of
 //! HTTP, reads the pixels from this process's memory, and answers with their statistics. The holder of the message can read the
 //! pixels while they are offered: a worker on another host needs TLS.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
@@ -32,6 +32,7 @@ use axum::{Json, Router};
 use clap::Parser;
 use nixl_executor::media::{ImageLayout, ImageMetadata, MediaItem, MediaMetadata, MediaSender};
 use nixl_executor::{DType, Tensor};
+use nixl_memories::Memory;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -56,12 +57,16 @@ struct Args {
     /// The address that the worker printed.
     #[arg(long, default_value = "http://127.0.0.1:8400")]
     worker: String,
+    /// The memory of the pixels: host, shared, pinned, cuda:N, pool:N, vmm:N, vmmfd:N or managed:N.
+    #[arg(long, value_name = "KIND", default_value_t = Memory::Shared)]
+    memory: Memory,
 }
 
 struct Frontend {
     sender: MediaSender,
     client: reqwest::Client,
     worker: String,
+    memory: Memory,
     places: Semaphore,
 }
 
@@ -85,6 +90,7 @@ async fn run(args: Args) -> Result<()> {
         sender: MediaSender::new(connector).life_time(2 * WITHIN),
         client: reqwest::Client::builder().no_proxy().timeout(WITHIN).build()?,
         worker: format!("{}/items", args.worker.trim_end_matches('/')),
+        memory: args.memory,
         places: Semaphore::new(AT_ONCE),
     };
     let listener = TcpListener::bind(args.listen).await.context("cannot listen")?;
@@ -118,11 +124,11 @@ async fn images(
 }
 
 impl Frontend {
-    /// The pixels in registered memory.
+    /// The pixels in memory to offer.
     fn pixels(&self, decoded: &Decoded) -> Result<Tensor> {
-        let tensor = self.sender.buffer(DType::U8, &decoded.shape)?;
-        tensor.copy_from_slice(&decoded.pixels)?;
-        Ok(tensor)
+        let region = self.memory.allocate(decoded.pixels.len())?;
+        nixl_memories::write(&region, 0, &decoded.pixels)?;
+        Ok(Tensor::new(region, DType::U8, &decoded.shape)?)
     }
 
     /// Offers the pixels, and has the worker read them. The offer ends with this.

@@ -19,8 +19,9 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use clap::Parser;
-use nixl_executor::media::{DecodedMedia, MediaItem, MediaReceiver, content_hash};
-use nixl_executor::{ConnectorError, Tensor};
+use nixl_executor::media::{DecodedMedia, MediaItem, MediaReceiver, content_hash, media_layout};
+use nixl_executor::{ConnectorError, Region, Tensor};
+use nixl_memories::Memory;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -40,10 +41,15 @@ struct Args {
     /// The most bytes of an image.
     #[arg(long, default_value_t = 256 << 20)]
     limit: usize,
+    /// The memory that the pixels are read into: host, shared, pinned, cuda:N, pool:N, vmm:N, vmmfd:N or managed:N.
+    #[arg(long, value_name = "KIND", default_value_t = Memory::Shared)]
+    memory: Memory,
 }
 
 struct Worker {
     receiver: MediaReceiver,
+    memory: Memory,
+    limit: usize,
     places: Semaphore,
 }
 
@@ -65,7 +71,12 @@ async fn run(args: Args) -> Result<()> {
     let connector = nixl_executor::connector().await?.name("media-worker");
     let connector = connector.timeout(Duration::from_secs(8)).build().await?;
     let receiver = MediaReceiver::new(connector).limit(args.limit);
-    let worker = Arc::new(Worker { receiver, places: Semaphore::new(AT_ONCE) });
+    let worker = Arc::new(Worker {
+        receiver,
+        memory: args.memory,
+        limit: args.limit,
+        places: Semaphore::new(AT_ONCE),
+    });
     let listener = TcpListener::bind(args.listen).await.context("cannot listen")?;
     println!("http://{}", listener.local_addr()?);
     let limit = DefaultBodyLimit::max(MESSAGE);
@@ -87,29 +98,47 @@ async fn items(
     };
     let _place = worker.places.acquire().await;
     let tensor = worker.read(&media).await;
-    let tensor = tensor.map_err(|error| (status(&error), error.to_string()))?;
+    let tensor = tensor.map_err(|error| (status(&error), format!("{error:#}")))?;
     let summed = tokio::task::spawn_blocking(move || statistics(&tensor, &media)).await;
     let summed = summed.map_err(|error| error.into()).and_then(|summed| summed);
     summed.map(Json).map_err(|error| (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))
 }
 
 impl Worker {
-    async fn read(&self, media: &DecodedMedia) -> Result<Tensor, ConnectorError> {
-        let tensor = self.receiver.read(media).await?;
+    /// The pixels in host memory, compared with their hash.
+    async fn read(&self, media: &DecodedMedia) -> Result<Tensor> {
+        let tensor = match self.memory {
+            Memory::Shared => self.receiver.read(media).await?,
+            memory => self.read_into(media, memory).await?,
+        };
         self.receiver.verify(media, &tensor).await?;
         Ok(tensor)
+    }
+
+    /// Reads into memory of another kind, and copies the pixels to host memory.
+    async fn read_into(&self, media: &DecodedMedia, memory: Memory) -> Result<Tensor> {
+        let layout = media_layout(media)?;
+        let (len, limit) = (layout.byte_len(), self.limit);
+        if len > limit {
+            return Err(ConnectorError::OverLimit { bytes: len as u64, limit }.into());
+        }
+        let tensor = Tensor::with_layout(memory.allocate(len)?, layout.clone())?;
+        self.receiver.read_into(media, &tensor).await?;
+        let pixels = nixl_memories::read(tensor.region(), 0..len)?;
+        Ok(Tensor::with_layout(Region::try_from(pixels)?, layout)?)
     }
 }
 
 /// Whether the message is at fault, or the frontend.
-fn status(error: &ConnectorError) -> StatusCode {
-    match error {
-        ConnectorError::Tensor(_) | ConnectorError::MediaType { .. } => {
+fn status(error: &anyhow::Error) -> StatusCode {
+    match error.downcast_ref() {
+        Some(ConnectorError::Tensor(_) | ConnectorError::MediaType { .. }) => {
             StatusCode::UNPROCESSABLE_ENTITY
         }
-        ConnectorError::OverLimit { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        ConnectorError::ContentHash { .. } => StatusCode::CONFLICT,
-        _ => StatusCode::BAD_GATEWAY,
+        Some(ConnectorError::OverLimit { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+        Some(ConnectorError::ContentHash { .. }) => StatusCode::CONFLICT,
+        Some(_) => StatusCode::BAD_GATEWAY,
+        None => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

@@ -1,14 +1,15 @@
 //! Memory as blocks of 4 KiB.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use nixl_executor::Region;
 use nixl_executor::layout::{Dimensions, Inner, Layout, LayoutGeometry};
+use nixl_memories::Memory;
 
 /// Bytes of a block.
 pub(crate) const BLOCK: usize = 4096;
 
-/// Fresh memory that processes of the host can map, for at least so many bytes, as blocks.
-pub(crate) fn blocks(bytes: usize) -> Result<(Layout, Region)> {
+/// Memory for at least so many bytes, as blocks.
+pub(crate) fn blocks(memory: Memory, bytes: usize) -> Result<(Layout, Region)> {
     let blocks = bytes.div_ceil(BLOCK).max(1);
     let geometry = LayoutGeometry::try_from(Dimensions {
         blocks,
@@ -18,6 +19,6 @@ pub(crate) fn blocks(bytes: usize) -> Result<(Layout, Region)> {
         inner: Inner::Elements(BLOCK),
         element_width: 1,
     })?;
-    let region = Region::shared(geometry.bytes()).context("no memory")?;
+    let region = memory.allocate(geometry.bytes())?;
     Ok((Layout::fully_contiguous(geometry, region.clone())?, region))
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nixl_executor::{DType, RemoteExport, Tensor, TensorLayout};
+use nixl_memories::Memory;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::blocks::{BLOCK, blocks};
@@ -21,6 +22,9 @@ pub(crate) struct Read {
     /// The most bytes of a tensor, of which the server says how many there are.
     #[arg(long, default_value_t = 1 << 30)]
     limit: usize,
+    /// The memory that the tensors are read into: host, shared, pinned, cuda:N, pool:N, vmm:N, vmmfd:N or managed:N.
+    #[arg(long, value_name = "KIND", default_value_t = Memory::Shared)]
+    memory: Memory,
     /// The names of the tensors; without any, the names of all are printed.
     names: Vec<String>,
 }
@@ -40,16 +44,21 @@ pub(crate) async fn run(args: Read) -> Result<()> {
         let response = client.post(format!("{}/tensor", args.from)).json(&wanted).send().await;
         let granted = json(response.context("the server does not answer")?, ANSWER).await;
         let granted: Granted = granted.with_context(|| format!("no tensor {:?}", wanted.name))?;
-        let tensor = read(&import, &granted, args.limit).await;
+        let tensor = read(&import, &granted, (args.memory, args.limit)).await;
         let tensor = tensor.with_context(|| format!("cannot read {:?}", wanted.name))?;
-        let hash = xxh3_64(&tensor.to_bytes()?);
+        let bytes = tensor.offset()..tensor.offset() + tensor.layout().byte_len();
+        let hash = xxh3_64(&nixl_memories::read(tensor.region(), bytes)?);
         println!("{} {} {:?} {hash:016x}", wanted.name, granted.dtype, tensor.shape());
     }
     Ok(())
 }
 
 /// Reads a tensor into memory of its own.
-async fn read(import: &RemoteExport, granted: &Granted, limit: usize) -> Result<Tensor> {
+async fn read(
+    import: &RemoteExport,
+    granted: &Granted,
+    (memory, limit): (Memory, usize),
+) -> Result<Tensor> {
     let dtype = DType::from_safetensors(&granted.dtype).context("elements of an unknown type")?;
     let layout = TensorLayout::new(dtype, &granted.shape)?;
     let len = layout.byte_len();
@@ -57,7 +66,7 @@ async fn read(import: &RemoteExport, granted: &Granted, limit: usize) -> Result<
     let needed = granted.skip.checked_add(len).map(|end| end.div_ceil(BLOCK));
     let count = granted.ticket.blocks().len();
     ensure!(needed == Some(count), "its shape does not fit its {count} blocks");
-    let (local, memory) = blocks(count * BLOCK)?;
+    let (local, memory) = blocks(memory, count * BLOCK)?;
     import.read_blocks(&granted.ticket, &local, &(0..count).collect::<Vec<_>>()).await?;
     import.done(&granted.ticket).await?;
     Ok(Tensor::with_layout(memory.whole().slice(granted.skip..granted.skip + len)?, layout)?)

@@ -10,8 +10,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use nixl_executor::tensor::safetensors::SafetensorsFile;
+use nixl_executor::tensor::safetensors::{SafetensorsFile, SafetensorsHeader};
 use nixl_executor::{Export, GrantOptions};
+use nixl_memories::Memory;
 use tokio::net::TcpListener;
 
 use crate::blocks::{BLOCK, blocks};
@@ -25,6 +26,9 @@ pub(crate) struct Serve {
     /// Where to serve HTTP; port 0 takes a free one. The address is the first line that is printed.
     #[arg(long, default_value = "127.0.0.1:8500")]
     listen: SocketAddr,
+    /// The memory of the tensors: host, shared, pinned, cuda:N, pool:N, vmm:N, vmmfd:N or managed:N.
+    #[arg(long, value_name = "KIND", default_value_t = Memory::Shared)]
+    memory: Memory,
 }
 
 struct Server {
@@ -38,8 +42,16 @@ type Failure = (StatusCode, String);
 pub(crate) async fn run(args: Serve) -> Result<()> {
     let len =
         usize::try_from(std::fs::metadata(&args.file).context("cannot read the file")?.len())?;
-    let (layout, memory) = blocks(len)?;
-    let file = SafetensorsFile::read_into(&args.file, memory)?;
+    let (layout, memory) = blocks(args.memory, len)?;
+    let file = match memory.device().is_host() {
+        true => SafetensorsFile::read_into(&args.file, memory)?,
+        false => {
+            let bytes = std::fs::read(&args.file)?;
+            nixl_memories::write(&memory, 0, &bytes)?;
+            let header = SafetensorsHeader::parse(&bytes, bytes.len() as u64)?;
+            SafetensorsFile::with_header(header, memory.descriptor(..bytes.len())?)?
+        }
+    };
     let connector = nixl_executor::connector().await?.name("tensor-server").build().await?;
     let export = connector.export([("file", layout)]).await?;
     let server = Arc::new(Server { file, export });

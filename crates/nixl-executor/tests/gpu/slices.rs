@@ -4,6 +4,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use cudarc::driver::sys::CU_MEMHOSTALLOC_PORTABLE;
 use cudarc::driver::{CudaContext, CudaSlice};
 use nixl_connector::Connector;
 use nixl_connector::simulated::Fabric;
@@ -79,6 +80,58 @@ fn work_is_called_for_in_the_order_of_a_stream() {
     }
     assert!((0..10).all(|_| calls.recv_timeout(LIMIT).unwrap()));
     assert_eq!(*order.lock().unwrap(), (0..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn pinned_slices_are_read_after_their_copies_and_come_back() {
+    let name = "slices::pinned_slices_are_read_after_their_copies_and_come_back";
+    let Some((cuda, _)) = Cuda::new(1, name) else { return };
+    let context = CudaContext::new(0).unwrap();
+    let stream = context.new_stream().unwrap();
+    let numbers: Vec<u32> = (0..LEN as u32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
+    let device = stream.clone_htod(&numbers).unwrap();
+    let pinned = || {
+        // SAFETY: any bytes are numbers.
+        unsafe { context.alloc_pinned_with_flags::<u32>(LEN, CU_MEMHOSTALLOC_PORTABLE) }.unwrap()
+    };
+    let (mut source, sink) = (pinned(), pinned());
+    stream.memcpy_dtoh(&device, &mut source).unwrap();
+    // Waits for the copy.
+    let [source, sink] = [source, sink].map(|slice| slices::pinned_region(slice).unwrap());
+    assert_eq!(
+        cuda.gpus.memory_kind(source.device(), source.address()),
+        nixl_executor::MemoryKind::Pinned
+    );
+    block_on(async {
+        let fabric = Fabric::new(Arc::new(SystemClock::new()));
+        let build = |name: &str| {
+            let executor = Arc::new(PathExecutor::new().unwrap()) as Arc<dyn Executor>;
+            Connector::builder().transport(fabric.transport(name)).executor(executor).build()
+        };
+        let (target, initiator) =
+            (build("pinned-target").await.unwrap(), build("pinned-initiator").await.unwrap());
+        let mut offer = target.create_readable(source.clone()).await.unwrap();
+        let remote = RdmaMetadata::decode(&offer.metadata().to_native_bytes().unwrap()).unwrap();
+        let mut read = initiator.begin_read(&remote, sink.clone()).await.unwrap();
+        read.wait_for_completion().await.unwrap();
+        offer.wait_for_completion().await.unwrap();
+    });
+    // Not as a slice of something else.
+    let sink = slices::pinned_slice::<u64>(sink).unwrap_err().into_region();
+    for mut region in [source, sink] {
+        let began = Instant::now();
+        let slice = loop {
+            match slices::pinned_slice::<u32>(region) {
+                Ok(slice) => break slice,
+                Err(refused) => {
+                    assert!(began.elapsed() < LIMIT, "{refused}");
+                    region = refused.into_region();
+                    std::thread::yield_now();
+                }
+            }
+        };
+        assert!(slice.as_slice().unwrap() == numbers);
+    }
 }
 
 /// Threads of the connections may have handles for a moment longer.

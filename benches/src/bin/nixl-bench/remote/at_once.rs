@@ -9,6 +9,7 @@ use nixl_executor::PathKind;
 use super::SUITE;
 use super::case::Flow;
 use super::engine::Engine;
+use super::memory::kind;
 use super::messages::Offer;
 use super::pair::Pair;
 use super::path::{self, Refusal};
@@ -40,7 +41,7 @@ struct Round {
 
 /// Between GPUs always staged; without a GPU the way that is there.
 pub(crate) fn at_once(session: &mut Session, flow: Flow, findings: &mut Findings) -> Result<()> {
-    let engine = match flow.src.kind().is_host() {
+    let engine = match kind(flow.src).is_host() {
         true => Engine::Auto,
         false => Engine::Forced(PathKind::StagedBothSides),
     };

@@ -6,9 +6,8 @@ use anyhow::{Context as _, Result};
 use nixl_descriptor::{DescriptorList, Region};
 use nixl_executor::MemoryKind;
 
-use super::memory::Memory;
+use super::memory::{Memory, kind};
 use super::messages::Offer;
-use crate::allocations;
 use crate::contents::{Contents, Piece, windows};
 use crate::gpus::Gpus;
 use crate::pattern::{CHUNK, Pattern};
@@ -23,24 +22,10 @@ impl Buffer {
     /// Allocates it, and writes every byte once.
     pub(crate) fn new(gpus: &Gpus, memory: Memory, bytes: usize) -> Result<Self> {
         let region = match memory {
-            Memory::Shared if gpus.count() > 0 => {
-                Region::shared_pinned(&gpus.of(MemoryKind::Pinned)?.context, bytes)
-                    .map_err(Into::into)
-            }
-            Memory::Shared => Region::shared(bytes).map_err(Into::into),
-            Memory::Pool(gpu) => allocations::pool(&gpus.of(memory.kind())?.context, gpu, bytes),
-            Memory::Vmm(gpu) => allocations::vmm(&gpus.of(memory.kind())?.context, gpu, bytes, 0),
-            Memory::VmmFd(gpu) => {
-                let context = &gpus.of(memory.kind())?.context;
-                allocations::vmm(context, gpu, bytes, allocations::DESCRIPTOR)
-            }
-            Memory::Managed(gpu) => {
-                allocations::managed(&gpus.of(memory.kind())?.context, gpu, bytes)
-            }
-            _ => gpus.region(memory.kind(), bytes),
+            Memory::Shared => shared(gpus, bytes)
+                .with_context(|| format!("cannot allocate {bytes} bytes of {memory}"))?,
+            _ => memory.allocate(bytes)?,
         };
-        let region =
-            region.with_context(|| format!("cannot allocate {bytes} bytes of {memory}"))?;
         let buffer = Self { region, memory };
         buffer.poison(gpus, bytes)?;
         Ok(buffer)
@@ -82,8 +67,16 @@ impl Buffer {
     }
 
     fn contents<'a>(&'a self, gpus: &'a Gpus) -> Contents<'a> {
-        Contents { gpus, kind: self.memory.kind(), region: &self.region }
+        Contents { gpus, kind: kind(self.memory), region: &self.region }
     }
+}
+
+/// Pinned where there are GPUs.
+fn shared(gpus: &Gpus, bytes: usize) -> Result<Region> {
+    Ok(match gpus.count() {
+        0 => Region::shared(bytes)?,
+        _ => Region::shared_pinned(&gpus.of(MemoryKind::Pinned)?.context, bytes)?,
+    })
 }
 
 fn pieces(window: &Range<usize>, pattern: Option<Pattern>) -> Vec<Piece> {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use anyhow::Result;
 
-use super::memory::Memory;
+use super::memory::{self, Memory};
 use super::session::Session;
 use super::{at_once, planning, transfers};
 use crate::cases::Effort;
@@ -109,7 +109,7 @@ impl fmt::Display for Case {
 }
 
 fn every(gpus: usize) -> Vec<Flow> {
-    let all = Memory::all(gpus);
+    let all = memory::all(gpus);
     let pairs = all.iter().flat_map(|src| all.iter().map(|dst| Flow::new(*src, *dst)));
     pairs.chain(of_other_allocators(gpus)).collect()
 }
@@ -161,7 +161,7 @@ fn promised(gpus: usize, tcp: bool) -> Vec<Flow> {
             (Gpu(0), Gpu(1)),
         ],
     };
-    let all = Memory::all(gpus);
+    let all = memory::all(gpus);
     let there = |memory| all.contains(memory);
     let there = flows.iter().filter(|(src, dst)| there(src) && there(dst));
     let there = there.map(|(src, dst)| Flow::new(*src, *dst));

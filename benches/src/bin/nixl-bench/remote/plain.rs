@@ -10,6 +10,7 @@ use nixl_device::Device;
 use nixl_device::cuda::{Context, CudaError, Current};
 
 use super::buffer::Buffer;
+use super::memory::kind;
 use super::messages::Introduction;
 use crate::baseline::{Baseline, PATIENCE, Registered};
 use crate::clock;
@@ -32,7 +33,7 @@ impl Plain {
     pub(crate) fn start(role: &str, gpus: &Gpus, buffer: &Buffer) -> Result<Self> {
         static AGENTS: AtomicU64 = AtomicU64::new(0);
         let number = AGENTS.fetch_add(1, Ordering::Relaxed);
-        let kind = buffer.memory.kind();
+        let kind = kind(buffer.memory);
         let context = if kind.is_host() { None } else { Some(gpus.of(kind)?.context) };
         let _current = enter(context.as_ref())?;
         let baseline = Baseline::start(&format!("{role}-{}-{number}", std::process::id()))?;
