@@ -136,7 +136,7 @@ impl OperationOptions {
     }
 
     /// The spin of the first poll, if set.
-    pub fn spin_time(&self) -> Option<Duration> {
+    pub(crate) fn spin_time(&self) -> Option<Duration> {
         self.spin
     }
 

@@ -242,7 +242,7 @@ impl PathReport {
 
     /// The same report, of a transfer by [prepared lists](Self::uses_prepared_lists) or not.
     #[must_use]
-    pub fn with_prepared_lists(mut self, is_listed: bool) -> Self {
+    pub(crate) fn with_prepared_lists(mut self, is_listed: bool) -> Self {
         self.is_listed = is_listed;
         self
     }

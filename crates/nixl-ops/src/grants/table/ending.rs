@@ -106,7 +106,7 @@ impl GrantTable {
     }
 
     /// The next end of a grant by its time to live, on the clock of the table.
-    pub fn next_expiry(&self) -> Option<Duration> {
+    pub(crate) fn next_expiry(&self) -> Option<Duration> {
         let State { slots, expiries, .. } = &mut *self.lock();
         expiries.next(deadline(slots))
     }
