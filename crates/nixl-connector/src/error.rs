@@ -46,7 +46,9 @@ pub enum ConnectorError {
         limit: usize,
     },
     /// A writable operation on read-only memory.
-    #[error("descriptor {index} is read-only and cannot be offered for writing")]
+    #[error(
+        "descriptor {index} is read-only and cannot be offered for writing: offer writable memory"
+    )]
     ReadOnly {
         /// Its index in the list.
         index: usize,
@@ -93,7 +95,7 @@ pub enum ConnectorError {
     #[error(transparent)]
     Tensor(#[from] TensorError),
     /// An export has no layout of that name.
-    #[error("the export has no layout {layout:?}")]
+    #[error("the export has no layout {layout:?}: name one that its metadata lists")]
     NoSuchLayout {
         /// The name.
         layout: String,
@@ -115,7 +117,7 @@ pub enum ConnectorError {
     },
     /// An offer is of another tensor than the local one.
     #[error(
-        "the offer is of a tensor of {} with the shape {:?}, and the local one of {} with {:?}",
+        "the offer is of a tensor of {} with the shape {:?}, and the local one of {} with {:?}: read into one of the offered type and shape",
         offered.dtype(), offered.shape(), local.dtype(), local.shape()
     )]
     OtherTensor {
@@ -189,7 +191,7 @@ pub enum ConnectorError {
         owner: String,
     },
     /// The queue of work before a grant refused a callback.
-    #[error("a grant cannot follow the work of this stream: {0}")]
+    #[error("the grant cannot wait for the work of its stream: {0}")]
     WorkQueue(#[from] DependencyError),
     /// The engine could not register the memory.
     #[error(transparent)]

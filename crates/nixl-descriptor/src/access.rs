@@ -55,7 +55,7 @@ pub enum AccessError {
         device: Device,
     },
     /// The region was made from memory that must not change.
-    #[error("the region is read-only")]
+    #[error("the region is read-only: copy it to writable memory first")]
     ReadOnly,
     /// No memory for the copy.
     #[error("cannot allocate {len} bytes for the copy")]

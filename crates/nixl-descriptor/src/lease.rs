@@ -43,7 +43,7 @@ impl fmt::Display for LeaseMode {
 #[non_exhaustive]
 pub enum LeaseError {
     /// There is nothing to lease.
-    #[error("no descriptors to lease")]
+    #[error("no descriptors to lease: give at least one")]
     Empty,
     /// Two destinations in the list share bytes, so the result would depend on the order of arrival.
     #[error("two destination descriptors of the list overlap in {region}: make them disjoint")]
@@ -72,7 +72,7 @@ pub enum LeaseError {
         block: u32,
     },
     /// The region was made from memory that must not change.
-    #[error("{region} is read-only and cannot be written")]
+    #[error("{region} is read-only and cannot be written: copy it to writable memory first")]
     ReadOnly {
         /// Which region.
         region: RegionId,

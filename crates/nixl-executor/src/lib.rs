@@ -81,8 +81,7 @@
 //!
 //! # Runtimes
 //!
-//! Nothing here but the channels depends on a particular async runtime: futures are woken by threads of the connection. Channels
-//! need tokio's. Connectors, regions and
+//! Channels need tokio's runtime. All else runs on any: futures are woken by threads of the connection. Connectors, regions and
 //! operations are `Send` and `Sync`, futures of their methods are `Send`.
 
 mod begin;

@@ -111,7 +111,7 @@ pub enum TransportError {
         reason: SharedError,
     },
     /// The policy allows no available path.
-    #[error("the policy allows no available path: {}", list(.rejected))]
+    #[error("the policy allows no available path; allow one of these, or remove the reason against it: {}", list(.rejected))]
     NoPath {
         /// Each path, with the reason against it.
         rejected: Vec<Rejected>,
@@ -253,7 +253,9 @@ pub enum OperationError {
     #[error("the operation was cancelled")]
     Cancelled,
     /// Its deadline passed. The memory stays with the library until the engine is quiet.
-    #[error("the operation did not complete within {after:?}")]
+    #[error(
+        "the operation did not complete within {after:?}: check that the peer runs, or allow more time"
+    )]
     TimedOut {
         /// Its time.
         after: Duration,
@@ -265,7 +267,9 @@ pub enum OperationError {
         limit: usize,
     },
     /// The peer declined the offer, or its transfer failed and has ended.
-    #[error("the peer declined the offer, or failed to use it; none of its accesses is in flight")]
+    #[error(
+        "the peer declined the offer, or failed to use it: make a new offer; none of its accesses is in flight"
+    )]
     Declined,
     /// The engine failed.
     #[error(transparent)]

@@ -19,7 +19,9 @@ pub enum PairingError {
         wanted: OperationKind,
     },
     /// Both lists must have the same length.
-    #[error("{local} local descriptors do not pair with {remote} remote ones")]
+    #[error(
+        "{local} local descriptors do not pair with {remote} remote ones: describe the local memory in as many pieces"
+    )]
     Count {
         /// Local descriptors.
         local: usize,
@@ -27,7 +29,9 @@ pub enum PairingError {
         remote: usize,
     },
     /// Descriptors at the same place must have the same size.
-    #[error("descriptor {index} has {local} bytes here and {remote} at the peer")]
+    #[error(
+        "descriptor {index} has {local} bytes here and {remote} at the peer: the lengths must be equal"
+    )]
     Size {
         /// The index in both lists.
         index: usize,
@@ -37,7 +41,9 @@ pub enum PairingError {
         remote: u64,
     },
     /// A read would write into read-only memory.
-    #[error("local descriptor {index} is read-only and cannot be the destination of a read")]
+    #[error(
+        "local descriptor {index} is read-only and cannot be the destination of a read: read into writable memory"
+    )]
     ReadOnly {
         /// Its index in the list.
         index: usize,

@@ -47,7 +47,9 @@ pub enum TicketError {
         writing: bool,
     },
     /// It does not grant the requested layers.
-    #[error("layers {start}..{end} are requested, and the ticket grants {first}..{last}")]
+    #[error(
+        "layers {start}..{end} are requested, and the ticket grants {first}..{last}: request some of these, or ask the owner for another ticket"
+    )]
     Layers {
         /// First requested layer.
         start: usize,

@@ -43,7 +43,9 @@ impl Reclaim {
 #[non_exhaustive]
 pub enum ReclaimError {
     /// The region was made from something else.
-    #[error("the memory was not made from a {wanted}")]
+    #[error(
+        "the memory was not made from a {wanted}: take it back as the type that it was made from"
+    )]
     WrongType {
         /// The requested type.
         wanted: &'static str,

@@ -33,7 +33,7 @@ pub enum GpuError {
         reason: SharedError,
     },
     /// A call is missing or rejects this.
-    #[error("the driver cannot do this: {reason}")]
+    #[error("the CUDA driver does not support this: {reason}")]
     Unsupported {
         /// The missing part.
         #[source]

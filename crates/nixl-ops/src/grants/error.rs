@@ -75,7 +75,7 @@ pub enum GrantError {
         asked: u64,
     },
     /// The grant is valid already.
-    #[error("the grant was published before")]
+    #[error("the grant was published before: publish each once")]
     Published,
     /// The message about the grant lacks its token.
     #[error("the message about the grant of slot {slot} lacks its token: the ticket is forged")]
