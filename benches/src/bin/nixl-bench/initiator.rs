@@ -37,6 +37,8 @@ pub(crate) struct Findings {
     pub(crate) gauges: Vec<Gauge>,
     /// Paths that were refused.
     pub(crate) refusals: Vec<Refusal>,
+    /// What this machine has no memory for.
+    pub(crate) skipped: Vec<String>,
     /// What could not be measured, or came out wrong, and why.
     pub(crate) left_out: Vec<String>,
 }
@@ -44,10 +46,11 @@ pub(crate) struct Findings {
 impl Findings {
     /// Adds what another suite found.
     pub(crate) fn extend(&mut self, other: Self) {
-        let Self { rows, gauges, refusals, left_out } = other;
+        let Self { rows, gauges, refusals, skipped, left_out } = other;
         self.rows.extend(rows);
         self.gauges.extend(gauges);
         self.refusals.extend(refusals);
+        self.skipped.extend(skipped);
         self.left_out.extend(left_out);
     }
 

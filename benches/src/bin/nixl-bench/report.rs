@@ -26,6 +26,9 @@ pub(crate) struct Report {
     /// Paths that the executor was told to take, and refused: once for each pair of memories.
     #[serde(default)]
     pub(crate) refusals: Vec<Refusal>,
+    /// Rows that are not here, since this machine has no memory for them.
+    #[serde(default)]
+    pub(crate) skipped: Vec<String>,
 }
 
 /// What one engine took for one case.
@@ -73,8 +76,8 @@ pub(crate) struct Gauge {
 
 impl Report {
     pub(crate) fn new(environment: Environment, findings: Findings) -> Self {
-        let Findings { rows, gauges, refusals, left_out: _ } = findings;
-        Self { schema: SCHEMA, environment, rows, gauges, refusals }
+        let Findings { rows, gauges, refusals, skipped, left_out: _ } = findings;
+        Self { schema: SCHEMA, environment, rows, gauges, refusals, skipped }
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self> {
@@ -214,7 +217,7 @@ pub(crate) mod tests {
         assert_eq!(json["schema"], 1);
         let mut top = names(&json);
         top.sort_unstable();
-        assert_eq!(top, ["environment", "gauges", "refusals", "rows", "schema"]);
+        assert_eq!(top, ["environment", "gauges", "refusals", "rows", "schema", "skipped"]);
         let mut expected = [
             "suite",
             "case",

@@ -54,6 +54,9 @@ pub(crate) fn terminal(report: &Report) -> String {
     for refusal in remote::refusals(report) {
         let _ = write!(text, "\n{refusal}");
     }
+    for skipped in &report.skipped {
+        let _ = write!(text, "\n{skipped}");
+    }
     for gauge in &report.gauges {
         let _ = write!(text, "\n{}: {} {}", gauge.name, gauge.value, gauge.unit);
     }
@@ -78,11 +81,13 @@ pub(crate) fn markdown(report: &Report) -> String {
         text.push_str(
             "\nFrom begin to awaited completion, in turns on the same memory: `nixl-connector` takes the path that its \
              executor chooses, or the one behind the slash; `nixl-sys` is plain NIXL (create, post, poll, with a \
-             notification). Every destination was poisoned; the data of all transfers up to 64 MiB was checked, of larger \
+             notification), and the last column how many times the rate of the driver's own copy was reached: between GPUs, or with \
+             pinned memory for the host's. Every destination was poisoned; the data of all transfers up to 64 MiB was checked, of larger \
              ones the first, the middle and the last.\n\n",
         );
         push_list(&mut text, remote::verdicts(report));
         push_list(&mut text, remote::refusals(report));
+        push_list(&mut text, report.skipped.clone());
     }
     if !local.is_empty() {
         text.push_str("# Copies of blocks between memories of one process\n\n");

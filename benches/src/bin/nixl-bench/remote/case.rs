@@ -1,6 +1,8 @@
 //! Cases of two processes.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::mem::Discriminant;
 
 use anyhow::Result;
 
@@ -108,10 +110,32 @@ impl fmt::Display for Case {
     }
 }
 
+/// All ordered pairs of kinds from the first GPU and the host to the second and the host; of each further GPU, each kind to the
+/// next one, and to and from the host.
 fn every(gpus: usize) -> Vec<Flow> {
     let all = memory::all(gpus);
     let pairs = all.iter().flat_map(|src| all.iter().map(|dst| Flow::new(*src, *dst)));
-    pairs.chain(of_other_allocators(gpus)).collect()
+    let mut flows: Vec<_> = pairs.collect();
+    flows.extend(of_other_allocators(gpus));
+    let ordinals = 0..u32::try_from(gpus).unwrap_or(u32::MAX);
+    let host = [Memory::Host, Memory::Shared, Memory::Pinned];
+    for gpu in ordinals.clone() {
+        let other = (gpu + 1) % ordinals.end;
+        for src in memory::of_gpus(gpu) {
+            let of_kind = |dst: &Memory| gpu == 0 || std::mem::discriminant(dst) == kind_of(src);
+            flows.extend(memory::of_gpus(other).filter(of_kind).map(|dst| Flow::new(src, dst)));
+            flows.extend(
+                host.iter().flat_map(|host| [Flow::new(src, *host), Flow::new(*host, src)]),
+            );
+        }
+    }
+    let mut seen = HashSet::new();
+    flows.retain(|flow| seen.insert((flow.src, flow.dst)));
+    flows
+}
+
+fn kind_of(memory: Memory) -> Discriminant<Memory> {
+    std::mem::discriminant(&memory)
 }
 
 /// From and to GPU memory of other allocators.
@@ -174,10 +198,29 @@ mod tests {
 
     #[test]
     fn a_full_run_measures_every_pair_of_memories_in_both_directions() {
-        for (gpus, memories, others) in [(0, 2, 0), (1, 4, 15), (2, 5, 15), (8, 5, 15)] {
+        for gpus in [0, 1, 2, 8] {
             let cases = Case::all(gpus, Effort::Full, false, None);
+            let flows: Vec<_> = cases
+                .iter()
+                .filter_map(|case| match case {
+                    Case::Transfers { flow, kind: Kind::Read, .. } => Some((flow.src, flow.dst)),
+                    _ => None,
+                })
+                .collect();
             let transfers = cases.iter().filter(|c| matches!(c, Case::Transfers { .. }));
-            assert_eq!(transfers.count(), (memories * memories + others) * 2, "{gpus} GPUs");
+            assert_eq!(transfers.count(), 2 * flows.len(), "{gpus} GPUs");
+            let all = memory::all(gpus);
+            assert!(all.iter().all(|src| all.iter().all(|dst| flows.contains(&(*src, *dst)))));
+            for gpu in 0..gpus as u32 {
+                let other = (gpu + 1) % gpus as u32;
+                for (src, dst) in memory::of_gpus(gpu).zip(memory::of_gpus(other)) {
+                    assert!(flows.contains(&(src, dst)), "{src} {dst}");
+                    assert!(flows.contains(&(src, Memory::Pinned)), "{src}");
+                    assert!(flows.contains(&(Memory::Host, src)), "{src}");
+                    let every = |dst| flows.contains(&(src, dst));
+                    assert!(gpu > 0 || memory::of_gpus(other).all(every), "{src}");
+                }
+            }
             let mut names: Vec<_> = cases.iter().map(ToString::to_string).collect();
             names.sort_unstable();
             names.dedup();

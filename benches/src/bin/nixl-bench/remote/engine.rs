@@ -19,6 +19,8 @@ pub(crate) enum Engine {
     Forced(PathKind),
     /// Create, post and poll.
     Plain,
+    /// One copy by the driver within this process: the best that the hardware has.
+    Driver,
     /// Our connector with the direct executor, which has nothing to choose.
     Direct,
 }
@@ -39,7 +41,7 @@ impl Engine {
     /// Those between which every transfer is compared.
     pub(crate) fn compared() -> Vec<Self> {
         let forced = Self::FORCED.into_iter().map(Self::Forced);
-        [Self::Auto].into_iter().chain(forced).chain([Self::Plain]).collect()
+        [Self::Auto].into_iter().chain(forced).chain([Self::Plain, Self::Driver]).collect()
     }
 
     pub(crate) fn options(self) -> OperationOptions {
@@ -57,6 +59,7 @@ impl fmt::Display for Engine {
             Self::Auto => f.write_str("nixl-connector"),
             Self::Forced(kind) => write!(f, "nixl-connector/{kind}"),
             Self::Plain => f.write_str("nixl-sys"),
+            Self::Driver => f.write_str("driver"),
             Self::Direct => f.write_str("direct-executor"),
         }
     }

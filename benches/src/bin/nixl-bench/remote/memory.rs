@@ -14,6 +14,13 @@ pub(crate) fn all(gpus: usize) -> &'static [Memory] {
     }
 }
 
+/// Every kind of memory of a GPU.
+pub(crate) fn of_gpus(gpu: u32) -> impl Iterator<Item = Memory> {
+    const KINDS: [fn(u32) -> Memory; 5] =
+        [Memory::Gpu, Memory::Pool, Memory::Vmm, Memory::VmmFd, Memory::Managed];
+    KINDS.into_iter().map(move |kind| kind(gpu))
+}
+
 /// The kind by which the executor plans.
 pub(crate) fn kind(memory: Memory) -> MemoryKind {
     match (memory, memory.gpu()) {

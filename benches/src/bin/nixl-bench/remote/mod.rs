@@ -1,7 +1,8 @@
 //! The suite `remote`: transfers between memories of two processes, host, pinned and on GPUs, by the path that our
-//! executor chooses, by each path that it can be made to take, and by plain nixl-sys.
+//! executor chooses, by each path that it can be made to take, and by plain nixl-sys, beside the driver's own copy.
 
 mod at_once;
+mod best;
 mod buffer;
 mod case;
 mod engine;

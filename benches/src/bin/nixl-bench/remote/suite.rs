@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use nixl_device::cuda;
 
 use super::case::Case;
+use super::memory::{self, Memory};
 use super::session::Session;
 use crate::cases::Effort;
 use crate::initiator::{Findings, progress};
@@ -19,13 +20,18 @@ use crate::transport::Transport;
 ///
 /// Without a GPU it says so, and measures what goes from host memory to host memory.
 pub(crate) fn run(effort: Effort, filter: Option<&str>) -> Result<Findings> {
+    let mut findings = Findings::default();
     if let Err(reason) = cuda::probe() {
+        findings.skipped = [Memory::Pinned]
+            .into_iter()
+            .chain(memory::of_gpus(0))
+            .map(|kind| format!("from and to {kind}: skipped, no GPU ({reason})"))
+            .collect();
         eprintln!("remote: no GPU ({reason}): only transfers between host memories are measured");
     }
     let tcp = env::var("UCX_TLS").is_ok_and(|value| Transport::is_tcp(&value));
     let mut session = Session::start(effort).context("the two processes cannot start")?;
     let cases = Case::all(session.gpus.count(), effort, tcp, filter);
-    let mut findings = Findings::default();
     let mut shown = 0;
     let progress = progress(cases.len())?;
     for case in cases {

@@ -5,7 +5,7 @@ use super::{Refusal, SUITE};
 use crate::report::{Report, Row};
 use crate::table::{duration, ratio, shape};
 
-pub(crate) const HEADINGS: [&str; 11] = [
+pub(crate) const HEADINGS: [&str; 12] = [
     "case",
     "memories",
     "size",
@@ -17,17 +17,21 @@ pub(crate) const HEADINGS: [&str; 11] = [
     "nixl-sys p50",
     "GB/s",
     "time ratio",
+    "of the driver's copy",
 ];
 
-/// A line for each engine but plain nixl-sys, which stands beside them.
+/// A line for each engine but plain nixl-sys and the driver, which stand beside them.
 pub(crate) fn lines(report: &Report) -> Vec<Vec<String>> {
     let rows: Vec<_> = report.rows.iter().filter(|row| row.suite == SUITE).collect();
-    let plain = |row: &Row| row.engine == Engine::Plain.to_string();
-    let beside = |row: &Row| rows.iter().copied().find(|r| plain(r) && r.is_beside(row));
-    rows.iter().filter(|row| !plain(row)).map(|row| cells(row, beside(row))).collect()
+    let [plain, driver] = [Engine::Plain, Engine::Driver].map(|engine| engine.to_string());
+    let beside = |row: &Row, engine: &str| {
+        rows.iter().copied().find(|r| r.engine == engine && r.is_beside(row))
+    };
+    let ours = rows.iter().filter(|row| row.engine != plain && row.engine != driver);
+    ours.map(|row| cells(row, beside(row, &plain), beside(row, &driver))).collect()
 }
 
-fn cells(row: &Row, plain: Option<&Row>) -> Vec<String> {
+fn cells(row: &Row, plain: Option<&Row>, driver: Option<&Row>) -> Vec<String> {
     let throughput = |row: &Row| row.gbps.map_or_else(String::new, |gbps| format!("{gbps:.2}"));
     vec![
         row.case.clone(),
@@ -41,6 +45,8 @@ fn cells(row: &Row, plain: Option<&Row>) -> Vec<String> {
         plain.map_or_else(String::new, |plain| duration(plain.p50_ns)),
         plain.map_or_else(String::new, throughput),
         plain.and_then(|plain| ratio(row.p50_ns, plain.p50_ns)).unwrap_or_default(),
+        // Of the rate, which is the inverse of the time's.
+        driver.and_then(|driver| ratio(driver.p50_ns, row.p50_ns)).unwrap_or_default(),
     ]
 }
 
@@ -77,18 +83,21 @@ mod tests {
             measured("read", Engine::Auto, 1000),
             measured("read", forced, 3000),
             measured("read", Engine::Plain, 2000),
+            measured("read", Engine::Driver, 900),
             measured("write", Engine::Auto, 1000),
         ];
         let lines = lines(&report(rows, vec![]));
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[0][..4], ["read", "host -> cuda:1", "4KiB", "nixl-connector"]);
         assert_eq!(lines[0][4..6], ["direct", "1.00 us"]);
-        assert_eq!(lines[0][10], "0.50");
+        assert_eq!((lines[0][10].as_str(), lines[0][11].as_str()), ("0.50", "0.90"));
+        assert_eq!(lines[1][11], "0.30");
         assert_eq!(
             (lines[1][3].as_str(), lines[1][10].as_str()),
             ("nixl-connector/direct", "1.50")
         );
-        assert_eq!((lines[2][1].as_str(), lines[2][10].as_str()), ("cuda:1 -> host", ""));
+        let last = &lines[2];
+        assert_eq!([&*last[1], &*last[10], &*last[11]], ["cuda:1 -> host", "", ""]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use nixl_executor::PathReport;
 use nixl_metadata::RdmaMetadata;
 
 use super::SUITE;
+use super::best::Best;
 use super::case::Flow;
 use super::engine::Engine;
 use super::iterations::Iterations;
@@ -60,6 +61,8 @@ pub(crate) fn transfers(
     let longest = sizes.iter().copied().max().context("there is no size to measure")?;
     let longest = longest + Offer::WARM_UPS * WARM;
     let mut engines = Engine::compared();
+    let best = Best::new(&session.gpus, flow, longest)?;
+    engines.retain(|engine| best.is_some() || *engine != Engine::Driver);
     let mut pair = session.prepare(flow.sides(kind), longest, true)?;
     if let Some(Err(error)) = &pair.plain {
         let engine = Engine::Plain;
@@ -69,7 +72,7 @@ pub(crate) fn transfers(
     for bytes in sizes {
         while !engines.is_empty() {
             let transfer = Transfer { flow, kind, bytes: *bytes };
-            match transfer.measure(session, &pair, &mut engines, findings) {
+            match transfer.measure(session, (&pair, best.as_ref()), &mut engines, findings) {
                 Ok(()) => break,
                 Err(Failure { engine, error }) => {
                     let error = session.explain(error);
@@ -98,7 +101,7 @@ impl Transfer {
     fn measure(
         self,
         session: &mut Session,
-        pair: &Pair,
+        (pair, best): (&Pair, Option<&Best>),
         engines: &mut Vec<Engine>,
         findings: &mut Findings,
     ) -> Result<(), Failure> {
@@ -119,7 +122,10 @@ impl Transfer {
                 }
                 let engine = subject.engine;
                 let begun = clock::now();
-                let attempt = self.once(session, pair, subject);
+                let attempt = match (engine, best) {
+                    (Engine::Driver, Some(best)) => self.by_driver(session, best),
+                    _ => self.once(session, pair, subject),
+                };
                 match attempt.map_err(|error| Failure { engine, error })? {
                     Attempt::Moved(took, taken) => {
                         if subject.iterations.is_timed() {
@@ -190,6 +196,11 @@ impl Transfer {
         Ok(attempt)
     }
 
+    fn by_driver(self, session: &Session, best: &Best) -> Result<Attempt> {
+        let took = best.copy(&session.gpus, self.bytes, self.bytes.min(WARM))?;
+        Ok(Attempt::Moved(took, ("cuda".to_owned(), "copy".to_owned())))
+    }
+
     /// A path that is refused leaves the offer as it was: then the executor may choose.
     fn by_connector(
         self,
@@ -227,8 +238,8 @@ impl Transfer {
             .over(&transport, &path)
             .between(SUITE, here, there)
             .of(self.bytes)
-            .verified();
-        Ok(row.moving(self.bytes))
+            .moving(self.bytes);
+        Ok(if subject.engine == Engine::Driver { row } else { row.verified() })
     }
 }
 
