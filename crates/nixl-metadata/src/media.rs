@@ -26,9 +26,11 @@ mod embeddings;
 mod hash;
 mod item;
 mod metadata;
+mod other;
 mod wire;
 
 pub use self::embeddings::EmbeddingsRequest;
 pub use self::hash::ContentHasher;
 pub use self::item::{DecodedMedia, MediaItem};
-pub use self::metadata::{ImageLayout, ImageMetadata, MediaMetadata, OtherMetadata, VideoMetadata};
+pub use self::metadata::{ImageLayout, ImageMetadata, MediaMetadata, VideoMetadata};
+pub use self::other::OtherMetadata;

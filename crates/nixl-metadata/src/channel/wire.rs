@@ -31,6 +31,14 @@ pub(crate) enum Call {
     Reply { id: u128, reply: Result<Bytes, Fault> },
 }
 
+/// A request as NATS carries it and etcd stores it.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    pub(crate) from: WorkerName,
+    pub(crate) payload: Bytes,
+    pub(crate) within_ms: u64,
+}
+
 /// A message of a server.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Answer {

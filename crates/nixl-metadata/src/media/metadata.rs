@@ -6,6 +6,7 @@ use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
+use super::other::{Bounded, OtherMetadata};
 use crate::native::bounded;
 use crate::{Field, MetadataError};
 
@@ -21,11 +22,6 @@ pub enum MediaMetadata {
     #[serde(untagged)]
     Other(OtherMetadata),
 }
-
-/// The JSON of metadata that this version does not know, to be passed on as it is.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(transparent)]
-pub struct OtherMetadata(Value);
 
 /// A known kind that does not fit is an error; other kinds are kept.
 impl<'de> Deserialize<'de> for MediaMetadata {
@@ -50,7 +46,7 @@ impl<'de> Deserialize<'de> for MediaMetadata {
                 let metadata = match &*kind {
                     "Video" => MediaMetadata::Video(map.next_value()?),
                     _ => {
-                        let fields: Value = map.next_value()?;
+                        let Bounded(fields) = map.next_value()?;
                         let is_known = kind == "Image" && !has_later_layout(&fields);
                         match is_known {
                             true => MediaMetadata::Image(

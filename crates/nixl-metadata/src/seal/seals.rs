@@ -231,6 +231,15 @@ impl Seals {
         self.keys().opener.open(binding, token).map(|opened| opened.data)
     }
 
+    /// Seals bytes that should be claims.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn sealed_claims(&self, claims: &[u8]) -> Result<Vec<u8>, SealError> {
+        let keys = self.keys();
+        let Sealing::Local(key) = &keys.sealer.key.0 else { return Err(SealError::BadKey) };
+        let sealed = LocalToken::encrypt(key, claims, Some(keys.sealer.footer.as_bytes()), None);
+        sealed.map(String::into_bytes).map_err(|_| SealError::BadKey)
+    }
+
     /// Opens a request of any id, and returns that, and how long the seal holds from now on.
     pub(crate) fn open_request(
         &self,

@@ -230,6 +230,9 @@ fn messages_that_are_none() {
     bad("/Decoded/metadata/Image/layout", json!(7));
     bad("/Decoded/metadata/Image/color_type", json!(null));
     bad("/Decoded/metadata", json!({"Video": {}}));
+    let deep = (0..17).fold(json!(1), |inside, _| json!([inside]));
+    bad("/Decoded/metadata", json!({ "Smell": deep }));
+    bad("/Decoded/metadata", json!({ "Smell": vec![0; 5000] }));
     bad("/Decoded", json!([]));
     for json in ["", "{\"Decoded\":{", "{\"Decoded\":"] {
         let error = MediaItem::from_json(json.as_bytes());

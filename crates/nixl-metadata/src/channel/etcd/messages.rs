@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::channel::{ChannelError, WorkerName};
 
@@ -174,12 +174,4 @@ pub(super) fn unhex(text: &[u8]) -> Option<WorkerName> {
     });
     let bytes = bytes.collect::<Option<Vec<_>>>()?;
     WorkerName::new(String::from_utf8(bytes).ok()?).ok()
-}
-
-/// A request as it is stored.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Asked {
-    pub(super) from: WorkerName,
-    pub(super) payload: bytes::Bytes,
-    pub(super) within_ms: u64,
 }

@@ -20,7 +20,7 @@ pub use client::{EtcdOptions, connect};
 /// Reads bytes as each answer of etcd.
 #[cfg(any(test, fuzzing))]
 pub(super) fn decodes(input: &[u8]) {
-    use messages::{Failed, Lease, Line, Range, Txn, Watched, read, unhex};
+    use messages::{Authenticated, Failed, Lease, Line, Range, Txn, Watched, read, unhex};
 
     if let Ok(range) = read::<Range>(input) {
         for found in &range.kvs {
@@ -31,5 +31,5 @@ pub(super) fn decodes(input: &[u8]) {
         watched.events.iter().for_each(|event| drop((event.is_delete(), event.kv.value())));
     }
     let _leases = (read::<Lease>(input).map(|lease| (lease.id(), lease.ttl())), read::<Txn>(input));
-    let _others = (read::<Failed>(input), unhex(input));
+    let _others = (read::<Failed>(input), read::<Authenticated>(input).is_ok(), unhex(input));
 }

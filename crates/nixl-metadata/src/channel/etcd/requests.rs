@@ -8,10 +8,10 @@ use bytes::Bytes;
 use tokio::time::{sleep, timeout};
 
 use super::client::Etcd;
-use super::messages::{Asked, KeyValue};
+use super::messages::KeyValue;
 use crate::channel::error::Fault;
 use crate::channel::inbox::Delivery;
-use crate::channel::wire::encode;
+use crate::channel::wire::{Asked, encode};
 use crate::channel::{ChannelError, Incarnation, WorkerName};
 
 /// How long an inbox stands without its worker.

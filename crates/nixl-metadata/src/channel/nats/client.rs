@@ -13,7 +13,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use nixl_device::locks::lock;
-use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::NatsOptions;
@@ -23,7 +22,7 @@ use crate::channel::error::Fault;
 use crate::channel::inbox::Delivery;
 use crate::channel::shared::Shared;
 use crate::channel::watch::States;
-use crate::channel::wire::{decode, encode};
+use crate::channel::wire::{Asked, decode, encode};
 use crate::channel::{
     Channel, ChannelError, ChannelOptions, Entry, Exposure, Incarnation, Listed, WorkerName,
 };
@@ -87,14 +86,6 @@ impl fmt::Debug for Nats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Nats").field("place", &self.place).finish_non_exhaustive()
     }
-}
-
-/// A request as it travels.
-#[derive(Serialize, Deserialize)]
-struct Asked {
-    from: WorkerName,
-    payload: Bytes,
-    within_ms: u64,
 }
 
 impl Nats {
