@@ -5,6 +5,7 @@
 //! | `GET /offer/HEIGHT/WIDTH/SEED` | Dynamo's message of an image of these pixels, offered until it is read |
 //! | `GET /pixels/HEIGHT/WIDTH/SEED` | the same pixels |
 //! | `GET /tensor/NAME` | the offer of a tensor of the file, in the native profile |
+//! | `GET /tensors` | the offer of all tensors of the file, in the order of their names |
 //! | `GET /file` | the same of the whole file |
 //!
 //! The file of safetensors is its argument, if there is one. The address is the first line that is printed.
@@ -22,8 +23,9 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use nixl_connector::media::{ImageLayout, ImageMetadata, MediaItem, MediaMetadata, MediaSender};
 use nixl_connector::{Connector, ReadableOperation};
+use nixl_descriptor::DescriptorList;
 use nixl_descriptor::tensor::DType;
-use nixl_descriptor::tensor::safetensors::SafetensorsFile;
+use nixl_descriptor::tensor::safetensors::{SafetensorsError, SafetensorsFile, TensorEntry};
 use nixl_tests::pattern;
 use tokio::net::TcpListener;
 
@@ -52,6 +54,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .route("/offer/{height}/{width}/{seed}", get(offer))
         .route("/pixels/{height}/{width}/{seed}", get(pixels))
         .route("/tensor/{name}", get(tensor))
+        .route("/tensors", get(tensors))
         .route("/file", get(file_as_a_region))
         .with_state(source);
     axum::serve(listener, routes).await?;
@@ -99,6 +102,16 @@ async fn tensor(
     let file = source.file.as_ref().ok_or((StatusCode::NOT_FOUND, "no file".to_owned()))?;
     let tensor = file.tensor(&name).map_err(failed)?;
     told(source.connector.create_readable(&tensor).await.map_err(failed)?)
+}
+
+async fn tensors(State(source): State<Arc<Source>>) -> Result<Bytes, Failure> {
+    let file = source.file.as_ref().ok_or((StatusCode::NOT_FOUND, "no file".to_owned()))?;
+    let mut names: Vec<_> = file.header().tensors().iter().map(TensorEntry::name).collect();
+    names.sort_unstable();
+    let memory = names.into_iter().map(|name| Ok(file.tensor(name)?.memory().clone()));
+    let memory = memory.collect::<Result<Vec<_>, SafetensorsError>>().map_err(failed)?;
+    let memory = DescriptorList::try_from(memory).map_err(failed)?;
+    told(source.connector.create_readable(memory).await.map_err(failed)?)
 }
 
 async fn file_as_a_region(State(source): State<Arc<Source>>) -> Result<Bytes, Failure> {
