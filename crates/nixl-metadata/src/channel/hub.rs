@@ -93,12 +93,17 @@ pub struct Hub {
     state: Arc<Mutex<State>>,
 }
 
+/// A life beyond what the clock can count.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
 #[derive(Default)]
 struct State {
     entries: HashMap<WorkerName, Slot>,
     bytes: usize,
     /// The changes of names that are followed.
     followed: HashMap<WorkerName, watch::Sender<()>>,
+    /// No entry ends before.
+    first_end: Option<Instant>,
     inboxes: HashMap<WorkerName, Served>,
     next_inbox: u64,
 }
@@ -165,7 +170,10 @@ impl Hub {
         if is_changed {
             state.changed(&name);
         }
-        state.entries.insert(name, Slot { stored, ends: now + life });
+        // As good as for ever.
+        let ends = now.checked_add(life).unwrap_or(now + FAR);
+        state.first_end = Some(state.first_end.map_or(ends, |first| first.min(ends)));
+        state.entries.insert(name, Slot { stored, ends });
         Ok(life)
     }
 
@@ -279,6 +287,9 @@ impl Hub {
 
 impl State {
     fn end_old(&mut self, now: Instant) {
+        if self.first_end.is_none_or(|end| end > now) {
+            return;
+        }
         // A hub has a few thousand entries at most.
         let ended: Vec<_> = self
             .entries
@@ -287,6 +298,7 @@ impl State {
             .map(|(name, _)| name.clone())
             .collect();
         ended.iter().for_each(|name| self.remove(name));
+        self.first_end = self.entries.values().map(|slot| slot.ends).min();
     }
 
     fn remove(&mut self, name: &WorkerName) {

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use nixl_metadata::channel::nats::NatsOptions;
-use nixl_metadata::channel::{ChannelError, nats};
+use nixl_metadata::channel::{ChannelError, Incarnation, nats};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use crate::process::{self, Process};
 use crate::servers::{Backend as _, Nats, TOKEN};
-use crate::suite::{entry, name, options};
+use crate::suite::{entry, name, options, soon};
 
 #[tokio::test]
 async fn a_server_without_jetstream_is_named() {
@@ -85,6 +87,63 @@ async fn a_full_bucket_and_a_damaged_value_are_told_apart_from_a_lost_connection
     store.put("79", other).await.unwrap();
     let listed = channel.list("").await.unwrap();
     assert_eq!(listed.iter().map(|line| line.name().as_str()).collect::<Vec<_>>(), ["w"]);
+}
+
+/// A server that says this first, and this to each piece that it reads.
+async fn fake(greeting: &'static str, answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("nats://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut piece = [0; 4096];
+                let _gone = stream.write_all(greeting.as_bytes()).await;
+                while stream.read(&mut piece).await.is_ok_and(|len| len > 0) {
+                    let _gone = stream.write_all(answer.as_bytes()).await;
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn servers_that_are_slow_or_no_servers_of_nats_are_errors_in_time() {
+    const INFO: &str =
+        "INFO {\"server_id\":\"a\",\"version\":\"2.9.10\",\"max_payload\":1048576}\r\n";
+    for (greeting, answer) in [
+        ("", ""),
+        (INFO, ""),
+        (INFO, "PONG\r\n"),
+        (INFO, "-ERR 'Stale Connection'\r\n"),
+        (INFO, "PONG\r\nMSG other 7 3\r\nabc\r\n"),
+        (INFO, "nonsense\r\n"),
+        ("HTTP/1.1 400 Bad Request\r\n\r\n", ""),
+    ] {
+        let address = fake(greeting, answer).await;
+        let hasty = options().call_time(Duration::from_millis(700));
+        let channel = nats::connect(&address, NatsOptions::new(), hasty).await.unwrap();
+        let (w, within) = (name("w"), Duration::from_millis(700));
+        let errors = soon("the errors", async {
+            [
+                channel.fetch(&w).await.map(drop).unwrap_err(),
+                channel.publish(entry("w", 1, b"x")).await.map(drop).unwrap_err(),
+                channel.list("").await.map(drop).unwrap_err(),
+                channel.request(&w, &w, "x".into(), within).await.map(drop).unwrap_err(),
+                channel.watch(&w).await.map(drop).unwrap_err(),
+                channel.serve(&w, Incarnation::new(1)).await.map(drop).unwrap_err(),
+            ]
+        });
+        for error in errors.await {
+            let is_named = matches!(
+                error,
+                ChannelError::Down { .. }
+                    | ChannelError::Lost { .. }
+                    | ChannelError::TimedOut { .. }
+            );
+            assert!(is_named, "{greeting} {answer}: {error:?}");
+        }
+    }
 }
 
 /// Whether a client with these credentials gets in.

@@ -282,6 +282,14 @@ async fn requests_that_wait_are_bounded_in_bytes_until_their_senders_give_up() {
 }
 
 #[tokio::test]
+async fn an_entry_may_live_for_ever() {
+    let hub = Hub::new(HubLimits::new().life_time(Duration::MAX));
+    let channel = hub.channel(options().life_time(Duration::MAX));
+    let _published = channel.publish(entry("w", 1, b"x")).await.unwrap();
+    assert_eq!(channel.fetch(&name("w")).await.unwrap(), entry("w", 1, b"x"));
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_leaves_its_place() {
     let hub = Hub::default();
     let two = ServerOptions::new().connections(2);

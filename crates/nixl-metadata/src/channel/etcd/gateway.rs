@@ -279,7 +279,7 @@ impl Gateway {
         let response = self.within(self.open("watch", &create)).await?;
         // A fragment is as long as a request of etcd may be, in base64.
         let (place, limit) = (self.place.clone(), self.limit.max(4 << 20));
-        Ok(Watch { response, buffer: Vec::new(), place, limit })
+        Ok(Watch { response, buffer: Vec::new(), looked_at: 0, place, limit })
     }
 }
 
@@ -293,6 +293,8 @@ fn is_json(response: &Response) -> bool {
 pub(super) struct Watch {
     response: Response,
     buffer: Vec<u8>,
+    /// Bytes of the buffer in which no line ends.
+    looked_at: usize,
     place: String,
     limit: usize,
 }
@@ -302,8 +304,10 @@ impl Watch {
     pub(super) async fn next(&mut self) -> Result<Watched, ChannelError> {
         let lost = |error: reqwest::Error| ChannelError::lost(&self.place, error.without_url());
         loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<_> = self.buffer.drain(..=end).collect();
+            let rest = &self.buffer[self.looked_at..];
+            if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<_> = self.buffer.drain(..=self.looked_at + end).collect();
+                self.looked_at = 0;
                 let watched = read::<Line<Watched>>(&line)?.result;
                 return match watched {
                     Some(watched) if !watched.canceled => Ok(watched),
@@ -311,6 +315,7 @@ impl Watch {
                     _ => Err(ChannelError::Lost { place: self.place.clone(), source: None }),
                 };
             }
+            self.looked_at = self.buffer.len();
             if self.buffer.len() > self.limit {
                 return Err(ChannelError::TooLarge { len: self.buffer.len(), limit: self.limit });
             }
