@@ -336,15 +336,105 @@ fn refuses(cases: u32) {
     }
 }
 
+/// A seal that holds elsewhere, opened here.
+fn foreign(kind: u8, n: u64, sealing: &str, other: &str, here: &Seals) -> SealError {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (key, audience) = match kind {
+        0 => (sealing, format!("a{n}")),
+        1 => (other, "a".to_owned()),
+        _ => (sealing, "a".to_owned()),
+    };
+    let sealer = Sealer::new(SealKey::from_paserk(key).unwrap(), audience, VALID).unwrap();
+    let aside = Duration::from_secs(n % 1_000_000);
+    let sealer = match kind {
+        2 => sealer.clock(move || SystemTime::now() - VALID - aside),
+        3 => sealer.clock(move || SystemTime::now() + VALID + aside),
+        _ => sealer,
+    };
+    let there = Seals::new(sealer, Opener::new([], "").unwrap());
+    runtime.block_on(async {
+        let found = sealed(there).await;
+        let found = match kind {
+            4 => entry(&format!("w{n}"), 1, found.payload()),
+            5 => entry("w", n.max(1) + 1, found.payload()),
+            _ => found,
+        };
+        cause(opened(found, here.clone()).await)
+    })
+}
+
+fn refuses_foreign(cases: u32) {
+    let (secret, public) = SealKey::generate_pair().unwrap();
+    let (key, other, other_secret) = (local(), local(), SealKey::generate_pair().unwrap().0);
+    for (sealing, opening, other) in [(&key, &key, &other), (&secret, &public, &other_secret)] {
+        let here = seals(sealing, &[opening], "a");
+        let config = ProptestConfig {
+            cases: cases / 2,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        };
+        proptest!(config, |(kind in 0u8..6, n in 0..u64::MAX / 2)| {
+            let refused = foreign(kind, n, sealing, other, &here);
+            let expected = match kind {
+                0 => SealError::OtherAudience,
+                1 => SealError::UnknownKey,
+                2 => SealError::Expired,
+                3 => SealError::NotYet,
+                4 => SealError::OtherPlace { what: "worker" },
+                _ => SealError::OtherPlace { what: "start of the worker" },
+            };
+            assert_eq!(refused, expected, "{kind} {n}");
+        });
+    }
+}
+
+async fn refuses_replayed(cases: u32) {
+    let (key, hub, other) = (local(), Hub::default(), Hub::default());
+    let seals = seals(&key, &[&key], "a");
+    let [channel, elsewhere] =
+        [&hub, &other].map(|hub| hub.channel(options().seals(seals.clone())));
+    let (raw, me, w) = (hub.channel(options()), name("me"), name("w"));
+    let mut inbox = channel.serve(&w, Incarnation::new(1)).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok(request) = inbox.next().await {
+            request.reply("ticket").unwrap();
+        }
+    });
+    // They hold for five seconds longer, so few are remembered at one time.
+    let within = Duration::from_secs(1);
+    for _ in 0..cases {
+        let token = sealed_request(&other, &elsewhere, within).await;
+        raw.request(&me, &w, token.clone(), LONG).await.unwrap();
+        let again = raw.request(&me, &w, token, LONG).await;
+        let Err(ChannelError::Sealed(SealError::Replayed)) = again else { panic!("{again:?}") };
+    }
+}
+
+/// For requests that have an answer.
+const LONG: Duration = Duration::from_secs(30);
+
 #[test]
 fn mutated_seals_are_refused() {
     refuses(400);
+}
+
+#[tokio::test]
+async fn foreign_and_replayed_seals_are_refused() {
+    tokio::task::spawn_blocking(|| refuses_foreign(200)).await.unwrap();
+    refuses_replayed(100).await;
 }
 
 #[test]
 #[ignore = "a hundred thousand seals take a minute"]
 fn a_hundred_thousand_mutated_seals_are_refused() {
     refuses(100_000);
+}
+
+#[tokio::test]
+#[ignore = "a hundred thousand seals take some minutes"]
+async fn a_hundred_thousand_foreign_and_replayed_seals_are_refused() {
+    tokio::task::spawn_blocking(|| refuses_foreign(70_000)).await.unwrap();
+    refuses_replayed(30_000).await;
 }
 
 /// The figures of docs/CHANNELS.md.
