@@ -15,6 +15,12 @@ Takes one command a line on stdin and answers each with one line on stdout, both
         -> {"shape": [N, ...], "crc32": "xxxxxxxx", "metadata": ..., "seconds": S}    by Dynamo's own reader
     {"do": "offer_media", "shape": [N, ...], "seed": S}
         -> {"item": {"Decoded": {...}}, "crc32": "xxxxxxxx"}    as Dynamo's frontend, which is not in Python
+    {"do": "read_embeddings", "request": {...}}
+        -> {"shape": [N, ...], "dtype": "...", "crc32": "xxxxxxxx"}    by Dynamo's own receiver
+    {"do": "offer_embeddings", "shape": [N, ...], "seed": S}
+        -> {"id": N, "request": {...}, "crc32": "xxxxxxxx"}    by Dynamo's own sender
+    {"do": "sent_embeddings", "id": N}
+        -> {}    once the peer has read them
     anything that fails
         -> {"error": "..."}
 
@@ -35,9 +41,11 @@ import importlib.util
 import pathlib
 import json
 import time
+import types
 import zlib
 
 import numpy as np
+import torch
 from dynamo import nixl_connect
 
 TIMEOUT = 60
@@ -75,16 +83,37 @@ def descriptors(buffers):
     return found[0] if len(found) == 1 else found
 
 
-def media_nixl():
-    """The module alone: its package imports much that is not installed."""
-    utils = pathlib.Path(nixl_connect.__file__).parents[1] / "common/utils"
-    spec = importlib.util.spec_from_file_location("media_nixl", utils / "media_nixl.py")
+def alone(path):
+    """A module of dynamo.common alone: its package imports much that is not installed."""
+    file = pathlib.Path(nixl_connect.__file__).parents[1] / "common" / path
+    spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-MEDIA_NIXL = media_nixl()
+def embedding_transfer():
+    """Its imports, of which the transfer by reads uses the first alone."""
+    utils = types.ModuleType("dynamo.common.utils")
+    utils.nvtx_utils = alone("utils/nvtx_utils.py")
+    runtime = types.ModuleType("dynamo.common.utils.runtime")
+    # The connection for buffers that are registered beforehand, of which the tests have none.
+    runtime.run_async = lambda connects: None
+    safetensors = types.ModuleType("safetensors")
+    safetensors.torch = None
+    standins = {
+        "dynamo.common": types.ModuleType("dynamo.common"),
+        "dynamo.common.utils": utils,
+        "dynamo.common.utils.runtime": runtime,
+        "msgspec": types.ModuleType("msgspec"),
+        "safetensors": safetensors,
+    }
+    sys.modules.update(standins)
+    return alone("multimodal/embedding_transfer.py")
+
+
+MEDIA_NIXL = alone("utils/media_nixl.py")
+EMBEDDINGS = embedding_transfer()
 
 
 class Peer:
@@ -165,6 +194,31 @@ class Peer:
             "metadata": {"Image": {"format": "Png", "color_type": "Rgb8", "layout": "HWC"}},
         }
         return {"item": {"Decoded": decoded}, "crc32": f"{zlib.crc32(buffer):08x}"}
+
+    async def read_embeddings(self, request):
+        receiver = EMBEDDINGS.NixlReadEmbeddingReceiver(max_items=0)
+        request = EMBEDDINGS.TransferRequest.model_validate(request)
+        number, tensor = await asyncio.wait_for(receiver.receive_embeddings(request), TIMEOUT)
+        array = tensor.numpy().copy()
+        receiver.release_tensor(number)
+        return {
+            "shape": array.shape,
+            "dtype": str(array.dtype),
+            "crc32": f"{zlib.crc32(array):08x}",
+        }
+
+    async def offer_embeddings(self, shape, seed):
+        values = pattern(seed, 4 * int(np.prod(shape))).astype(np.uint8).view(np.float32).reshape(shape)
+        sender = EMBEDDINGS.NixlReadEmbeddingSender()
+        tensor = torch.Tensor(values)
+        request, sent = await sender.send_embeddings(tensor, stage_embeddings=True)
+        self.kept.append((sender, tensor, sent))
+        crc = f"{zlib.crc32(np.ascontiguousarray(values)):08x}"
+        return {"id": len(self.kept) - 1, "request": request.model_dump(), "crc32": crc}
+
+    async def sent_embeddings(self, id):
+        await asyncio.wait_for(self.kept[id][2], TIMEOUT)
+        return {}
 
     def check(self, operation):
         if operation.status != nixl_connect.OperationStatus.COMPLETE:

@@ -7,7 +7,8 @@ use nixl_connector::media::{MediaEnd, MediaReceiver, MediaSender, content_hash};
 use nixl_connector::{Connector, ConnectorError};
 use nixl_descriptor::tensor::{DType, Tensor};
 use nixl_metadata::media::{
-    DecodedMedia, ImageLayout, ImageMetadata, MediaItem, MediaMetadata, VideoMetadata,
+    DecodedMedia, EmbeddingsRequest, ImageLayout, ImageMetadata, MediaItem, MediaMetadata,
+    VideoMetadata,
 };
 use nixl_tests::eventually;
 use serde_json::{Value, json};
@@ -158,4 +159,35 @@ async fn a_hundred_images_pass_each_way_and_the_memory_comes_back() {
         let stats = rust.stats();
         (stats.passive() == 0 && stats.retained().bytes() == 0).then_some(())
     });
+}
+
+#[tokio::test]
+async fn python_reads_embeddings_that_rust_offers_and_says_so() {
+    let (rust, mut python) = (connector().await, Python::start());
+    let sender = MediaSender::new(rust);
+    for shape in [[1, 1, 8], [3, 257, 64], [1, 1024, 896]] {
+        let count = shape.iter().product::<usize>();
+        let values = (0..count).map(|n| n as f32 / 4.0).collect();
+        let embeddings = Tensor::from_vec::<f32>(values, &shape).unwrap();
+        let (request, mut operation) = sender.offer_embeddings(&embeddings).await.unwrap();
+        let read = python.read_embeddings(&serde_json::to_value(&request).unwrap());
+        assert_eq!(read["shape"], json!(shape));
+        assert_eq!(read["dtype"], "float32");
+        assert_eq!(read["crc32"], crc32(&embeddings.to_bytes().unwrap()));
+        operation.wait_for_completion().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn rust_reads_embeddings_that_python_offers_and_python_learns_of_it() {
+    let (rust, mut python) = (connector().await, Python::start());
+    let receiver = MediaReceiver::new(rust);
+    for (seed, shape) in [[1, 1, 8], [3, 257, 64], [1, 1024, 896]].into_iter().enumerate() {
+        let offered = python.offer_embeddings(&shape, seed as u64);
+        let request = EmbeddingsRequest::from_json(offered["request"].to_string().as_bytes());
+        let read = receiver.read_embeddings(&request.unwrap()).await.unwrap();
+        assert_eq!((read.dtype(), read.shape()), (DType::F32, &shape[..]));
+        assert_eq!(offered["crc32"], crc32(&read.to_bytes().unwrap()));
+        python.sent_embeddings(&offered["id"]);
+    }
 }

@@ -86,6 +86,21 @@ impl Python {
         (answer["item"].to_string(), crc32_of(&answer))
     }
 
+    /// Reads embeddings by Dynamo's `NixlReadEmbeddingReceiver`; returns the shape, the type and the CRC-32.
+    pub(crate) fn read_embeddings(&mut self, request: &Value) -> Value {
+        self.ask(json!({ "do": "read_embeddings", "request": request }))
+    }
+
+    /// Offers embeddings by Dynamo's `NixlReadEmbeddingSender`; returns the number, the request and the CRC-32.
+    pub(crate) fn offer_embeddings(&mut self, shape: &[usize], seed: u64) -> Value {
+        self.ask(json!({ "do": "offer_embeddings", "shape": shape, "seed": seed }))
+    }
+
+    /// Waits until the sender of embeddings has learned of their read.
+    pub(crate) fn sent_embeddings(&mut self, id: &Value) {
+        self.ask(json!({ "do": "sent_embeddings", "id": id }));
+    }
+
     fn ask(&mut self, command: Value) -> Value {
         self.0.send(&command.to_string());
         let Some(line) = self.0.line() else {

@@ -1,12 +1,13 @@
 """Stand-in for PyTorch in the interoperation tests.
 
 `dynamo.nixl_connect` asks whether an object is a tensor and where a tensor is, and Dynamo's reader of
-media allocates one and makes a numpy array of it. A numpy array answers all of it, so the tests need
-no 2 GB package.
+media allocates one and makes a numpy array of it; its transfer of embeddings allocates and describes
+one. A numpy array answers all of it, so the tests need no 2 GB package.
 """
 
 import numpy
 
+dtype = numpy.dtype
 uint8 = numpy.uint8
 float32 = numpy.float32
 
@@ -29,6 +30,14 @@ class Tensor:
     def __getitem__(self, index):
         return Tensor(self.array[index])
 
+    @property
+    def shape(self):
+        return self.array.shape
+
+    @property
+    def dtype(self):
+        return self.array.dtype
+
     def data_ptr(self):
         return self.array.ctypes.data
 
@@ -50,3 +59,7 @@ class Tensor:
 
 def empty(shape, dtype):
     return Tensor(numpy.empty(shape, dtype))
+
+
+def zeros(*shape, dtype):
+    return Tensor(numpy.zeros(shape, dtype))
