@@ -285,6 +285,18 @@ fn few_threads() {
     assert!(refused > 0, "no limit was met");
 }
 
+/// NIXL and UCX start on a thread of this project, which must not have such a stack.
+#[test]
+fn stacks_of_threads_that_are_too_small_or_too_large() {
+    let with = |bytes: &str| start(Command::new(PEER).env("RUST_MIN_STACK", bytes)).unwrap();
+    let mut other = with("2097152");
+    for bytes in ["1", "16384", "1099511627776"] {
+        let mut peer = with(bytes);
+        get_on(&mut peer, &mut other);
+        get_on(&mut other, &mut peer);
+    }
+}
+
 #[test]
 fn files_of_one_page() {
     let limit = ["prlimit", "--fsize=4096:4096"];

@@ -9,10 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::task::Poll;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use nixl_device::{ForkGeneration, LeakInChild};
+use nixl_device::{ForkGeneration, LeakInChild, named_thread};
 use nixl_ops::{BlockingThread, TransportError, contained};
 use tokio::sync::oneshot;
 
@@ -82,8 +81,7 @@ impl ControlThread {
         let counters = Arc::<Counters>::default();
         let of_thread = Arc::clone(&counters);
         let (began, begins) = channel();
-        thread::Builder::new()
-            .name(name.to_owned())
+        named_thread(name)
             .spawn(move || {
                 let _ = began.send(());
                 nixl_descriptor::defer_disposal_on_this_thread();
@@ -241,6 +239,7 @@ impl fmt::Debug for ControlThread {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::thread;
 
     use super::*;
 

@@ -111,7 +111,21 @@ fn options_reach_ucx_and_are_told() {
     assert_eq!(setting(&connector, "UCX.num_workers").unwrap().value(), "2");
     let engine =
         NixlOptions::new().parameter(NixlBackend::Ucx, "engine_config", "MAX_EAGER_RAILS=1");
-    assert_eq!(source(&build(engine).unwrap(), "UCX.engine_config"), Some(SettingSource::Option));
+    let connector = build(engine).unwrap();
+    assert_eq!(source(&connector, "UCX_MAX_EAGER_RAILS"), Some(SettingSource::Option));
+    assert_eq!(source(&connector, "UCX.engine_config"), None);
+    // At which UCX or NIXL end the process, or hang it.
+    for (name, value) in [
+        ("engine_config", "NUM_PPN=0"),
+        ("engine_config", "MAX_EAGER_RAILS=1,UCX_TOPO_PRIO="),
+        ("engine_config", "no setting"),
+        ("num_workers", "18446744073709551615"),
+        ("num_workers", "0"),
+        ("num_threads", "65"),
+    ] {
+        let error = refusal(NixlOptions::new().parameter(NixlBackend::Ucx, name, value));
+        assert!(matches!(error, NixlUnavailable::Setting { .. }), "{name}={value}: {error:?}");
+    }
     // Where its library is missing, it is named.
     match build(NixlOptions::new().backends([NixlBackend::Libfabric])) {
         Ok(connector) => assert!(format!("{connector:?}").contains("LIBFABRIC")),

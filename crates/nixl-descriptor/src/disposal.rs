@@ -7,10 +7,9 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
-use std::thread;
 
-use nixl_device::PerProcess;
 use nixl_device::locks::lock;
+use nixl_device::{PerProcess, named_thread};
 
 pub(crate) type Owner = Box<dyn Any + Send + Sync>;
 
@@ -50,9 +49,7 @@ type Queue = Mutex<Option<Sender<Owner>>>;
 fn queue() -> Option<Sender<Owner>> {
     // A fork's child has not the thread.
     static QUEUE: PerProcess<Queue> = PerProcess::new(Queue::default);
-    queue_of(QUEUE.get(), |free| {
-        thread::Builder::new().name("nixl-free".to_owned()).spawn(free).map(drop)
-    })
+    queue_of(QUEUE.get(), |free| named_thread("nixl-free").spawn(free).map(drop))
 }
 
 fn queue_of(
@@ -71,6 +68,7 @@ fn queue_of(
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+    use std::thread;
     use std::thread::ThreadId;
     use std::time::Duration;
 

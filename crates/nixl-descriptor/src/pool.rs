@@ -174,7 +174,7 @@ impl BufferPool {
     }
 
     /// Keeps the addresses of retired slabs mapped for at least so long after their last buffer is gone. 11 minutes at first:
-    /// the default life time of an offer, and a minute for the clocks of two hosts. Never shortens it.
+    /// the default life time of an offer, and a minute for the clocks of two hosts. Never shortens it; more than a day counts as one.
     pub fn retain_for(&self, at_least: Duration) {
         self.shelves.lock().retain_for(at_least);
     }

@@ -14,6 +14,7 @@ mod nic;
 mod random;
 mod sharing;
 mod sockets;
+mod threads;
 mod topology;
 
 pub use gpu_direct::{
@@ -35,5 +36,6 @@ pub use process::{
 pub use random::fill_random;
 pub use sharing::{has_system_v_memory, permits_cross_memory_attach, takes_shared_files};
 pub use sockets::{SocketsError, TcpSocket, TcpState, is_this_host, tcp_gives_up_after};
+pub use threads::named_thread;
 pub use topology::Topology;
 pub use tree::Note;

@@ -29,10 +29,13 @@ impl Backoff {
     /// The part of the time since the last progress that one sleep may take: a sixteenth.
     const SHARE: u32 = 16;
 
-    /// Spins for this long after the last progress.
+    /// Deadlines and other sleepers wait as long as one sleep, and a spin holds a core.
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    /// Spins for this long after the last progress; at most 1 s.
     #[must_use]
     pub fn spin(mut self, spin: Duration) -> Self {
-        self.spin = spin;
+        self.spin = spin.min(Self::LONGEST);
         self
     }
 
@@ -43,10 +46,10 @@ impl Backoff {
         self
     }
 
-    /// The longest sleep while operations are outstanding.
+    /// The longest sleep while operations are outstanding; at most 1 s.
     #[must_use]
     pub fn max_sleep(mut self, max: Duration) -> Self {
-        self.max_sleep = max;
+        self.max_sleep = max.min(Self::LONGEST);
         self
     }
 
@@ -73,6 +76,14 @@ mod tests {
             prop_assert!(of(short) <= of(long));
             prop_assert!(of(long) <= Backoff::default().max_sleep);
         }
+    }
+
+    #[test]
+    fn no_setting_sleeps_or_spins_for_longer_than_a_second() {
+        let backoff = Backoff::default().spin(Duration::MAX).first_sleep(Duration::MAX);
+        assert_eq!(backoff.sleep_after(Duration::from_secs(1)), Some(Duration::from_micros(1200)));
+        let backoff = backoff.max_sleep(Duration::MAX);
+        assert_eq!(backoff.sleep_after(Duration::from_secs(1)), Some(Duration::from_secs(1)));
     }
 
     #[test]

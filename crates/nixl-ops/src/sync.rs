@@ -19,11 +19,19 @@ pub(crate) use nixl_descriptor::SharedMemory;
 #[cfg(not(all(test, loom)))]
 pub(crate) use nixl_device::locks::{lock, try_lock};
 #[cfg(not(all(test, loom)))]
+pub(crate) use nixl_device::named_thread;
+#[cfg(not(all(test, loom)))]
 pub(crate) use std::sync::atomic::fence;
 #[cfg(not(all(test, loom)))]
 pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
 #[cfg(not(all(test, loom)))]
 pub(crate) use std::thread;
+
+/// A thread of that name.
+#[cfg(all(test, loom))]
+pub(crate) fn named_thread(name: &str) -> thread::Builder {
+    thread::Builder::new().name(name.to_owned())
+}
 
 /// Locks, ignoring poison: every critical section in this crate leaves its data consistent.
 #[cfg(all(test, loom))]

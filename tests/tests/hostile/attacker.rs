@@ -43,6 +43,8 @@ pub(crate) enum Attack {
     GrantDone,
     /// Notifications of importers.
     Importers,
+    /// Requests for the owner's part in reads by ticket.
+    TicketRequests,
     /// Well-formed requests for each offer, by several agents, which are not there to be answered.
     Silent,
 }
@@ -64,6 +66,7 @@ impl FromStr for Attack {
             Self::RemoteCopy,
             Self::GrantDone,
             Self::Importers,
+            Self::TicketRequests,
             Self::Silent,
         ];
         all.into_iter().find(|attack| attack.to_string() == text).ok_or_else(|| text.to_owned())
@@ -150,6 +153,7 @@ fn send(attack: Attack, held: &str, seed: u64, count: u64) {
             Attack::RemoteCopy => forge.remote_copy(true),
             Attack::GrantDone => forge.grant_done(),
             Attack::Importers => forge.notification(),
+            Attack::TicketRequests => forge.ticket_request(),
             Attack::Stranger | Attack::Silent => forge.message(),
         };
         // The key alone would complete the offer.
@@ -257,7 +261,10 @@ impl Target {
         self.ask(&format!("drop {id}")).unwrap();
         let output = std::io::read_to_string(child.stdout.take().unwrap()).unwrap();
         let sent = output.lines().find_map(|line| line.split("sent ").nth(1)?.parse().ok());
-        let is_holder = matches!(attack, Attack::Claims | Attack::Staging | Attack::RemoteCopy);
+        let is_holder = matches!(
+            attack,
+            Attack::Claims | Attack::Staging | Attack::RemoteCopy | Attack::TicketRequests
+        );
         assert!(is_holder || status.success(), "{status} {output}");
         sent.unwrap_or(0)
     }

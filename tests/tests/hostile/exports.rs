@@ -1,8 +1,7 @@
 //! Metadata of exports and tickets that the application of the target is given.
 
 use nixl_metadata::{
-    AgentMetadata, ExportId, ExportMetadata, ExportedLayout, Rights, SharedFile, Ticket,
-    TicketTerms, WordsLocation,
+    AgentMetadata, ExportId, ExportMetadata, ExportedLayout, SharedFile, Ticket, WordsLocation,
 };
 use nixl_tests::{block_of, bytes_of, crc32, hex_line};
 
@@ -96,7 +95,7 @@ pub(crate) fn tickets(target: &Target, seed: u64, count: usize) -> Outcome {
             1 => forge.pick(&[&other, &ended]).encode(),
             _ => {
                 let from = forge.pick(&[&honest, &honest, &ended, &other]);
-                match forged_ticket(&mut forge, from) {
+                match forge.changed_ticket(from) {
                     Some(ticket) => ticket.encode(),
                     None => continue,
                 }
@@ -113,32 +112,4 @@ pub(crate) fn tickets(target: &Target, seed: u64, count: usize) -> Outcome {
     }
     assert_eq!(target.ask(&format!("blocks {}", bait.target.ticket)).unwrap(), expected);
     outcome
-}
-
-fn forged_ticket(forge: &mut Forge<'_>, from: &Ticket) -> Option<Ticket> {
-    let mut terms = TicketTerms {
-        export: from.export(),
-        layout: from.layout(),
-        layers: from.layers(),
-        rights: from.rights(),
-        slot: from.slot(),
-        generation: from.generation(),
-        token: *from.token(),
-        expires_unix_millis: from.expires_unix_millis(),
-    };
-    let mut blocks = from.blocks().to_vec();
-    match forge.below(9) {
-        0 => terms.layout = forge.below(3) as u16,
-        1 => terms.layers = 0..forge.below(4) as u16,
-        2 => terms.rights = Rights::Write,
-        3 => terms.slot = forge.pick(&[0, 1, 2, 65_535, 65_536, u32::MAX]),
-        4 => terms.generation = terms.generation.wrapping_add(forge.below(4)),
-        5 => terms.token[forge.below(16) as usize] ^= 1,
-        6 => terms.expires_unix_millis = forge.pick(&[0, u64::MAX]),
-        _ => {
-            let at = forge.below(blocks.len() as u64) as usize;
-            blocks[at] = forge.pick(&[0, 7, 63, 64, u32::MAX]);
-        }
-    }
-    Ticket::new(terms, blocks).ok()
 }

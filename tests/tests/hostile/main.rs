@@ -6,6 +6,7 @@ mod attacker;
 mod bait;
 mod exports;
 mod forge;
+mod forged_tickets;
 mod honest;
 mod offers;
 mod pace;
@@ -44,6 +45,7 @@ fn attack(name: &str, count: usize, quiet: Duration) {
             ("messages of remote copies", Attack::RemoteCopy),
             ("messages about grants", Attack::GrantDone),
             ("notifications of importers", Attack::Importers),
+            ("requests for reads by ticket", Attack::TicketRequests),
         ];
         let pages = [
             ("mailbox, written by a holder", pages::Part::Mailbox),

@@ -111,13 +111,14 @@ impl Connector {
             OperationKind::Write => NonZeroU32::MIN,
         };
         let claims = options.claim_demand().unwrap_or(defaults.claims);
+        let terms = terms(&**connection.clock(), life_time, claims, (readers, token))?;
         // A late access lands in pool memory that is still mapped.
         let late = connection.skew().saturating_add(self.shared.arrival);
         BufferPool::global().retain_for(life_time.saturating_add(late));
         let metadata = RdmaMetadata::new(kind, descriptors, agent, key.clone())?
             .with_peer(connection.info().clone())
             .with_shares(shares)?
-            .with_terms(terms(&**connection.clock(), life_time, claims, (readers, token))?)?;
+            .with_terms(terms)?;
         let metadata = match checksum {
             Some(checksum) => metadata.with_checksum(checksum)?,
             None => metadata,
@@ -176,15 +177,16 @@ fn low_half(uuid: uuid::Uuid) -> NonZeroU64 {
     NonZeroU64::new(uuid.as_u128() as u64).unwrap_or(NonZeroU64::MIN)
 }
 
-/// The terms of an offer made now.
+/// The terms of an offer made now. A life that 64 bits of milliseconds cannot count ends with them.
 fn terms(
     clock: &dyn Clock,
     life_time: Duration,
     claims: ClaimDemand,
     (readers, token): (NonZeroU32, NonZeroU64),
 ) -> Result<OfferTerms, ConnectorError> {
+    const LAST: Duration = Duration::from_millis(u64::MAX);
     let now = clock.unix_time();
-    let expires = UNIX_EPOCH + now.saturating_add(life_time);
+    let expires = UNIX_EPOCH + now.saturating_add(life_time).min(LAST);
     let made = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
     let terms = OfferTerms::new(expires, token)?.with_made_unix_millis(made);
     Ok(terms.with_claims(claims).with_readers(readers))

@@ -11,10 +11,10 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
 
 use nixl_descriptor::layout::Layout;
 use nixl_descriptor::{Descriptor, Region, Registration, RegistrationCache};
+use nixl_device::named_thread;
 use nixl_ops::ConnectionExecutor;
 use tokio::sync::mpsc;
 
@@ -192,8 +192,7 @@ async fn populate(
     let (alive, mut ended) = mpsc::channel::<Infallible>(1);
     for _ in 0..threads {
         let (alive, work, progress) = (alive.clone(), Arc::clone(&work), progress.clone());
-        thread::Builder::new()
-            .name("nixl-populate".to_owned())
+        named_thread("nixl-populate")
             .spawn(move || {
                 work.run(&progress);
                 drop(alive);

@@ -23,7 +23,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nixl_device::locks::lock;
-use nixl_device::{ForkGeneration, PerProcess, is_in_libraries, was_forked_amid_libraries};
+use nixl_device::{
+    ForkGeneration, PerProcess, is_in_libraries, named_thread, was_forked_amid_libraries,
+};
 
 use super::agent::Gate;
 use super::library::NixlUnavailable;
@@ -167,7 +169,7 @@ fn tear_down() -> bool {
         agents.iter().for_each(|agent| agent.destroy(until));
         done.store(true, Ordering::Release);
     };
-    let spawned = thread::Builder::new().name("nixl-exit".to_owned()).spawn(destroy);
+    let spawned = named_thread("nixl-exit").spawn(destroy);
     spawned.is_ok() && wait_until(until, || destroyed.load(Ordering::Acquire)) && are_out
 }
 
@@ -178,7 +180,7 @@ fn end_late(status: c_int) {
         end(status)
     };
     // Without it the process may wait for ever.
-    let _ = thread::Builder::new().name("nixl-exit".to_owned()).spawn(late);
+    let _ = named_thread("nixl-exit").spawn(late);
 }
 
 #[cfg(test)]

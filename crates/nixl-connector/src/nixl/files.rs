@@ -13,9 +13,9 @@ use super::library::NixlUnavailable;
 const FEW: u64 = 16;
 
 /// An agent opens so many at once, apart from [those of its network devices](OF_DEVICE): 15 permanent ones were counted, and
-/// some are open briefly.
-const OF_AGENT: u64 = 20;
-/// UCX opens so many for each network device.
+/// some are open briefly. Each further worker opens no more.
+const OF_WORKER: u64 = 20;
+/// A worker of UCX opens so many for each network device.
 const OF_DEVICE: u64 = 2;
 
 /// UCX makes memory files for neighbours to write to: 4.2 MB each, or so many huge pages.
@@ -23,13 +23,17 @@ const LARGEST: u64 = 6 << 20;
 
 /// Refuses an agent without enough files, or with too small a limit on file size: UCX does not report the first, and aborts in
 /// places; at the second the system ends the process.
-pub(super) fn check(devices: usize, shares_memory: bool) -> Result<(), NixlUnavailable> {
+pub(super) fn check(
+    devices: usize,
+    workers: usize,
+    shares_memory: bool,
+) -> Result<(), NixlUnavailable> {
     let largest = ProcessLimit::FileSize.soft().unwrap_or(u64::MAX);
     if shares_memory && largest < LARGEST {
         return Err(NixlUnavailable::FileSize { limit: largest, needed: LARGEST });
     }
     let Some((open, limit)) = open_and_limit() else { return Ok(()) };
-    let needed = OF_AGENT + OF_DEVICE * devices as u64;
+    let needed = workers as u64 * (OF_WORKER + OF_DEVICE * devices as u64);
     if limit.saturating_sub(open) < needed {
         return Err(NixlUnavailable::Files { open, limit, needed, devices });
     }

@@ -19,11 +19,10 @@ use std::os::fd::RawFd;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::channel;
-use std::thread;
 use std::time::Duration;
 
 use nixl_device::locks::lock;
-use nixl_device::{ForkGeneration, PerProcess};
+use nixl_device::{ForkGeneration, PerProcess, named_thread};
 
 use super::library::NixlUnavailable;
 use super::listener::Listener;
@@ -136,7 +135,7 @@ fn bounded<T: Send + 'static>(
 ) -> Option<Result<T, String>> {
     const LONGEST: Duration = Duration::from_secs(20);
     let (done, outcome) = channel();
-    let spawned = thread::Builder::new().name("nixl-forked".to_owned()).spawn(move || {
+    let spawned = named_thread("nixl-forked").spawn(move || {
         // Too late, it is dropped here.
         let _ = done.send(start());
     });

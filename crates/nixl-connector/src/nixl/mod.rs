@@ -75,6 +75,7 @@ mod names;
 mod notifications;
 mod options;
 mod overlap;
+mod parameters;
 mod peer;
 mod peers;
 mod registrar;

@@ -82,6 +82,9 @@ impl NixlOptions {
     /// The default interval of NIXL's progress thread. It sleeps on UCX's events meanwhile, so this adds no latency.
     pub const DEFAULT_PROGRESS_DELAY: Duration = Duration::from_millis(100);
 
+    /// NIXL counts the microseconds in an `int`.
+    const MAX_PROGRESS_DELAY: Duration = Duration::from_secs(600);
+
     /// UCX with its default settings.
     #[must_use]
     pub fn new() -> Self {
@@ -119,7 +122,8 @@ impl NixlOptions {
         self
     }
 
-    /// A parameter of a backend, by its name in NIXL's documentation, such as `num_workers` or `num_threads`.
+    /// A parameter of a backend, by its name in NIXL's documentation, such as `num_workers` or `num_threads` of UCX, at most 64
+    /// each. The settings of UCX in `engine_config` are as those of [`ucx`](Self::ucx).
     #[must_use]
     pub fn parameter(
         mut self,
@@ -210,10 +214,11 @@ impl NixlOptions {
     }
 
     /// The longest sleep of NIXL's progress thread between two polls of UCX; by default [100 ms](Self::DEFAULT_PROGRESS_DELAY).
-    /// UCX's events wake it at once. Zero makes it spin.
+    /// UCX's events wake it at once, and this bounds the time that a wake-up which UCX loses costs: more than ten minutes count
+    /// as so many. Zero makes it spin.
     #[must_use]
     pub fn progress_delay(mut self, delay: Duration) -> Self {
-        self.progress_delay = Some(delay);
+        self.progress_delay = Some(delay.min(Self::MAX_PROGRESS_DELAY));
         self
     }
 

@@ -11,13 +11,14 @@ use super::library::NixlUnavailable;
 /// One serves UCX's events, one is NIXL's progress thread; the rest is a reserve for threads that the process starts meanwhile.
 const NEEDED: usize = 4;
 
-/// Refuses an agent if the process cannot start enough threads.
-pub(super) fn check() -> Result<(), NixlUnavailable> {
+/// Refuses an agent if the process cannot start enough threads, so many more of NIXL's pool among them.
+pub(super) fn check(pool: usize) -> Result<(), NixlUnavailable> {
     /// The C library's default stack size without a limit.
     const STACK: u64 = 8 << 20;
     let stack = ProcessLimit::Stack.soft().unwrap_or(STACK);
-    at_once(NEEDED, stack).map_err(|(started, error)| NixlUnavailable::Threads {
-        needed: NEEDED,
+    let needed = NEEDED + pool;
+    at_once(needed, stack).map_err(|(started, error)| NixlUnavailable::Threads {
+        needed,
         started,
         error: error.into(),
     })
@@ -59,7 +60,7 @@ mod tests {
 
     #[test]
     fn threads_that_there_can_be_are_no_error() {
-        assert_eq!(check(), Ok(()));
+        assert_eq!((check(0), check(64)), (Ok(()), Ok(())));
     }
 
     #[test]

@@ -2,13 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, Weak};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nixl_device::locks::lock;
 use nixl_device::{
     FileIdentity, Holders, ProcessError, ProcessWatch, SocketsError, TcpSocket, TcpState,
-    is_this_host,
+    is_this_host, named_thread,
 };
 
 use crate::agent_file::has_agent_of_its_own;
@@ -108,7 +107,7 @@ impl Looks {
             return Some(under_way.end(Look::take(&files, limit), limit));
         }
         let look = move || drop(under_way.end(Look::take(&files, limit), limit));
-        if let Err(error) = thread::Builder::new().name("nixl-looks".to_owned()).spawn(look) {
+        if let Err(error) = named_thread("nixl-looks").spawn(look) {
             tracing::debug!(%error, "no thread for a look at the processes of this host");
         }
         None
@@ -256,6 +255,7 @@ fn sockets(limit: Duration, is_cut_off: &mut bool) -> Result<SocketsLook, Socket
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::net::{TcpListener, TcpStream};
+    use std::thread;
 
     use nixl_device::ProcessIdentity;
 

@@ -5,6 +5,8 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
+use nixl_device::named_thread;
+
 use super::fabric::Network;
 use super::stepped;
 
@@ -15,7 +17,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub(super) fn start(network: &Arc<Network>, agent: &Arc<str>) -> io::Result<()> {
     let (of, name) = (Arc::downgrade(network), Arc::clone(agent));
     let run = move || run(&of, &name);
-    let handle = thread::Builder::new().name("simulated-engine".to_owned()).spawn(run)?;
+    let handle = named_thread("simulated-engine").spawn(run)?;
     if let Some(agent) = network.lock().agents.get_mut(agent) {
         agent.engine = Some(handle.thread().clone());
     }

@@ -10,6 +10,7 @@ mod claims;
 mod connectors;
 mod counted;
 mod faults;
+mod lifetimes;
 mod media;
 mod net;
 mod peers;

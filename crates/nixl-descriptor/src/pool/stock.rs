@@ -16,6 +16,8 @@ pub(super) const WARM: usize = 64 << 20;
 pub(super) const WINDOW: Duration = Duration::from_secs(1);
 /// The life time of an offer, and the difference of two hosts' clocks.
 pub(super) const RETENTION: Duration = Duration::from_secs(660);
+/// Longer lives do not keep address space that nothing uses.
+pub(super) const LONGEST_RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// How long a slab is still kept once its time was seen to be over. Time also passes while the process is stopped, and what was sent
 /// to it then is read in this time.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
@@ -231,7 +233,7 @@ impl Stock {
     }
 
     pub(super) fn retain_for(&mut self, at_least: Duration) {
-        self.retention = self.retention.max(at_least);
+        self.retention = self.retention.max(at_least.min(LONGEST_RETENTION));
     }
 
     pub(super) fn stats(&self) -> PoolStats {

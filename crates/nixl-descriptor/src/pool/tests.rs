@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use proptest::prelude::*;
 
-use super::stock::{GRACE, MAX_RETIRED_BYTES, RETENTION, WARM, WINDOW};
+use super::stock::{GRACE, LONGEST_RETENTION, MAX_RETIRED_BYTES, RETENTION, WARM, WINDOW};
 use super::*;
 use crate::lease::{LeaseMode, Leases};
 use crate::{ReclaimError, SharedMemory};
@@ -276,6 +276,24 @@ fn what_was_in_use_lately_is_kept() {
     assert!(stock.clear(at(0.5) + 2 * RETENTION, MOST).unmapped.is_empty());
     assert_eq!(stock.clear(at(0.5) + 2 * RETENTION + GRACE, 1).unmapped.len(), 1);
     assert_eq!(stock.clear(at(0.5) + 2 * RETENTION + GRACE, MOST).unmapped.len(), 4);
+}
+
+#[test]
+fn a_life_without_an_end_keeps_no_slab_for_ever() {
+    let start = Instant::now();
+    let mut stock = Stock::new(start);
+    stock.retain_for(Duration::MAX);
+    let class = Class::of(40 * MIB).unwrap();
+    for _ in 0..6 {
+        stock.add(Slab::new(class).unwrap(), start);
+    }
+    let taken: Vec<_> = (0..6).map(|_| stock.take(class, start).unwrap()).collect();
+    taken.iter().for_each(|one| stock.put_back(&one.slab, one.index, start));
+    let cooled = stock.due().unwrap();
+    assert!(!stock.clear(cooled, MOST).withdrawn.is_empty());
+    let over = cooled + LONGEST_RETENTION;
+    assert!(stock.clear(over, MOST).unmapped.is_empty());
+    assert!(!stock.clear(over + GRACE, MOST).unmapped.is_empty());
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use nixl_device::ProcessWatch;
 use nixl_device::locks::lock;
+use nixl_device::{ProcessWatch, named_thread};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::net::{SocketFlags, accept_with};
@@ -69,12 +69,9 @@ impl Server {
         let clients = Mutex::default();
         let shared = Arc::new(Shared { listener, wake, stops: AtomicBool::new(false), clients });
         let serving = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("nixl-rendezvous".to_owned())
-            .spawn(move || serving.serve())
-            .map_err(|error| RendezvousError::System {
-                call: "start a thread",
-                error: error.into(),
+        let thread =
+            named_thread("nixl-rendezvous").spawn(move || serving.serve()).map_err(|error| {
+                RendezvousError::System { call: "start a thread", error: error.into() }
             })?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }

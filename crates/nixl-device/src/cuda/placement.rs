@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::thread;
 
+use crate::named_thread;
 use crate::system::gpu_direct::read_gpus;
 use crate::system::numa::read_nodes;
 use crate::system::pci::PciAddress;
@@ -48,7 +49,7 @@ impl Placement {
             return work();
         }
         thread::scope(|scope| {
-            let thread = thread::Builder::new()
+            let thread = named_thread("nixl-place")
                 .spawn_scoped(scope, || {
                     self.move_here();
                     work()
@@ -81,7 +82,7 @@ impl Placement {
             for range in pieces() {
                 let work = &work;
                 let on_thread = range.clone();
-                let spawned = thread::Builder::new().spawn_scoped(scope, move || {
+                let spawned = named_thread("nixl-place").spawn_scoped(scope, move || {
                     self.move_here();
                     work(on_thread);
                 });

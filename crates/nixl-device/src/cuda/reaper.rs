@@ -6,9 +6,9 @@
 use std::collections::VecDeque;
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
 use std::time::Duration;
 
+use crate::named_thread;
 use crate::system::process::PerProcess;
 
 use super::callback::catch;
@@ -35,11 +35,7 @@ fn submit(task: Task) {
     static THREAD: PerProcess<OnceLock<Option<Sender<Task>>>> = PerProcess::new(OnceLock::new);
     let thread = THREAD.get().get_or_init(|| {
         let (sender, receiver) = channel();
-        thread::Builder::new()
-            .name("nixl-cuda-reaper".to_owned())
-            .spawn(move || work(&receiver))
-            .ok()
-            .map(|_| sender)
+        named_thread("nixl-cuda-reaper").spawn(move || work(&receiver)).ok().map(|_| sender)
     });
     let lost = match thread {
         Some(sender) => sender.send(task).err().map(|error| error.0),

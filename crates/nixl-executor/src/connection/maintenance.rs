@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use nixl_device::locks::lock;
+use nixl_device::named_thread;
 
 /// Calls a function about a second after [use](Self::note_use) began, then once a second while it goes on, and again
 /// after the last. Otherwise its thread, which the first use starts, sleeps. The thread ends when this is dropped, or when
@@ -53,7 +53,7 @@ impl Maintenance {
         self.shared.used.store(true, Ordering::Relaxed);
         if !state.started {
             let (shared, look) = (Arc::clone(&self.shared), Arc::clone(&self.look));
-            let thread = thread::Builder::new().name("nixl-upkeep".to_owned());
+            let thread = named_thread("nixl-upkeep");
             state.started = thread.spawn(move || shared.run(&*look)).is_ok();
             // Without a thread, the next use tries again.
             self.shared.used.store(state.started, Ordering::Relaxed);

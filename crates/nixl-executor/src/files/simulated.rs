@@ -8,12 +8,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use nixl_descriptor::file::FileRegion;
-use nixl_device::FileIdentity;
 use nixl_device::locks::lock;
+use nixl_device::{FileIdentity, named_thread};
 use nixl_ops::{Clock, contained};
 
 use super::engine::EngineKind;
@@ -103,7 +102,7 @@ impl SimulatedFiles {
         };
         let shared = Arc::new(Shared { disk: Mutex::new(disk), changed: Condvar::new(), clock });
         let theirs = Arc::clone(&shared);
-        thread::Builder::new().name("nixl-disk".to_owned()).spawn(move || theirs.run())?;
+        named_thread("nixl-disk").spawn(move || theirs.run())?;
         let handle = Arc::new(Handle(Arc::clone(&shared)));
         Ok(Self { shared, _handle: handle })
     }

@@ -4,10 +4,10 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use nixl_descriptor::defer_disposal_on_this_thread;
 use nixl_device::locks::lock;
+use nixl_device::named_thread;
 use nixl_ops::contained;
 
 use super::engine::EngineKind;
@@ -89,8 +89,7 @@ impl Pool {
         work.threads += 1;
         drop(work);
         let pool = Arc::clone(self);
-        let started =
-            thread::Builder::new().name("nixl-files".to_owned()).spawn(move || pool.run(most));
+        let started = named_thread("nixl-files").spawn(move || pool.run(most));
         if started.is_err() {
             let mut work = lock(&self.work);
             work.threads -= 1;

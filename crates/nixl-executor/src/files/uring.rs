@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use io_uring::{IoUring, opcode, squeue, types};
 use nixl_descriptor::defer_disposal_on_this_thread;
 use nixl_device::locks::lock;
+use nixl_device::named_thread;
 use nixl_ops::contained;
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -67,7 +68,7 @@ impl UringFiles {
             counter,
         });
         let (theirs, (tell, told)) = (Arc::clone(&shared), mpsc::channel());
-        thread::Builder::new().name("nixl-uring".to_owned()).spawn(move || match ring() {
+        named_thread("nixl-uring").spawn(move || match ring() {
             Ok(ring) => {
                 let _ = tell.send(Ok(()));
                 let (slots, free, spin) = (Vec::new(), Vec::new(), IdleSpin::default());

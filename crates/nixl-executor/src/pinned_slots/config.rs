@@ -38,6 +38,9 @@ impl StagingConfig {
     /// The most slots of a pool: their numbers travel in sixteen bits.
     pub const MAX_SLOTS: usize = 1 << 12;
 
+    /// A side that sent more often would be busy with it.
+    const SHORTEST_PING: Duration = Duration::from_millis(10);
+
     /// The same, with every number within what works.
     pub(crate) fn checked(mut self) -> Self {
         self.slot_bytes = self.slot_bytes.max(1);
@@ -45,6 +48,9 @@ impl StagingConfig {
         self.window = self.window.clamp(1, Self::MAX_SLOTS);
         self.gpu_slot_bytes = self.gpu_slot_bytes.max(1);
         self.gpu_slots = self.gpu_slots.clamp(1, Self::MAX_SLOTS);
+        self.ping = self.ping.max(Self::SHORTEST_PING);
+        // A peer with nothing else to send is not silent.
+        self.silence = self.silence.max(self.ping.saturating_mul(2));
         self
     }
 
@@ -79,16 +85,16 @@ impl StagingConfig {
         self.gpu_slots.div_ceil(2).max(2)
     }
 
-    /// The time without a message of its own after which a side sends a keep-alive message. Default: 1 s. Keep
-    /// it well below the peer's [silence](Self::silence).
+    /// The time without a message of its own after which a side sends a keep-alive message. Default: 1 s; at least
+    /// 10 ms. Keep it well below the peer's [silence](Self::silence).
     #[must_use]
     pub const fn ping(mut self, ping: Duration) -> Self {
         self.ping = ping;
         self
     }
 
-    /// After so long without a message from the peer, a side gives the transfer up. Default: 30 s. The peer may use the memory
-    /// that it has exported until the peer answers or its process ends.
+    /// After so long without a message from the peer, a side gives the transfer up. Default: 30 s; at least twice the
+    /// [ping](Self::ping). The peer may use the memory that it has exported until the peer answers or its process ends.
     #[must_use]
     pub const fn silence(mut self, silence: Duration) -> Self {
         self.silence = silence;

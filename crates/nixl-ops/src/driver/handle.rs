@@ -12,7 +12,7 @@ use super::reactor::Reactor;
 use super::shared::Shared;
 use crate::control::Owner;
 use crate::passive::QuietProof;
-use crate::sync::thread;
+use crate::sync::named_thread;
 use crate::{
     BlockingThread, Clock, ConnectionExecutor, DriverConfig, DriverStats, Mailboxes, PeerId,
     RemoteSlots, Transport, TransportError,
@@ -59,7 +59,7 @@ impl Driver {
             nixl_descriptor::defer_disposal_on_this_thread();
             reactor.run();
         };
-        let handle = thread::Builder::new().name(Self::THREAD.to_owned()).spawn(run)?;
+        let handle = named_thread(Self::THREAD).spawn(run)?;
         // Set before any operation can begin, since `driver` has not been handed out.
         driver.shared.parking.set_thread(handle.thread().clone());
         Ok(driver)

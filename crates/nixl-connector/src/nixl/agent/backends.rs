@@ -9,11 +9,9 @@ use nixl_sys::{Backend, NixlError, Params};
 use super::super::files;
 use super::super::library::NixlUnavailable;
 use super::super::options::{NixlBackend, NixlOptions};
+use super::super::parameters::ENGINE_CONFIG;
 use super::super::signals::Handlers;
 use super::super::ucx::{Plan, WakeUps};
-
-/// The backend parameter in which NIXL passes settings to UCX.
-const ENGINE_CONFIG: &str = "engine_config";
 
 /// Loads the plugins of the backends, and UCX with its own.
 pub(super) fn load_plugins(
@@ -37,6 +35,12 @@ pub(super) fn load_plugins(
     backends.iter().map(load).collect()
 }
 
+/// The parameters of backends, without the settings of UCX, which are part of the plan.
+fn given(options: &NixlOptions) -> impl Iterator<Item = (&NixlBackend, &str, &str)> {
+    let is_planned = |of: &NixlBackend, name| *of == NixlBackend::Ucx && name == ENGINE_CONFIG;
+    options.parameters().filter(move |(of, name, _)| !is_planned(of, *name))
+}
+
 /// Makes the backends, and UCX with its settings. One at a time in the process.
 pub(super) fn create_backends(
     agent: &nixl_sys::Agent,
@@ -53,17 +57,11 @@ pub(super) fn create_backends(
                 error: e.into(),
             }
         };
-        let mut handed =
-            if backend == NixlBackend::Ucx { handed.to_owned() } else { String::new() };
-        for (_, name, value) in options.parameters().filter(|(of, ..)| **of == backend) {
-            if name == ENGINE_CONFIG && !handed.is_empty() {
-                handed = format!("{handed},{value}");
-            } else {
-                params.set(name, value).map_err(failed)?;
-            }
+        for (_, name, value) in given(options).filter(|(of, ..)| **of == backend) {
+            params.set(name, value).map_err(failed)?;
         }
-        if !handed.is_empty() {
-            params.set(ENGINE_CONFIG, &handed).map_err(failed)?;
+        if backend == NixlBackend::Ucx && !handed.is_empty() {
+            params.set(ENGINE_CONFIG, handed).map_err(failed)?;
         }
         agent.create_backend(backend.name(), &params).map_err(failed)
     };
@@ -83,7 +81,7 @@ pub(super) fn create_backends(
             SettingSource::Option,
         ));
     }
-    for (backend, name, value) in options.parameters() {
+    for (backend, name, value) in given(options) {
         let name = format!("{}.{name}", backend.name());
         settings.push(EngineSetting::new(name, value, SettingSource::Option));
     }

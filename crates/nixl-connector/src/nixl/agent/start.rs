@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::super::library::{NixlLibrary, NixlUnavailable, building};
 use super::super::listener::Listener;
 use super::super::options::NixlOptions;
+use super::super::parameters::Parallelism;
 use super::super::ucx::{self, Plan, Ucx, UcxDevices};
 use super::super::{configuration, epoll, exit, files, forked, memory, streams, threads};
 use super::backends::{create_backends, load_plugins, set_variables};
@@ -54,8 +55,9 @@ impl Agent {
         ucx::check_files()?;
         let devices = UcxDevices::of_this_machine();
         let plan = Plan::new(&options, &devices)?;
-        files::check(plan.devices(&devices), plan.shares_memory())?;
-        threads::check()?;
+        let parallelism = Parallelism::of(&options)?;
+        files::check(plan.devices(&devices), parallelism.workers, plan.shares_memory())?;
+        threads::check(parallelism.threads)?;
         epoll::check()?;
         let failed = |what| {
             move |e: NixlError| {
@@ -67,9 +69,7 @@ impl Agent {
             enable_prog_thread: options.progress().is_some(),
             // The progress thread sleeps in poll(2) on the backend's own events, so a long delay costs no
             // latency; a delay of zero would make it spin.
-            pthr_delay_us: options
-                .progress()
-                .map_or(0, |delay| delay.as_micros().try_into().unwrap_or(u64::MAX)),
+            pthr_delay_us: options.progress().map_or(0, |delay| delay.as_micros() as u64),
             thread_sync: ThreadSync::Strict,
             ..AgentConfig::default()
         };
@@ -126,7 +126,7 @@ pub(in super::super) fn register_apart(
         let reason = e.to_string();
         NixlUnavailable::Engine { what: "agent", reason, error: e.into() }
     };
-    threads::check()?;
+    threads::check(Parallelism::of(options)?.threads)?;
     let _busy = exit::enter().ok_or_else(exiting)?;
     let _building = building()?;
     exit::watch_forks()?;

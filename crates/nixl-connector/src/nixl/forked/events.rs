@@ -12,6 +12,8 @@ use std::ptr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nixl_device::named_thread;
+
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 
@@ -73,8 +75,7 @@ pub(super) fn begin_anew(set: RawFd) -> Result<bool, String> {
     }
     let poll = functions.poll.filter(|_| ucx::may_use_rdma());
     let dispatch = functions.dispatch;
-    thread::Builder::new()
-        .name("nixl-ucx-events".to_owned())
+    named_thread("nixl-ucx-events")
         .spawn(move || Server { set, dispatch, poll }.run())
         .map_err(|e| e.to_string())?;
     Ok(true)

@@ -11,8 +11,9 @@ use std::ffi::{c_int, c_void};
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
 use std::time::Duration;
+
+use nixl_device::named_thread;
 
 use rustix::thread::{Pid, gettid};
 
@@ -29,7 +30,7 @@ fn free(lock: impl FnOnce() + Send + 'static, give_back: impl Fn(Pid)) {
         lock();
         let _ = got_it.send(());
     };
-    if thread::Builder::new().name("nixl-forked".to_owned()).spawn(take).is_err() {
+    if named_thread("nixl-forked").spawn(take).is_err() {
         return;
     }
     let Ok(thread) = told.recv() else { return };
@@ -118,6 +119,7 @@ fn is_shared(lock: *mut c_void) -> bool {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
+    use std::thread;
 
     use super::*;
 

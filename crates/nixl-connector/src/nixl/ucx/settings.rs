@@ -15,6 +15,7 @@ use super::files;
 use super::library::Ucx;
 use super::lists::Lists;
 use super::{log, replies};
+use crate::nixl::parameters::engine_config;
 use crate::nixl::{NixlOptions, NixlUnavailable};
 
 const FIXED: &str = "UCX reads it once, when its library is loaded: set the variable in the environment before the program starts";
@@ -63,7 +64,9 @@ impl Plan {
         use SettingSource::{Chosen, Environment, File, Option};
         let mut settings: BTreeMap<_, _> =
             environment.map(|(name, value)| (name, (value, Environment))).collect();
-        for (name, value) in options.ucx_settings() {
+        let handed = engine_config(options)?;
+        let handed = handed.iter().map(|(name, value)| (name, value));
+        for (name, value) in options.ucx_settings().iter().chain(handed) {
             check(name, value)?;
             match settings.get(name) {
                 Some((theirs, _)) if theirs != value => {

@@ -7,13 +7,13 @@ use std::mem;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread;
 
 use rustix::event::epoll;
 use rustix::io::Errno;
 
 use super::{LeakInChild, PerProcess, ProcessError, ProcessWatch};
 use crate::locks::lock;
+use crate::named_thread;
 
 /// Calls back when processes of this PID namespace end. There is [one](Self::global) for the whole process: one thread,
 /// which the first watch starts and which sleeps until a process ends, and one descriptor for each watched process, however
@@ -230,12 +230,9 @@ impl State {
             added.map_err(|errno| refused(errno.into()))?;
         }
         let theirs = Arc::clone(&epoll);
-        thread::Builder::new()
-            .name("nixl-exits".to_owned())
-            .spawn(move || exits.run(&theirs))
-            .map_err(|error| {
-                refused(io::Error::new(error.kind(), format!("no thread for it: {error}")))
-            })?;
+        named_thread("nixl-exits").spawn(move || exits.run(&theirs)).map_err(|error| {
+            refused(io::Error::new(error.kind(), format!("no thread for it: {error}")))
+        })?;
         self.running = Some(Running { epoll: Arc::clone(&epoll) });
         Ok(epoll)
     }
@@ -314,6 +311,7 @@ impl fmt::Debug for ExitWatch {
 mod tests {
     use std::process::{Child, Command, Stdio};
     use std::sync::mpsc;
+    use std::thread;
     use std::time::Duration;
 
     use super::*;

@@ -16,12 +16,12 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
-use std::thread;
 use std::time::Duration;
 
 #[cfg(all(test, loom))]
 use super::forks::loom_model::AtomicU64;
 use super::forks::{ForkGeneration, PerProcess};
+use crate::named_thread;
 
 static LIBRARIES: UnderWay = UnderWay::new();
 
@@ -74,7 +74,7 @@ fn is_loader_free() -> bool {
         unsafe { dl_iterate_phdr(stop, std::ptr::null_mut()) };
         let _ = done.send(());
     };
-    let spawned = thread::Builder::new().name("nixl-forked".to_owned()).spawn(walk);
+    let spawned = named_thread("nixl-forked").spawn(walk);
     // Without a thread it is not known.
     spawned.is_err() || walked.recv_timeout(LONGEST).is_ok()
 }

@@ -4,10 +4,10 @@ use std::fmt;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
-use std::thread;
 
 use nixl_descriptor::file::FileRegion;
 use nixl_device::locks::lock;
+use nixl_device::named_thread;
 
 use super::super::error::FileTransferError;
 use super::super::executor::{FileExecutor, FileIoOptions};
@@ -69,8 +69,7 @@ impl Syncs {
         if !state.is_running {
             let syncs = Arc::clone(self);
             // It goes on when the future is dropped.
-            thread::Builder::new()
-                .name("nixl-sync".to_owned())
+            named_thread("nixl-sync")
                 .spawn(move || syncs.run())
                 .map_err(|error| FileTransferError::Thread { error: error.into() })?;
             state.is_running = true;

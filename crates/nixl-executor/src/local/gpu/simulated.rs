@@ -7,14 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Waker;
-use std::thread;
 
 use nixl_descriptor::{
     AllocationKind, DependencyError, GpuAllocation, PiecesHandle, QueuedFunction, Region,
     RegionError, SharedMemory, SharedName, SharedPieces,
 };
 use nixl_device::locks::lock;
-use nixl_device::{Device, DeviceKind, SharedError};
+use nixl_device::{Device, DeviceKind, SharedError, named_thread};
 
 use super::allocation::{DESCRIPTOR, SHAREABLE};
 use super::gpu_backend::{
@@ -83,7 +82,7 @@ impl SimulatedGpus {
             asked: AtomicU64::new(0),
         });
         let theirs = Arc::clone(&shared);
-        thread::Builder::new().name("simulated-gpu".to_owned()).spawn(move || {
+        named_thread("simulated-gpu").spawn(move || {
             for work in queue {
                 let _running = lock(&theirs.running);
                 let copying = lock(&theirs.copying);
@@ -555,6 +554,7 @@ mod tests {
     use super::*;
     use crate::local::plan::block_copy::Piece;
     use crate::local::plan::boundaries::AllocationBoundaries;
+    use std::thread;
 
     fn gpus() -> SimulatedGpus {
         let (batch, kernel) = (true, true);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use std::{fmt, io, thread};
 
 use nixl_device::locks::lock;
+use nixl_device::named_thread;
 use nixl_ops::{Clock, Sleeper};
 
 use super::changing::copy_bytes;
@@ -106,9 +107,7 @@ impl CopyPool {
         let pool = Self { shared };
         for index in 0..pool.shared.workers.len() {
             let shared = Arc::clone(&pool.shared);
-            thread::Builder::new()
-                .name(format!("nixl-copy-{index}"))
-                .spawn(move || shared.work(index))?;
+            named_thread(&format!("nixl-copy-{index}")).spawn(move || shared.work(index))?;
         }
         Ok(pool)
     }

@@ -14,6 +14,7 @@ use std::{hint, io};
 
 use nixl_device::cuda::relax_capture;
 use nixl_device::locks::{lock, try_lock};
+use nixl_device::named_thread;
 use nixl_ops::{Backoff, Clock, Sleeper};
 
 use super::ring::Ring;
@@ -77,8 +78,7 @@ impl RingDriver {
             clock,
         });
         let theirs = Arc::clone(&shared);
-        let handle =
-            thread::Builder::new().name("nixl-rings".to_owned()).spawn(move || theirs.run())?;
+        let handle = named_thread("nixl-rings").spawn(move || theirs.run())?;
         // Set before any ring can begin, since this has not been handed out.
         shared.sleeper.set_thread(handle.thread().clone());
         Ok(Self { shared })
