@@ -5,7 +5,7 @@ use nixl_metadata::RdmaMetadata;
 use nixl_metadata::media::{DecodedMedia, EmbeddingsRequest};
 use nixl_ops::Completion;
 
-use super::hash::content_hash;
+use super::hash::content_hash_in_turns;
 use crate::offload::Offloaded;
 use crate::tensors::parts;
 use crate::{Connector, ConnectorError};
@@ -113,8 +113,7 @@ impl MediaReceiver {
         tensor: &Tensor,
     ) -> Result<bool, ConnectorError> {
         let Some(stated) = media.content_hash() else { return Ok(false) };
-        let (tensor, metadata) = (tensor.clone(), media.metadata().cloned());
-        let work = async move { content_hash(&tensor, metadata.as_ref()) };
+        let work = content_hash_in_turns(tensor.clone(), media.metadata().cloned());
         match Offloaded::new(self.connector.connection().work()?, work).await?? {
             Some(found) if found != stated => Err(ConnectorError::ContentHash { stated, found }),
             found => Ok(found.is_some()),

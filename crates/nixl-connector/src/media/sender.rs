@@ -8,7 +8,7 @@ use nixl_descriptor::tensor::{DType, Tensor, TensorLayout};
 use nixl_metadata::media::{DecodedMedia, EmbeddingsRequest, MediaMetadata};
 use nixl_ops::{OperationError, OperationOptions, ReadableOperation};
 
-use super::hash::content_hash;
+use super::hash::content_hash_in_turns;
 use crate::offload::Offloaded;
 use crate::{Connector, ConnectorError};
 
@@ -58,7 +58,7 @@ impl MediaSender {
     }
 
     /// Offers contiguous media. An image of `U8` elements in host memory gets its content hash, computed on a thread of the
-    /// connection; Dynamo hashes videos for exact routing alone, by [`content_hash`] and
+    /// connection; Dynamo hashes videos for exact routing alone, by [`content_hash`](super::content_hash) and
     /// [`DecodedMedia::with_content_hash`].
     ///
     /// Until the offer ends, the memory can be read here but not changed. Cancel safe: nothing is offered if the future is dropped.
@@ -77,8 +77,7 @@ impl MediaSender {
         let is_image = matches!(metadata, Some(MediaMetadata::Image(_)));
         let hash = match is_image && tensor.device().is_host() {
             true => {
-                let (tensor, metadata) = (tensor.clone(), metadata.clone());
-                let work = async move { content_hash(&tensor, metadata.as_ref()) };
+                let work = content_hash_in_turns(tensor.clone(), metadata.clone());
                 Offloaded::new(self.connector.connection().work()?, work).await??
             }
             false => None,
