@@ -89,10 +89,18 @@ impl ChannelOptions {
         self
     }
 
-    /// Sets how many requests wait in an inbox; further ones are refused by [`ChannelError::Full`]. At least 1.
+    /// Tokio's channels have a bound, beyond which they panic.
+    const DEEPEST: usize = 1_000_000;
+
+    /// Sets how many requests wait in an inbox; further ones are refused by [`ChannelError::Full`]. From 1 to a
+    /// million; others count as the next of these.
     #[must_use]
     pub const fn inbox_depth(mut self, requests: usize) -> Self {
-        self.inbox_depth = if requests == 0 { 1 } else { requests };
+        self.inbox_depth = match requests {
+            0 => 1,
+            1..=Self::DEEPEST => requests,
+            _ => Self::DEEPEST,
+        };
         self
     }
 

@@ -112,7 +112,7 @@ impl Published {
                     },
                 };
                 sender.send_replace(PublishState::Retrying(error));
-                pause = (options.life() / 3).min(RETRY);
+                pause = (options.life() / 3).clamp(SHORTEST, RETRY);
             }
             // At worst it ends by its life time.
             let _withdrawn = timeout(options.call(), backend.remove(&owner, &held)).await;
@@ -121,7 +121,7 @@ impl Published {
     }
 }
 
-/// The least time of an attempt to renew an entry.
+/// The least time of an attempt to renew an entry, and of the pause after one that failed.
 const SHORTEST: Duration = Duration::from_millis(100);
 
 /// The longest pause between attempts to renew an entry.

@@ -331,3 +331,25 @@ async fn clients_that_lie_harm_no_others() {
     let _published = client.publish(entry("w", 1, b"x")).await.unwrap();
     assert_eq!(client.fetch(&name("w")).await.unwrap(), entry("w", 1, b"x"));
 }
+
+#[tokio::test]
+async fn numbers_beyond_what_a_server_counts_are_the_most() {
+    let most = options().inbox_depth(usize::MAX).life_time(Duration::MAX);
+    let limits = HubLimits::new().life_time(Duration::MAX).request_bytes(usize::MAX);
+    let server = ServerOptions::new().connections(usize::MAX);
+    let server = Server::bind("127.0.0.1:0", Hub::new(limits), server, most.clone()).await.unwrap();
+    let address = server.address().to_string();
+    let channel = tcp::connect(&*address, TcpOptions::new(), most).unwrap();
+    let wanted = entry("w", 1, b"x");
+    let _published = channel.publish(wanted.clone()).await.unwrap();
+    let mut inbox = channel.serve(wanted.name(), wanted.incarnation()).await.unwrap();
+    let answers = async {
+        let request = soon("a request", inbox.next()).await.unwrap();
+        request.reply("y").unwrap();
+    };
+    let me = name("me");
+    let request = channel.request(&me, wanted.name(), "?".into(), Duration::MAX);
+    let (answer, ()) = tokio::join!(request, answers);
+    assert_eq!(answer.unwrap(), "y");
+    assert_eq!(channel.fetch(wanted.name()).await.unwrap(), wanted);
+}

@@ -173,7 +173,7 @@ impl Listener {
 }
 
 async fn accept(listener: Listener, service: Service, options: ServerOptions) {
-    let free = Arc::new(Semaphore::new(options.connections));
+    let free = Arc::new(Semaphore::new(options.connections.min(Semaphore::MAX_PERMITS)));
     let is_tcp = matches!(listener, Listener::Tcp(_));
     // Connections end with the server.
     let mut connections = tokio::task::JoinSet::new();
