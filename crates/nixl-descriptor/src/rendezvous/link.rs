@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 
 use super::RendezvousError;
+use super::server::Server;
 use super::wire::{self, Incoming, Kind, Message, Name};
 use crate::shared::{Presence, Unprovable};
 
@@ -42,6 +43,8 @@ pub(crate) enum LinkError {
 impl Link {
     /// For which an answer is waited for.
     const PATIENCE: Duration = Duration::from_millis(250);
+    /// Messages of one look: more than a socket holds, and as many as there are files to release.
+    const MOST: usize = Server::FILES;
 
     /// *Blocking.* To the process that listens there, which has this number if one is given.
     pub(super) fn to(
@@ -69,13 +72,17 @@ impl Link {
             Next::End | Next::Late => return Err(RendezvousError::Silent),
             Next::Message(_) => return Err(RendezvousError::Protocol),
         };
-        Ok(Self {
+        Ok(Self::of(socket, process))
+    }
+
+    fn of(socket: OwnedFd, process: OwnedFd) -> Self {
+        Self {
             socket,
             process: Arc::new(ProcessWatch::of_descriptor(process)),
             ended: AtomicBool::new(false),
             files: Mutex::default(),
             reading: Mutex::default(),
-        })
+        }
     }
 
     /// *Blocking.* The file of this name, as its process opened it.
@@ -105,16 +112,29 @@ impl Link {
         // Known from now on, for the message that it is released.
         self.lock().insert(name, true);
         let began = Instant::now();
+        self.await_answer(&name, answer, began, || next(&self.socket, began))
+    }
+
+    fn await_answer(
+        &self,
+        name: &Name,
+        answer: Kind,
+        began: Instant,
+        mut next: impl FnMut() -> Next,
+    ) -> Result<Message, LinkError> {
         loop {
-            let Next::Message(message) = next(&self.socket, began) else { return self.lost() };
+            let Next::Message(message) = next() else { return self.lost() };
             match (message.kind, &message.descriptor) {
-                (kind, _) if kind == answer && message.name == name => return Ok(message),
-                (Kind::Full, None) if message.name == name => return Err(LinkError::Full),
-                (Kind::Absent, None) if message.name == name => {
-                    self.note_released(&name);
+                (kind, _) if kind == answer && message.name == *name => return Ok(message),
+                (Kind::Full, None) if message.name == *name => return Err(LinkError::Full),
+                (Kind::Absent, None) if message.name == *name => {
+                    self.note_released(name);
                     return Err(LinkError::Absent);
                 }
-                (Kind::Released, None) => self.note_released(&message.name),
+                // Others in the place of the answer do not prolong the wait.
+                (Kind::Released, None) if began.elapsed() < Self::PATIENCE => {
+                    self.note_released(&message.name);
+                }
                 _ => return self.lost(),
             }
         }
@@ -178,11 +198,18 @@ impl Link {
         self.is_live() && self.lock().get(name) != Some(&false)
     }
 
-    /// Reads what has come, unless another thread does.
+    /// Reads what has come, unless another thread does. A process that writes as fast as this one reads is given up.
     pub(super) fn look(&self) {
         let Some(_reading) = try_lock(&self.reading) else { return };
-        while self.is_live() {
-            match wire::receive(&self.socket) {
+        self.read_all(|| wire::receive(&self.socket));
+    }
+
+    fn read_all(&self, mut receive: impl FnMut() -> Incoming) {
+        for _ in 0..=Self::MOST {
+            if !self.is_live() {
+                return;
+            }
+            match receive() {
                 Incoming::Nothing => return,
                 Incoming::Message(Message { kind: Kind::Released, name, .. }) => {
                     self.note_released(&name);
@@ -190,6 +217,7 @@ impl Link {
                 Incoming::Message(_) | Incoming::End => self.ended.store(true, Ordering::Release),
             }
         }
+        self.ended.store(true, Ordering::Release);
     }
 
     /// Names that were never requested are not kept.
@@ -234,5 +262,58 @@ fn next(socket: &OwnedFd, began: Instant) -> Next {
             return Next::Late;
         }
         wire::wait(socket, i64::try_from(left.as_millis()).unwrap_or(1).max(1));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    const NAME: Name = [7; 16];
+
+    fn link() -> (Link, OwnedFd) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (own, other) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        (Link::of(own, wire::this_process().unwrap()), other)
+    }
+
+    fn released() -> Message {
+        Message {
+            kind: Kind::Released,
+            name: [1; 16],
+            number: 0,
+            content: [].into(),
+            descriptor: None,
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "uses sockets")]
+    fn messages_without_end_do_not_hold_a_look_up() {
+        let (link, _other) = link();
+        let mut left = Link::MOST;
+        link.read_all(|| match left.checked_sub(1) {
+            Some(fewer) => {
+                left = fewer;
+                Incoming::Message(released())
+            }
+            None => Incoming::Nothing,
+        });
+        assert!(link.is_live(), "all files of a connection may be released at once");
+        link.read_all(|| Incoming::Message(released()));
+        assert!(!link.is_live());
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "uses sockets")]
+    fn messages_without_end_do_not_prolong_the_wait_for_an_answer() {
+        let (link, _other) = link();
+        let began = Instant::now();
+        let answer = link.await_answer(&NAME, Kind::File, began, || Next::Message(released()));
+        assert!(matches!(answer, Err(LinkError::Lost)) && !link.is_live());
     }
 }

@@ -5,12 +5,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nixl_device::locks::lock;
 use nixl_device::{ProcessWatch, named_thread};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{SocketFlags, accept_with};
 
 use super::RendezvousError;
@@ -20,6 +20,9 @@ use crate::shared::own_file;
 
 /// Before a call that the system refused is repeated.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// Within which a process introduces itself: its first message is sent with the connection.
+const GREETING: Duration = Duration::from_secs(1);
 
 /// Gives files of this process to peers. Stops at [`stop`](Self::stop).
 #[derive(Debug)]
@@ -41,6 +44,9 @@ struct Shared {
 struct Client {
     /// `None` once the connection has ended.
     socket: Option<Arc<OwnedFd>>,
+    connected: Instant,
+    /// Its number when it connected, if it is of this PID namespace.
+    pid: Option<u32>,
     /// After its first message.
     process: Option<ProcessWatch>,
     given: HashSet<Name>,
@@ -49,6 +55,11 @@ struct Client {
 impl Client {
     fn is_at(&self, socket: &Arc<OwnedFd>) -> bool {
         self.socket.as_ref().is_some_and(|known| Arc::ptr_eq(known, socket))
+    }
+
+    /// It keeps a connection without a word.
+    fn is_late(&self) -> bool {
+        self.socket.is_some() && self.process.is_none() && self.connected.elapsed() >= GREETING
     }
 
     /// It may have files mapped that it got, also after the end of its connection.
@@ -60,6 +71,8 @@ impl Client {
 impl Server {
     /// Connections, and processes that were connected and got files.
     const MOST: usize = 1024;
+    /// Connections of one process of this PID namespace: one, and those of its threads that meet this process at the same time.
+    const OF_PROCESS: usize = 16;
     /// Files of one connection.
     pub(super) const FILES: usize = 4096;
 
@@ -119,13 +132,13 @@ impl Shared {
 
     fn serve(&self) {
         while !self.stops.load(Ordering::Acquire) {
-            let sockets: Vec<_> =
-                self.lock().iter().filter_map(|client| client.socket.clone()).collect();
+            let (sockets, awaits) = self.sockets();
             let own = [self.listener.as_fd(), self.wake.as_fd()];
             let all = own.into_iter().chain(sockets.iter().map(|socket| socket.as_fd()));
             let mut handles: Vec<_> =
                 all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-            if poll(&mut handles, None).is_err() {
+            let greeting = Timespec { tv_sec: 1, tv_nsec: 0 };
+            if poll(&mut handles, awaits.then_some(&greeting)).is_err() {
                 // Such as without memory: not at the cost of a processor.
                 std::thread::sleep(PAUSE);
                 continue;
@@ -145,6 +158,14 @@ impl Shared {
         }
     }
 
+    /// The connections, and whether one of them has yet to introduce itself.
+    fn sockets(&self) -> (Vec<Arc<OwnedFd>>, bool) {
+        let mut clients = self.lock();
+        clients.retain(|client| !client.is_late());
+        let awaits = clients.iter().any(|client| client.process.is_none());
+        (clients.iter().filter_map(|client| client.socket.clone()).collect(), awaits)
+    }
+
     fn accept(&self) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let Ok(socket) = accept_with(&self.listener, flags) else {
@@ -161,9 +182,13 @@ impl Shared {
             let own = wire::this_process().ok()?;
             wire::send(&socket, Kind::Hello, [0; 16], Some(own.as_fd())).then_some(())
         };
-        if clients.len() < Server::MOST && greets().is_some() {
-            let socket = Some(Arc::new(socket));
-            clients.push(Client { socket, process: None, given: HashSet::new() });
+        let pid = wire::process_of(&socket);
+        let of_it = |client: &&Client| client.socket.is_some() && client.pid == pid;
+        let may_connect =
+            pid.is_none() || clients.iter().filter(of_it).count() < Server::OF_PROCESS;
+        if may_connect && clients.len() < Server::MOST && greets().is_some() {
+            let (socket, connected) = (Some(Arc::new(socket)), Instant::now());
+            clients.push(Client { socket, connected, pid, process: None, given: HashSet::new() });
         }
     }
 
@@ -192,9 +217,10 @@ impl Shared {
             Incoming::End => false,
             Incoming::Message(message) => match (message.kind, message.descriptor) {
                 (Kind::Hello, Some(process)) if client.process.is_none() => {
-                    let is_process = wire::is_process(&process);
-                    client.process = is_process.then(|| ProcessWatch::of_descriptor(process));
-                    is_process
+                    let process = Some(process).filter(wire::is_process);
+                    let process = process.and_then(|claimed| wire::process_at(socket, claimed));
+                    client.process = process.map(ProcessWatch::of_descriptor);
+                    client.process.is_some()
                 }
                 (Kind::Open, None) if client.process.is_some() => {
                     match own_file(&message.name) {
@@ -226,8 +252,151 @@ impl Shared {
             },
         };
         if !goes_on {
-            client.socket = None;
-            clients.retain(|client| client.socket.is_some() || client.may_hold());
+            end(&mut clients, socket);
         }
+    }
+}
+
+/// Of a process with many connections one after the other, what it may hold is remembered once.
+fn end(clients: &mut Vec<Client>, socket: &Arc<OwnedFd>) {
+    let ended = clients.iter().position(|client| client.is_at(socket));
+    let ended = ended.map(|at| clients.swap_remove(at));
+    clients.retain(|client| client.socket.is_some() || client.may_hold());
+    let Some(ended) = ended.map(|client| Client { socket: None, ..client }) else { return };
+    let is_of_it = |client: &&mut Client| {
+        ended.pid.is_some() && client.pid == ended.pid && client.socket.is_none()
+    };
+    match clients.iter_mut().find(is_of_it) {
+        Some(before) => before.given.extend(ended.given),
+        None if ended.may_hold() => clients.push(ended),
+        None => {}
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use rustix::net::{SocketAddrUnix, bind, listen};
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    use super::super::SharedPieces;
+    use super::super::pieces::{MemoryPiece, MemoryPieces};
+    use super::*;
+    use nixl_device::SharedError;
+
+    struct OnePiece;
+
+    impl MemoryPieces for OnePiece {
+        fn piece(&self, offset: u64) -> Result<MemoryPiece, SharedError> {
+            match offset {
+                0 => Ok(MemoryPiece::new(1, None, [1])),
+                _ => panic!("a panic of the memory"),
+            }
+        }
+    }
+
+    fn server() -> (Server, SocketAddrUnix) {
+        let mut name = [0; 16];
+        nixl_device::fill_random(&mut name).unwrap();
+        let address = SocketAddrUnix::new_abstract_name(&name).unwrap();
+        let socket = wire::socket().unwrap();
+        bind(&socket, &address).unwrap();
+        listen(&socket, 64).unwrap();
+        (Server::start(socket).unwrap(), address)
+    }
+
+    fn memory() -> (SharedPieces, Name) {
+        let shared = SharedPieces::new(1, Arc::new(OnePiece)).unwrap();
+        let name = *shared.handle().to_bytes()[16..].first_chunk().unwrap();
+        (shared, name)
+    }
+
+    /// The kind of the next message. `None` at the end of the connection.
+    fn next(socket: &OwnedFd) -> Option<Kind> {
+        assert!(wire::wait(socket, 60_000), "the process does not answer");
+        match wire::receive(socket) {
+            Incoming::Message(message) => Some(message.kind),
+            _ => None,
+        }
+    }
+
+    fn connect(address: &SocketAddrUnix) -> Option<OwnedFd> {
+        let socket = wire::connect_to(address).unwrap();
+        (next(&socket) == Some(Kind::Hello)).then_some(socket)
+    }
+
+    fn greeted(address: &SocketAddrUnix, process: &OwnedFd) -> Option<OwnedFd> {
+        let socket = connect(address)?;
+        assert!(wire::send(&socket, Kind::Hello, [0; 16], Some(process.as_fd())));
+        Some(socket)
+    }
+
+    fn open(socket: &OwnedFd, name: Name, offset: u64) -> Option<Kind> {
+        assert!(wire::send_with(socket, Kind::OpenPiece, (name, offset, &[]), None));
+        next(socket)
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "uses sockets")]
+    fn a_connection_without_a_word_ends() {
+        let (server, address) = server();
+        let silent = connect(&address).unwrap();
+        let own = wire::this_process().unwrap();
+        let other = greeted(&address, &own).unwrap();
+        assert_eq!(open(&other, [1; 16], 0), Some(Kind::Absent));
+        assert_eq!(next(&silent), None);
+        assert_eq!(open(&other, [1; 16], 0), Some(Kind::Absent), "the other one lasts");
+        server.stop();
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "uses sockets")]
+    fn one_process_does_not_take_all_connections() {
+        let (server, address) = server();
+        let own = wire::this_process().unwrap();
+        let mut kept: Vec<_> =
+            (0..Server::OF_PROCESS).map(|_| greeted(&address, &own).unwrap()).collect();
+        assert!(connect(&address).is_none());
+        let last = kept.pop().unwrap();
+        assert_eq!(open(&last, [1; 16], 0), Some(Kind::Absent));
+        // Another kind ends it.
+        assert_eq!(wire::send(&last, Kind::Full, [0; 16], None).then(|| next(&last)), Some(None));
+        assert!(greeted(&address, &own).is_some());
+        server.stop();
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "uses sockets")]
+    fn what_a_process_got_by_many_connections_is_remembered_once() {
+        let (server, address) = server();
+        let own = wire::this_process().unwrap();
+        let (_shared, name) = memory();
+        for _ in 0..2 * Server::OF_PROCESS {
+            let socket = greeted(&address, &own).unwrap();
+            assert_eq!(open(&socket, name, 0), Some(Kind::Piece));
+            assert!(wire::send(&socket, Kind::Full, [0; 16], None));
+            assert_eq!(next(&socket), None);
+        }
+        assert_eq!(server.given(), (1, 1));
+        assert!(server.is_held(&name));
+        server.stop();
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "uses sockets and starts a process")]
+    fn the_kernel_names_the_process_that_holds_a_file() {
+        let (server, address) = server();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let ended = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        child.wait().unwrap();
+        let (_shared, name) = memory();
+        // This process, which lasts, names one that has ended.
+        let socket = greeted(&address, &ended).unwrap();
+        assert_eq!(open(&socket, name, 0), Some(Kind::Piece));
+        let is_named =
+            nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerPidfd).is_ok();
+        assert_eq!(server.is_held(&name), is_named);
+        server.stop();
     }
 }

@@ -26,7 +26,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -128,6 +128,17 @@ pub(super) fn check_user(socket: &OwnedFd) -> Result<(), RendezvousError> {
 pub(super) fn process_of(socket: &OwnedFd) -> Option<u32> {
     let other = getsockopt(socket, PeerCredentials).ok()?;
     u32::try_from(other.pid()).ok().filter(|pid| *pid != 0)
+}
+
+/// A descriptor of the process on the other side when that connected, as the kernel names it: also one of another PID namespace. `claimed`,
+/// which that process has sent, where the kernel names none (before 6.5).
+pub(super) fn process_at(socket: &OwnedFd, claimed: OwnedFd) -> Option<OwnedFd> {
+    match getsockopt(socket, PeerPidfd) {
+        Ok(process) => Some(process),
+        Err(nix::errno::Errno::ENOPROTOOPT) => Some(claimed),
+        // Such as of a process that has ended.
+        Err(_) => None,
+    }
 }
 
 /// A descriptor of this process, by which others see its end, in whichever PID namespace they are.
