@@ -47,6 +47,8 @@ pub mod etcd;
 #[cfg(all(any(test, fuzzing), feature = "channel-etcd", feature = "seal"))]
 #[doc(hidden)]
 pub mod fuzz;
+#[cfg(any(feature = "channel-etcd", feature = "channel-nats"))]
+mod hex;
 #[cfg(feature = "channel-http")]
 pub mod http;
 mod hub;

@@ -10,8 +10,8 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
 use super::gateway::Gateway;
-use super::messages::{hex, unhex};
 use crate::channel::backend::{Backend, Edition, Held, Stored};
+use crate::channel::hex::{hex, unhex};
 use crate::channel::inbox::Delivery;
 use crate::channel::request::{HttpOptions, parse, place};
 use crate::channel::shared::Shared;

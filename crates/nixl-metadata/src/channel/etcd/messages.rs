@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use crate::channel::{ChannelError, WorkerName};
+use crate::channel::ChannelError;
 
 const ANSWER: ChannelError = ChannelError::Malformed { what: "an answer of etcd" };
 
@@ -154,24 +154,4 @@ pub(super) fn after(prefix: &str) -> Vec<u8> {
         *last += 1;
     }
     end
-}
-
-/// A worker's name in a key.
-pub(super) fn hex(name: &str) -> String {
-    name.bytes().fold(String::new(), |mut text, byte| {
-        use std::fmt::Write as _;
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// The name behind a key's prefix.
-pub(super) fn unhex(text: &[u8]) -> Option<WorkerName> {
-    let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    let bytes = text.chunks(2).map(|pair| match *pair {
-        [high, low] => Some(digit(high)? << 4 | digit(low)?),
-        _ => None,
-    });
-    let bytes = bytes.collect::<Option<Vec<_>>>()?;
-    WorkerName::new(String::from_utf8(bytes).ok()?).ok()
 }

@@ -20,7 +20,8 @@ pub use client::{EtcdOptions, connect};
 /// Reads bytes as each answer of etcd.
 #[cfg(any(test, fuzzing))]
 pub(super) fn decodes(input: &[u8]) {
-    use messages::{Authenticated, Failed, Lease, Line, Range, Txn, Watched, read, unhex};
+    use crate::channel::hex::unhex;
+    use messages::{Authenticated, Failed, Lease, Line, Range, Txn, Watched, read};
 
     if let Ok(range) = read::<Range>(input) {
         for found in &range.kvs {

@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::channel::backend::{Edition, MAX_LISTED, Stored};
+use crate::channel::hex::hex;
 use crate::channel::wire::{OVERHEAD, decode, encode};
 use crate::channel::{ChannelError, Entry, Listed, WorkerName};
 
@@ -66,15 +67,6 @@ fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
         };
     }
     error.source().is_some_and(is_full)
-}
-
-/// A worker's name in a key or subject.
-pub(super) fn hex(name: &WorkerName) -> String {
-    name.as_str().bytes().fold(String::new(), |mut text, byte| {
-        use std::fmt::Write as _;
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 impl Bucket {
@@ -166,7 +158,7 @@ impl Bucket {
         name: &WorkerName,
     ) -> Result<(Option<Stored>, Option<Value>), ChannelError> {
         let (store, _) = self.store().await?;
-        let found = match store.entry(hex(name)).await {
+        let found = match store.entry(hex(name.as_str())).await {
             Ok(found) => found,
             Err(error) => return Err(self.failed(error).await),
         };
@@ -192,7 +184,7 @@ impl Bucket {
         edition: Edition,
     ) -> Result<Duration, ChannelError> {
         let value = encode(&Stored { entry: entry.clone(), edition })?;
-        let key = hex(entry.name());
+        let key = hex(entry.name().as_str());
         loop {
             let (before, found) = self.read(entry.name()).await?;
             if let Some(before) = &before {
@@ -229,7 +221,7 @@ impl Bucket {
         let is_own = stored.is_some_and(|stored| stored.is_of(listed, edition));
         let Some(found) = found.filter(|_| is_own) else { return Ok(()) };
         let (store, _) = self.store().await?;
-        match store.purge_expect_revision(hex(listed.name()), Some(found.revision)).await {
+        match store.purge_expect_revision(hex(listed.name().as_str()), Some(found.revision)).await {
             Ok(()) => Ok(()),
             Err(error) => Err(self.failed(error).await),
         }
@@ -266,7 +258,7 @@ impl Bucket {
             // The name and the incarnation are in the value. An entry may have ended since, and a damaged one hides no other.
             let stored = value.and_then(|value| decode::<Stored>(&value, "a value in NATS").ok());
             if let Some(Stored { entry, .. }) =
-                stored.filter(|stored| hex(stored.entry.name()) == key)
+                stored.filter(|stored| hex(stored.entry.name().as_str()) == key)
             {
                 listed.push(Listed::new(entry.name().clone(), entry.incarnation()));
             }
@@ -282,7 +274,7 @@ impl Bucket {
     ) -> Result<(), ChannelError> {
         let lost = || ChannelError::Lost { place: self.place.clone(), source: None };
         let (store, _) = timeout(STALE, self.store()).await.map_err(|_| lost())??;
-        let watch = timeout(STALE, store.watch(hex(name))).await.map_err(|_| lost())?;
+        let watch = timeout(STALE, store.watch(hex(name.as_str()))).await.map_err(|_| lost())?;
         let mut watch = match watch {
             Ok(watch) => watch,
             Err(error) => return Err(self.failed(error).await),

@@ -16,9 +16,10 @@ use nixl_device::locks::lock;
 use tokio::time::timeout;
 
 use super::NatsOptions;
-use super::bucket::{Bucket, hex};
+use super::bucket::Bucket;
 use crate::channel::backend::{Backend, Held};
 use crate::channel::error::Fault;
+use crate::channel::hex::hex;
 use crate::channel::inbox::Delivery;
 use crate::channel::shared::Shared;
 use crate::channel::watch::States;
@@ -116,7 +117,7 @@ impl Nats {
     }
 
     fn subject(&self, name: &WorkerName) -> String {
-        format!("{}.request.{}", self.prefix, hex(name))
+        format!("{}.request.{}", self.prefix, hex(name.as_str()))
     }
 
     async fn take(&self, name: &WorkerName, delivery: &Delivery) -> Result<(), ChannelError> {
