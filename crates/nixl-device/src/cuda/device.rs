@@ -252,7 +252,8 @@ impl Serialize for DeviceUuid {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::Fake;
+    use super::super::fake::{self, Fake};
+    use super::super::{DeviceMemory, Stream, VirtualMemory};
     use super::*;
 
     #[test]
@@ -272,6 +273,33 @@ mod tests {
         assert_eq!(second.total_memory, 1 << 30);
         assert_eq!(second.numa_node, None);
         assert_eq!(fake.count("cuDevicePrimaryCtxRetain"), 0);
+    }
+
+    #[test]
+    fn devices_of_one_gpu_differ_by_the_names_that_the_driver_has_for_parts() {
+        unsafe extern "C" fn of_part(out: *mut [u8; 16], device: DeviceNumber) -> i32 {
+            // SAFETY: callers pass a live variable.
+            unsafe { out.write([0xA0 + device as u8; 16]) };
+            0
+        }
+        let fake = Fake::with(Api { device_get_uuid_v2: Some(of_part), ..fake::api() });
+        let root = tempfile::tempdir().unwrap();
+        let devices = describe_all(fake.driver(), &Topology::discover_in(root.path())).unwrap();
+        let found: Vec<_> = devices.iter().map(|device| device.uuid.to_bytes()).collect();
+        assert_eq!(found, [[0xA0; 16], [0xA1; 16]]);
+    }
+
+    #[test]
+    fn work_on_one_device_makes_no_context_of_another() {
+        let fake = Fake::new();
+        let root = tempfile::tempdir().unwrap();
+        describe_all(fake.driver(), &Topology::discover_in(root.path())).unwrap();
+        assert!(fake.contexts().is_empty());
+        let context = fake.context(1);
+        let memory = VirtualMemory::new(&context, 1).unwrap();
+        drop((memory, DeviceMemory::new(&context, 1).unwrap(), Stream::new(&context).unwrap()));
+        assert_eq!(fake.contexts(), [1]);
+        assert_eq!(fake.count("cuDevicePrimaryCtxRetain"), 1);
     }
 
     #[test]

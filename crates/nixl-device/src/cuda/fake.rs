@@ -184,6 +184,11 @@ impl Fake {
         self.state(|state| state.physical.imported())
     }
 
+    /// The devices that have a context.
+    pub(super) fn contexts(&self) -> Vec<DeviceNumber> {
+        self.state(|state| state.contexts.keys().copied().collect())
+    }
+
     /// Allocations of `cuMemCreate` that NICs can register.
     pub(super) fn created_for_rdma(&self) -> u64 {
         self.state(|state| state.created_for_rdma)
