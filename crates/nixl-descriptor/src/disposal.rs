@@ -23,23 +23,31 @@ pub fn defer_disposal_on_this_thread() {
     DEFERS.set(true);
 }
 
-/// Drops an owner. A panic of its destructor ends here; the panic hook has reported it.
+/// Drops an owner.
 pub(crate) fn dispose(owner: Owner) {
     // A thread that is ending has no state any more.
     let queue = if DEFERS.try_with(Cell::get).unwrap_or(false) { queue() } else { None };
     match queue {
-        None => contained(owner),
-        Some(queue) => queue.send(owner).unwrap_or_else(|refused| contained(refused.0)),
+        None => free(owner),
+        Some(queue) => queue.send(owner).unwrap_or_else(|refused| free(refused.0)),
     }
 }
 
-fn contained(owner: Owner) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(owner)))
-        && let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic)))
-    {
+fn free(owner: Owner) {
+    contained(|| drop(owner));
+}
+
+/// Calls code of users. A panic ends here; the panic hook has reported it.
+pub(crate) fn contained<R>(work: impl FnOnce() -> R) -> Option<R> {
+    let panic = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => return Some(result),
+        Err(panic) => panic,
+    };
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
         // A payload whose destructor panics too.
         mem::forget(again);
     }
+    None
 }
 
 /// To the thread that frees.
@@ -59,7 +67,7 @@ fn queue_of(
     let mut queue = lock(queue);
     if queue.is_none() {
         let (sender, owners) = channel::<Owner>();
-        spawn(Box::new(move || owners.into_iter().for_each(contained))).ok()?;
+        spawn(Box::new(move || owners.into_iter().for_each(free))).ok()?;
         *queue = Some(sender);
     }
     queue.clone()

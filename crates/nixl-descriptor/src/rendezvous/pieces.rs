@@ -16,6 +16,7 @@ use super::link::LinkError;
 use super::server::Server;
 use super::wire::{Message, Name};
 use super::{ForeignProcess, RendezvousError, table};
+use crate::disposal::contained;
 
 /// Memory that others open piece by piece, such as allocations of a GPU's VMM API.
 pub trait MemoryPieces: Send + Sync + 'static {
@@ -102,10 +103,12 @@ fn own() -> MutexGuard<'static, HashMap<Name, Arc<dyn MemoryPieces>>> {
     lock(OWN.get())
 }
 
-/// *Blocking.* A piece of memory that this process shares.
+/// *Blocking.* A piece of memory that this process shares. Of memory that panics there is none: one thread serves all peers.
 pub(super) fn own_piece(name: &Name, offset: u64) -> Option<MemoryPiece> {
     let pieces = own().get(name).cloned()?;
-    pieces.piece(offset).ok()
+    let piece = contained(|| pieces.piece(offset))?.ok();
+    contained(|| drop(pieces));
+    piece
 }
 
 impl SharedPieces {

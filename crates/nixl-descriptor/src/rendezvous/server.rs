@@ -383,6 +383,17 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "uses sockets")]
+    fn a_panic_of_the_memory_does_not_end_the_thread() {
+        let (server, address) = server();
+        let (_shared, name) = memory();
+        let socket = greeted(&address, &wire::this_process().unwrap()).unwrap();
+        assert_eq!(open(&socket, name, 1), Some(Kind::Absent));
+        assert_eq!(open(&socket, name, 0), Some(Kind::Piece));
+        server.stop();
+    }
+
+    #[test]
     #[cfg_attr(miri, ignore = "uses sockets and starts a process")]
     fn the_kernel_names_the_process_that_holds_a_file() {
         let (server, address) = server();
