@@ -28,7 +28,7 @@ struct Table {
     /// Held while a folder is entered.
     entering: Mutex<()>,
     /// For processes of this PID namespace, once this one shares memory in pieces.
-    neighbours: OnceLock<Result<Server, RendezvousError>>,
+    neighbours: OnceLock<Server>,
 }
 
 #[derive(Default)]
@@ -131,12 +131,26 @@ pub(super) fn state(process: ForeignProcess) -> RendezvousState {
 /// Listens for processes of this PID namespace from now on, in which no folder is needed.
 pub(super) fn serve_neighbours() -> Result<(), RendezvousError> {
     let table = table();
-    let started = table.neighbours.get_or_init(|| {
+    first_success(&table.neighbours, &table.entering, || {
         let namespace = namespace().ok_or(RendezvousError::NotThere)?;
         Server::start(neighbours::listen(namespace)?)
-    });
+    })?;
     table.any.store(true, Ordering::Release);
-    started.as_ref().map(|_| ()).map_err(Clone::clone)
+    Ok(())
+}
+
+/// Makes it unless it is there. A failure, such as a lack of descriptors, is not remembered.
+fn first_success<T, E>(
+    made: &OnceLock<T>,
+    making: &Mutex<()>,
+    make: impl FnOnce() -> Result<T, E>,
+) -> Result<(), E> {
+    let _making = lock(making);
+    if made.get().is_none() {
+        // No other thread has set it: they would hold the lock.
+        let _ = made.set(make()?);
+    }
+    Ok(())
 }
 
 /// The process, if it is met.
@@ -320,7 +334,7 @@ pub(crate) fn owner_of(name: &Name) -> Option<FileOwner> {
 pub(crate) fn released(name: &Name) {
     if table().any.load(Ordering::Acquire) {
         folders().iter().for_each(|folder| folder.server().released(name));
-        if let Some(Ok(neighbours)) = table().neighbours.get() {
+        if let Some(neighbours) = table().neighbours.get() {
             neighbours.released(name);
         }
     }
@@ -330,4 +344,21 @@ pub(crate) fn released(name: &Name) {
 pub(crate) fn held_elsewhere(name: &Name) -> bool {
     table().any.load(Ordering::Acquire)
         && folders().iter().any(|folder| folder.server().is_held(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_to_listen_is_not_remembered() {
+        let (made, making) = (OnceLock::new(), Mutex::default());
+        assert_eq!(
+            first_success(&made, &making, || Err::<u8, _>("no descriptors")),
+            Err("no descriptors")
+        );
+        assert_eq!(first_success(&made, &making, || Ok::<_, &str>(7)), Ok(()));
+        assert_eq!(first_success(&made, &making, || Err("not made again")), Ok(()));
+        assert_eq!(made.get(), Some(&7));
+    }
 }
