@@ -7,11 +7,12 @@ use std::mem;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use rustix::io::Errno;
 
-use super::{LeakInChild, PerProcess, ProcessError, ProcessWatch};
+use super::{ForkGeneration, LeakInChild, PerProcess, ProcessError, ProcessWatch};
 use crate::locks::lock;
 use crate::named_thread;
 
@@ -47,6 +48,28 @@ struct State {
     /// The keys of `watched` by the addresses of the processes there.
     by_process: HashMap<usize, u64>,
     last: u64,
+    restarts: Restarts,
+}
+
+/// New sets in the place of ones that the thread could not wait for.
+#[derive(Default)]
+struct Restarts {
+    first: Option<Instant>,
+    count: u32,
+}
+
+impl Restarts {
+    /// Of a second: where the system refuses to wait, such as by a filter of system calls, a new set is refused as well.
+    const MOST: u32 = 3;
+
+    fn allow(&mut self, now: Instant) -> bool {
+        let is_over = |first: Instant| now.duration_since(first) >= Duration::from_secs(1);
+        if self.first.is_none_or(is_over) {
+            (self.first, self.count) = (Some(now), 0);
+        }
+        self.count += 1;
+        self.count <= Self::MOST
+    }
 }
 
 /// What the thread waits for.
@@ -135,8 +158,10 @@ impl ProcessExits {
     }
 
     fn run(&'static self, epoll: &OwnedFd) {
+        let generation = ForkGeneration::current();
         let mut events = Vec::with_capacity(64);
-        loop {
+        // A child whose fork was in a callback has the set in common with its parent, which is to learn the ends.
+        while generation.is_current() {
             match epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 // The program has closed it. A new one watches the same processes.
@@ -145,8 +170,9 @@ impl ProcessExits {
                     let is_this = |r: &mut Running| std::ptr::eq(&*r.epoll, epoll);
                     let ended = state.running.take_if(is_this);
                     // If there can be none, no end would be reported.
-                    let forgotten = (ended.is_some() && state.start(self, 0).is_err())
-                        .then(|| mem::take(&mut *state));
+                    let is_lost = ended.is_some()
+                        && (!state.restarts.allow(Instant::now()) || state.start(self, 0).is_err());
+                    let forgotten = is_lost.then(|| mem::take(&mut *state));
                     drop(state);
                     drop(forgotten);
                     return;
@@ -154,18 +180,24 @@ impl ProcessExits {
             }
             for event in events.drain(..) {
                 let data = event.data;
-                self.tell(epoll, data.u64());
+                if generation.is_current() {
+                    self.tell(epoll, data.u64(), generation);
+                }
             }
         }
     }
 
-    fn tell(&self, epoll: &OwnedFd, id: u64) {
+    fn tell(&self, epoll: &OwnedFd, id: u64, generation: ForkGeneration) {
         let mut state = self.lock();
         let Some(watched) = state.forget(id) else { return };
         // Another process may hold it open, so closing it is not enough.
         let _ = epoll::delete(epoll, watched.process.handle());
         drop(state);
         for callback in watched.callbacks.into_values() {
+            if !generation.is_current() {
+                mem::forget(callback);
+                continue;
+            }
             if let Err(payload) = catch_unwind(AssertUnwindSafe(callback)) {
                 // Its destructor may panic as well.
                 mem::forget(payload);
@@ -312,8 +344,8 @@ mod tests {
     use std::process::{Child, Command, Stdio};
     use std::sync::mpsc;
     use std::thread;
-    use std::time::Duration;
 
+    use super::super::forks::tests::fork;
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(60);
@@ -399,6 +431,44 @@ mod tests {
         assert!(handle.upgrade().is_none());
         assert!(!exits.lock().by_pid.contains_key(&child.id()));
         end(&mut child);
+    }
+
+    #[test]
+    fn a_child_whose_fork_was_in_a_callback_takes_no_end_from_its_parent() {
+        let (mut one, mut other) = (child(), child());
+        let exits = ProcessExits::global();
+        let (told, tellings) = mpsc::channel();
+        let forks = move || {
+            if let Some(forked) = fork() {
+                told.send(forked).unwrap();
+            }
+        };
+        let _watch = exits.watch(one.id(), None, forks).unwrap();
+        let (told, ends) = mpsc::channel();
+        let _other = exits.watch(other.id(), None, move || told.send(()).unwrap()).unwrap();
+        end(&mut one);
+        let forked = tellings.recv_timeout(LIMIT).unwrap();
+        // The thread is the only one of the child: the child ends with it.
+        let forked = ProcessWatch::open(forked).unwrap();
+        let began = Instant::now();
+        while !forked.has_ended() {
+            assert!(began.elapsed() < LIMIT, "the child goes on with the thread of its parent");
+            thread::sleep(Duration::from_millis(1));
+        }
+        end(&mut other);
+        assert_eq!(ends.recv_timeout(LIMIT), Ok(()));
+    }
+
+    #[test]
+    fn sets_that_cannot_be_waited_for_are_not_made_without_end() {
+        let mut restarts = Restarts::default();
+        let now = Instant::now();
+        let mut allowed = || (0..10).filter(|_| restarts.allow(now)).count();
+        assert_eq!((allowed(), allowed()), (3, 0));
+        assert!(
+            restarts.allow(now + Duration::from_secs(1)),
+            "a program may close them now and then"
+        );
     }
 
     #[test]

@@ -309,6 +309,18 @@ pub(super) mod tests {
         }
     }
 
+    /// The number of a child of a fork. `None` in the child.
+    pub(in super::super) fn fork() -> Option<u32> {
+        // SAFETY: as the C library declares it.
+        unsafe extern "C" {
+            fn fork() -> i32;
+        }
+        // SAFETY: the child runs no code that needs another thread or its locks.
+        let child = unsafe { fork() };
+        assert!(child >= 0);
+        (child > 0).then_some(child.cast_unsigned())
+    }
+
     #[test]
     fn each_generation_is_its_own_processes() {
         let here = ForkGeneration::current();
