@@ -1,6 +1,7 @@
 //! The block store.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use nixl_descriptor::layout::{
 };
 use nixl_descriptor::{LeaseMode, LeaseSet, Region};
 use rustix::fs::{FlockOperation, flock, unlink};
-use rustix::io::{pread, retry_on_intr};
+use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::super::class::FileClass;
 use super::super::error::FileTransferError;
@@ -398,8 +399,14 @@ fn page(bytes: &[u8]) -> Result<Layout, StoreError> {
 /// The lock of the folder, the file of the store, and whether it was created.
 fn files(folder: &Path, len: u64) -> Result<(FileRegion, FileRegion, bool), StoreError> {
     let (owner, _) = open_or_create(folder, "owner", FileOptions::read_write(), PAGE as u64)?;
-    flock(owner.descriptor(), FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| StoreError::InUse { folder: folder.to_owned() })?;
+    let lock = flock(owner.descriptor(), FlockOperation::NonBlockingLockExclusive);
+    lock.map_err(|error| match error {
+        Errno::WOULDBLOCK => StoreError::InUse { folder: folder.to_owned() },
+        error => StoreError::NoLock {
+            path: owner.path().to_owned(),
+            error: io::Error::from(error).into(),
+        },
+    })?;
     discard_unfinished(folder, len)?;
     let direct = open_or_create(folder, "blocks", FileOptions::read_write().direct(), len);
     let (file, is_new) = match direct {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use nixl_device::SharedError;
 use nixl_ops::{Advice, OperationError};
 use thiserror::Error;
 
@@ -30,6 +31,17 @@ pub enum StoreError {
     InUse {
         /// The folder.
         folder: PathBuf,
+    },
+    /// The system refuses to lock the file by which a store owns its folder.
+    #[error(
+        "{} cannot be locked: {error}; use a file system with locks, such as that of a local disk", path.display()
+    )]
+    NoLock {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        error: SharedError,
     },
     /// The file is that of no store of this version, or its first page is damaged.
     #[error("{} is no store of this version, or its first page is damaged: remove it", path.display())]
@@ -96,6 +108,7 @@ impl StoreError {
             | Self::InUse { .. }
             | Self::Memory { .. } => Advice::Retry,
             Self::NotSynced { .. }
+            | Self::NoLock { .. }
             | Self::NoStore { .. }
             | Self::OtherBlocks { .. }
             | Self::Damaged { .. } => Advice::GiveUp,

@@ -21,6 +21,9 @@ pub(super) struct Record {
     pub(super) checksum: u32,
 }
 
+/// A store of a million puts a second reaches it after 146,000 years.
+const LAST_GENERATION: u64 = 1 << 62;
+
 impl Record {
     /// The page of a slot with a block.
     pub(super) fn encode(&self, fingerprint: u128) -> Vec<u8> {
@@ -45,6 +48,10 @@ impl Record {
             return None;
         }
         let generation = u64::from_le_bytes(take(&mut fields)?);
+        // The next ones are greater: no store counts so far, and a file may hold any number.
+        if generation > LAST_GENERATION {
+            return None;
+        }
         let len = u64::from_le_bytes(take(&mut fields)?);
         let key = BlockKey::from(take::<32>(&mut fields)?);
         Some(Self { key, generation, len, checksum })
@@ -119,6 +126,13 @@ mod tests {
         assert_eq!(Record::decode(&header.encode(), 3), None);
         assert_eq!(Header::decode(&record().encode(3)), None);
         assert_eq!(Record::decode(&[0; PAGE], 0), None);
+    }
+
+    #[test]
+    fn a_generation_that_no_store_reaches_is_none() {
+        for generation in [LAST_GENERATION + 1, u64::MAX] {
+            assert_eq!(Record::decode(&Record { generation, ..record() }.encode(3), 3), None);
+        }
     }
 
     #[test]

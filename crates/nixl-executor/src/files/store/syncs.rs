@@ -8,6 +8,7 @@ use std::task::{Poll, Waker};
 use nixl_descriptor::file::FileRegion;
 use nixl_device::locks::lock;
 use nixl_device::named_thread;
+use nixl_ops::{OperationError, contained};
 
 use super::super::error::FileTransferError;
 use super::super::executor::{FileExecutor, FileIoOptions};
@@ -87,8 +88,13 @@ impl Syncs {
             }
             let asked = state.asked;
             drop(state);
-            let sync = self.executor.sync(&self.file, &FileIoOptions::new());
-            let synced = sync.and_then(|mut sync| Ok(sync.wait_blocking()?));
+            let synced = contained("a sync of a store", || {
+                let mut sync = self.executor.sync(&self.file, &FileIoOptions::new())?;
+                Ok(sync.wait_blocking()?)
+            });
+            let synced = synced.unwrap_or_else(|panicked| {
+                Err(FileTransferError::Operation(OperationError::Transport(panicked)))
+            });
             let mut state = lock(&self.state);
             match synced {
                 Ok(_) => state.done = asked,
@@ -96,7 +102,10 @@ impl Syncs {
             }
             let wakers = std::mem::take(&mut state.wakers);
             drop(state);
-            wakers.into_iter().for_each(Waker::wake);
+            // They are the callers': one that panics ends neither this thread nor the others' waits.
+            for waker in wakers {
+                let _panicked = contained("a waker", || waker.wake());
+            }
         }
     }
 }

@@ -6,7 +6,9 @@ use std::future::Future;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, ThreadId};
 
 use nixl_descriptor::LeaseMode;
 use nixl_descriptor::file::{FileOptions, FileRegion};
@@ -34,7 +36,7 @@ fn wait<F: Future>(future: F) -> F::Output {
     loop {
         match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(output) => return output,
-            Poll::Pending => std::thread::yield_now(),
+            Poll::Pending => thread::yield_now(),
         }
     }
 }
@@ -219,6 +221,36 @@ fn a_sync_that_fails_after_its_put_was_dropped_ends_the_other_puts() {
 }
 
 #[test]
+fn a_waker_that_panics_ends_no_other_sync() {
+    /// Not on the thread that polls.
+    struct Panics(ThreadId);
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            assert_eq!(thread::current().id(), self.0, "a waker of the caller's");
+        }
+    }
+    let world = World::new();
+    let store = world.open(options(8)).unwrap();
+    world.put(&store, 0, 0).unwrap();
+    // The erased record, and then its sync.
+    world.disk.freeze_after(1);
+    let mut put = Box::pin(store.put(key(1), &world.memory, 2));
+    let panics = Waker::from(Arc::new(Panics(thread::current().id())));
+    loop {
+        let waits = world.disk.is_frozen() && world.disk.pending() > 0;
+        assert!(put.as_mut().poll(&mut Context::from_waker(&panics)).is_pending());
+        if waits {
+            break;
+        }
+        thread::yield_now();
+    }
+    assert!(put.as_mut().poll(&mut Context::from_waker(&panics)).is_pending());
+    world.disk.thaw();
+    wait(put).unwrap();
+    world.put(&store, 2, 3).unwrap();
+}
+
+#[test]
 fn an_older_block_of_a_removed_one_is_not_found_after_a_restart() {
     for gives_way in [false, true] {
         let world = World::new();
@@ -394,7 +426,7 @@ fn until_frozen<F: Future>(disk: &SimulatedFiles, future: F) -> Option<F::Output
         match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(output) => return Some(output),
             Poll::Pending if waits => return None,
-            Poll::Pending => std::thread::yield_now(),
+            Poll::Pending => thread::yield_now(),
         }
     }
 }
