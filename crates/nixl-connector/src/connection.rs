@@ -26,6 +26,7 @@ use crate::control::ControlThread;
 use crate::ended::{Leavers, PeerKnowledge, PeerProcess};
 use crate::exports::Exports;
 use crate::named_file::{notes_owner, page_of_file};
+use crate::offer_words::OwnWords;
 use crate::peers::PeerTable;
 use crate::quiet::Proofs;
 use crate::work_thread::WorkThread;
@@ -49,6 +50,8 @@ pub(crate) struct Connection {
     skew: Duration,
     /// The words of exports that are closed, for the next ones: peers may read them late, and no memory is to be found there instead.
     spent_words: Mutex<Vec<SpentWords>>,
+    /// Those of one-shot offers.
+    offer_words: OwnWords,
     admission: Arc<Admission>,
 }
 
@@ -120,6 +123,7 @@ impl Connection {
             clock,
             skew: config.max_clock_skew(),
             spent_words: Mutex::default(),
+            offer_words: OwnWords::default(),
             admission,
         })
     }
@@ -163,6 +167,11 @@ impl Connection {
     /// Keeps the words of an export that is closed for as long as the connection lives.
     pub(crate) fn keep_words(&self, words: SpentWords) {
         lock(&self.spent_words).push(words);
+    }
+
+    /// The words of one-shot offers.
+    pub(crate) fn offer_words(&self) -> &OwnWords {
+        &self.offer_words
     }
 
     /// The words of an export that is closed with the least room for so many slots. Since new ones have a power of two, there are
@@ -298,16 +307,6 @@ impl Connection {
             Some(held) => Ok(held),
             None => self.control.run(self.registering(list)).await?,
         }
-    }
-
-    /// As [`register`](Self::register), with this agent's metadata, which covers the regions.
-    pub(crate) async fn register_and_export(
-        &self,
-        list: &DescriptorList,
-    ) -> Result<(Arc<[Registration]>, AgentMetadata), ConnectorError> {
-        let held = self.register(list).await?;
-        let metadata = self.export_of(list, &held).await?;
-        Ok((held, metadata))
     }
 
     /// This agent's metadata, which covers memory that is registered.

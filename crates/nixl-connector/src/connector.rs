@@ -50,6 +50,7 @@ struct Shared {
 }
 
 impl Connector {
+    const CLAIMED: &str = "a writable offer is claimed before its first byte: leave the option out";
     /// Longer lists are processed on a thread of the connection: some nanoseconds for each descriptor, several times.
     const WALKED_HERE: usize = 64;
 
@@ -135,7 +136,7 @@ impl Connector {
     ///
     /// # Errors
     ///
-    /// Those, and [`ConnectorError::ChecksumOfDevice`].
+    /// Those, [`ConnectorError::ChecksumOfDevice`], and [`ConnectorError::NoOfferWord`].
     pub async fn create_readable_with<L>(
         &self,
         local: L,
@@ -176,7 +177,7 @@ impl Connector {
     ///
     /// # Errors
     ///
-    /// Those, and [`ConnectorError::ChecksumOfWritable`].
+    /// Those, [`ConnectorError::ChecksumOfWritable`], and [`ConnectorError::NoOfferWord`].
     pub async fn create_writable_with<L>(
         &self,
         local: L,
@@ -198,6 +199,9 @@ impl Connector {
     ) -> Result<WritableOperation, ConnectorError> {
         if options.has_checksum() {
             return Err(ConnectorError::ChecksumOfWritable);
+        }
+        if options.checks_word() {
+            return Err(ConnectorError::NoOfferWord { reason: Self::CLAIMED });
         }
         let connection = &self.shared.connection;
         let (spec, options) = self.offered((OperationKind::Write, naming), local, options).await?;

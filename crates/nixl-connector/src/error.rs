@@ -91,6 +91,12 @@ pub enum ConnectorError {
         "no checksum covers this operation: reads of offers that carry one are verified, in the native profile from version 4, and no writes and no reads by ticket; have the owner offer with OperationOptions::checksum, or begin without that"
     )]
     NoChecksum,
+    /// An operation demands the check of its offer's word, which cannot be made.
+    #[error("this offer is not checked by a word: {reason}")]
+    NoOfferWord {
+        /// The reason, and the remedy.
+        reason: &'static str,
+    },
     /// A tensor cannot be made, or not be moved in as many pieces.
     #[error(transparent)]
     Tensor(#[from] TensorError),

@@ -79,6 +79,7 @@ mod named_file;
 #[cfg(feature = "nixl")]
 pub mod nixl;
 mod occupancy;
+mod offer_words;
 mod offload;
 mod peers;
 mod quiet;

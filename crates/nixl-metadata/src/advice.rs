@@ -74,6 +74,7 @@ impl MetadataError {
             | Self::UnknownLayoutKind { .. }
             | Self::UnsupportedLayoutDevice { .. }
             | Self::BadWords { .. }
+            | Self::BadOfferWord { .. }
             | Self::ShortClaims { .. }
             | Self::TensorRank { .. }
             | Self::TensorSize { .. }

@@ -450,6 +450,12 @@ pub enum MetadataError {
         /// What is wrong.
         reason: &'static str,
     },
+    /// An offer cannot have the word by which initiators check that it stands.
+    #[error("the word of the offer is invalid, because {reason}: leave it out")]
+    BadOfferWord {
+        /// What is wrong.
+        reason: &'static str,
+    },
     /// The page on which an export's write grants are claimed does not have a word for each slot.
     #[error(
         "the file of the claims has {length} bytes and needs {needed}: it has a word of 8 bytes for each slot"

@@ -9,8 +9,8 @@
 //!
 //! | profile | for | carries |
 //! |---|---|---|
-//! | Dynamo | peers that may run Dynamo's `nixl_connect` (Python) | [`RdmaMetadata`] without [`PeerInfo`], [`Share`]s, [`SlotAddress`], [`OfferTerms`], [`Checksum`], [`TraceContext`] and [`TensorDescription`] |
-//! | native, version 3 | peers that run an earlier release of this library | all but [`MessageVersions`], [`OfferTerms`], [`Checksum`], [`TraceContext`] and [`TensorDescription`]; a [`SlotAddress`] is read, not written |
+//! | Dynamo | peers that may run Dynamo's `nixl_connect` (Python) | [`RdmaMetadata`] without [`PeerInfo`], [`Share`]s, [`SlotAddress`], [`OfferTerms`], [`Checksum`], [`TraceContext`], [`TensorDescription`] and [`OfferWord`] |
+//! | native, version 3 | peers that run an earlier release of this library | all but [`MessageVersions`], [`OfferTerms`], [`Checksum`], [`TraceContext`], [`TensorDescription`] and [`OfferWord`]; a [`SlotAddress`] is read, not written |
 //! | native, version 4 | peers that both run this library | all of it |
 //!
 //! The Dynamo profile is one JSON object, byte for byte as Dynamo prints it:
@@ -25,7 +25,8 @@
 //! can do ([`Capabilities`]), which versions of other messages it speaks ([`MessageVersions`]), its GPUs
 //! ([`PeerDevice`]), and which of the memory can be opened by other processes of its host ([`Share`]). And it says on
 //! which terms the offer may be used ([`OfferTerms`]), and may say which bytes it is for ([`Checksum`]), to
-//! which trace it belongs ([`TraceContext`]), and which tensor its bytes are ([`TensorDescription`]).
+//! which trace it belongs ([`TraceContext`]), which tensor its bytes are ([`TensorDescription`]), and where initiators
+//! see whether it stands ([`OfferWord`]).
 //!
 //! # Releases that differ
 //!
@@ -137,6 +138,7 @@ mod limits;
 pub mod media;
 mod name;
 mod native;
+mod offer_word;
 mod peer;
 mod peer_device;
 mod rdma;
@@ -167,6 +169,7 @@ pub use kind::OperationKind;
 pub use limits::Limits;
 pub use native::NativeVersion;
 pub use nixl_device::Advice;
+pub use offer_word::OfferWord;
 pub use peer::PeerInfo;
 pub use peer_device::PeerDevice;
 pub use rdma::RdmaMetadata;

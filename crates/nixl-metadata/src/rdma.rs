@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::encodings::Encodings;
 use crate::{
     AgentMetadata, Checksum, Field, Limits, MetadataError, NativeVersion, NotificationKey,
-    OfferTerms, OperationKind, PeerInfo, SerializedDescriptor, Share, SlotAddress,
+    OfferTerms, OfferWord, OperationKind, PeerInfo, SerializedDescriptor, Share, SlotAddress,
     TensorDescription, TraceContext, dynamo, embed, native, share,
 };
 
@@ -36,6 +36,7 @@ pub struct RdmaMetadata {
     checksum: Option<Checksum>,
     trace_context: Option<TraceContext>,
     tensor: Option<Arc<TensorDescription>>,
+    word: Option<OfferWord>,
 }
 
 impl RdmaMetadata {
@@ -71,6 +72,7 @@ impl RdmaMetadata {
             checksum: None,
             trace_context: None,
             tensor: None,
+            word: None,
         })
     }
 
@@ -146,6 +148,18 @@ impl RdmaMetadata {
     pub fn with_tensor(mut self, tensor: TensorDescription) -> Result<Self, MetadataError> {
         tensor.check(self.total_bytes)?;
         self.tensor = Some(Arc::new(tensor));
+        Ok(self)
+    }
+
+    /// Sets the word by which initiators check through the engine that the offer stands. Only the native profile carries it, from
+    /// version 4.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError::BadOfferWord`] if the offer is to be written.
+    pub fn with_word(mut self, word: OfferWord) -> Result<Self, MetadataError> {
+        OfferWord::check(self.operation_kind)?;
+        self.word = Some(word);
         Ok(self)
     }
 
@@ -243,6 +257,13 @@ impl RdmaMetadata {
         self.tensor.as_deref()
     }
 
+    /// The word by which initiators check through the engine that the offer stands. None if the owner published none, or the offer
+    /// came in the Dynamo profile or in the native profile's version 3.
+    #[must_use]
+    pub const fn word(&self) -> Option<OfferWord> {
+        self.word
+    }
+
     /// What other processes of the owner's host can open: runs of descriptors, ascending and disjoint. None if the
     /// offer came in the Dynamo profile.
     #[must_use]
@@ -268,7 +289,7 @@ impl RdmaMetadata {
     ///
     /// Dynamo's profile carries no [`OfferTerms`]: its initiators neither claim nor know an end, even if the offer
     /// demands. An owner that needs claims makes no offer for this profile. Nor does it carry a [`Checksum`], a
-    /// [`TraceContext`] or a [`TensorDescription`].
+    /// [`TraceContext`], a [`TensorDescription`] or an [`OfferWord`].
     #[must_use]
     pub fn to_dynamo_json(&self) -> String {
         self.encodings.note_without_terms();
@@ -325,8 +346,8 @@ impl RdmaMetadata {
     /// while a new one is rolled out.
     ///
     /// Version 3 leaves out the [`MessageVersions`](crate::MessageVersions), the [`OfferTerms`], the [`Checksum`], the
-    /// [`TraceContext`], the [`TensorDescription`] and the [`SlotAddress`], so that its initiators verify no bytes and notify
-    /// through the engine.
+    /// [`TraceContext`], the [`TensorDescription`], the [`OfferWord`] and the [`SlotAddress`], so that its initiators verify no bytes
+    /// and notify through the engine.
     ///
     /// # Errors
     ///
@@ -395,6 +416,7 @@ impl fmt::Debug for RdmaMetadata {
             .field("checksum", &self.checksum)
             .field("trace_context", &self.trace_context)
             .field("tensor", &self.tensor)
+            .field("word", &self.word)
             .finish()
     }
 }

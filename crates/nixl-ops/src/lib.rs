@@ -131,7 +131,7 @@ pub use options::OperationOptions;
 pub use outcome::Completion;
 pub use overdue::Overdue;
 pub use pairing::{PairingError, pair};
-pub use passive::{Claimant, Held, OfferSpec, QuietProof, QuietWatch};
+pub use passive::{Claimant, Held, OfferSpec, OfferWord, OfferWords, QuietProof, QuietWatch};
 pub use path::{Hop, Medium, PathKind, PathReport, Rejected};
 pub use peer_id::PeerId;
 pub use policy::PathPolicy;

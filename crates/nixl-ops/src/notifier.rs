@@ -30,6 +30,12 @@ impl CompletionNotifier {
         }
     }
 
+    /// A notifier by the engine, for an offer of this key whose slot is not mapped.
+    pub fn of_engine(transport: &Arc<dyn Transport>, peer: &PeerId, key: &NotificationKey) -> Self {
+        let (transport, peer, key) = (Arc::clone(transport), peer.clone(), key.clone());
+        Self { is_silent: false, slot: None, transport, peer, key }
+    }
+
     /// Notifies the target, if it [waits for that](Route::notifies). `Pending`: try again later.
     ///
     /// # Errors

@@ -27,6 +27,7 @@ pub struct OperationOptions {
     readers: Option<NonZeroU32>,
     spin: Option<Duration>,
     checksum: bool,
+    word: bool,
     trace_context: Option<TraceContext>,
     unmetered: bool,
 }
@@ -108,6 +109,18 @@ impl OperationOptions {
         self
     }
 
+    /// Whether a readable offer publishes a word of 8 bytes, by which initiators with this option check that it stands once their bytes
+    /// have arrived; by default not. Of an initiator, it demands that check: a read of an offer that has ended meanwhile is
+    /// [`Stale`](crate::TransportError::Stale) on every path, and a read that cannot be checked, and a write, are errors.
+    ///
+    /// Reads by ticket, and reads where the initiator maps the offer's slot, are checked anyway. Others take a further request of the
+    /// engine's after that of the bytes, and then a message to the owner. For offers in the native profile from version 4.
+    #[must_use]
+    pub fn check_word(mut self, check: bool) -> Self {
+        self.word = check;
+        self
+    }
+
     /// The operation's trace context; by default none for an offer, and the offer's for an initiator.
     ///
     /// An offer carries it to its initiators in the native profile from version 4, 33 bytes. It is the field `traceparent` of
@@ -133,6 +146,11 @@ impl OperationOptions {
     /// Whether a readable offer carries a checksum.
     pub fn has_checksum(&self) -> bool {
         self.checksum
+    }
+
+    /// Whether the word of an offer is published, or checked.
+    pub fn checks_word(&self) -> bool {
+        self.word
     }
 
     /// The spin of the first poll, if set.

@@ -11,6 +11,7 @@ mod retained;
 mod spec;
 mod table;
 mod telemetry;
+mod words;
 
 pub(crate) use entry::{PassiveEntry, Release};
 pub use held::Held;
@@ -19,3 +20,4 @@ pub(crate) use readers::ExportReaders;
 pub(crate) use retained::Freed;
 pub use spec::OfferSpec;
 pub(crate) use table::{PassiveTable, SlotsFound};
+pub use words::{OfferWord, OfferWords};

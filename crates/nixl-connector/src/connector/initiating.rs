@@ -7,15 +7,16 @@ use std::time::Duration;
 use nixl_descriptor::{DescriptorList, LeaseMode, Leased, Leases, Registration};
 use nixl_metadata::{AgentMetadata, OperationKind, RdmaMetadata};
 use nixl_ops::{
-    ClaimDemand, EndedOffer, Execution, KeyRecord, Listed, OfferSpec, OfferUse, OperationOptions,
-    PathPolicy, PathReport, PeerId, RemoteSlot, SpentKeys, TicketRead, TransferRequest, Transport,
-    TransportError, pair,
+    ClaimDemand, CompletionNotifier, EndedOffer, Execution, KeyRecord, Listed, OfferSpec, OfferUse,
+    OperationOptions, PathPolicy, PathReport, PeerId, RemoteSlot, SpentKeys, TicketRead,
+    TransferRequest, Transport, TransportError, pair,
 };
 
 use super::Connector;
 use crate::ConnectorError;
 use crate::checksum::Verification;
 use crate::connection::wants_reconnect;
+use crate::offer_words::OfferCheck;
 use crate::offload::Offloaded;
 
 impl Connector {
@@ -32,16 +33,19 @@ impl Connector {
         if options.has_checksum() && !is_verified {
             return Err(ConnectorError::NoChecksum);
         }
+        if options.checks_word() && kind == OperationKind::Write {
+            return Err(ConnectorError::NoOfferWord { reason: Self::CLAIMED });
+        }
         let options = options.within_trace_of(remote);
-        let policy = options.path_policy();
+        let asked = (options.path_policy(), options.checks_word());
         if local.len().max(remote.descriptors().len()) <= Self::WALKED_HERE {
-            let prepare = self.prepare(kind, &local, remote, policy);
+            let prepare = self.prepare(kind, &local, remote, asked);
             let (execution, options) = connection.driver().with_timeout(options, prepare).await?;
             return Ok((execution?, local, options));
         }
         let (me, remote) = (self.clone(), remote.clone());
         let work = async move {
-            let execution = me.prepare(kind, &local, &remote, policy).await?;
+            let execution = me.prepare(kind, &local, &remote, asked).await?;
             Ok::<_, ConnectorError>((execution, local))
         };
         let offloaded = Offloaded::new(connection.work()?, work);
@@ -86,7 +90,7 @@ impl Connector {
         kind: OperationKind,
         local: &DescriptorList,
         remote: &RdmaMetadata,
-        policy: PathPolicy,
+        (policy, checks_word): (PathPolicy, bool),
     ) -> Result<Box<dyn Execution>, ConnectorError> {
         pair(kind, local, remote)?;
         let mode = match kind {
@@ -107,6 +111,11 @@ impl Connector {
         }
         let record = self.remembered(remote)?;
         let slot = connection.slot(remote).await?;
+        let is_mapped = slot.as_ref().is_some_and(RemoteSlot::refuses_reuse);
+        let word = match checks_word {
+            true => OfferCheck::word_of(remote, is_mapped)?,
+            false => None,
+        };
         let used = match &slot {
             // The slot itself refuses a second use, by any process.
             Some(slot) if slot.refuses_reuse() => None,
@@ -117,7 +126,10 @@ impl Connector {
             }
         };
         connection.run(executor.prepare(local, Some(remote))).await?;
-        let peer = connection.connect(remote).await?;
+        let peer = match word {
+            Some(word) => OfferCheck::connect(connection, (word, remote)).await?,
+            None => connection.connect(remote).await?,
+        };
         let registrations = connection.register(local).await?;
         let initiator_metadata = match executor.needs_local_metadata(local, remote) {
             true => Some(connection.local_metadata().await?),
@@ -129,13 +141,25 @@ impl Connector {
             remote,
             policy,
             slot: slot.as_ref(),
-            notifies: true,
+            notifies: word.is_none(),
             listed: None,
             connection: None,
             by_ticket: None,
         };
         let (execution, peer) =
             self.execute(&to, (peer, registrations), initiator_metadata).await?;
+        let execution = match word {
+            Some(word) => {
+                let notifier = CompletionNotifier::of_engine(
+                    connection.transport(),
+                    &peer,
+                    remote.notification_key(),
+                );
+                let check = OfferCheck::prepare(self, (word, &peer), notifier).await?;
+                OfferCheck::after(execution, check)
+            }
+            None => execution,
+        };
         let execution = self.claiming(execution, remote, &peer, slot.is_some()).await?;
         Ok(Verification::after(OfferUse::of(execution, slot, used), verification))
     }

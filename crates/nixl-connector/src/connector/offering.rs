@@ -5,7 +5,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use nixl_descriptor::{Access, BufferPool, Descriptor, DescriptorList, LeaseMode, Leased, Leases};
 use nixl_metadata::{
-    Limits, NotificationKey, OfferTerms, OperationKind, RdmaMetadata, SerializedDescriptor,
+    Limits, NotificationKey, OfferTerms, OfferWord, OperationKind, RdmaMetadata,
+    SerializedDescriptor,
 };
 use nixl_ops::{ClaimDemand, Clock, OfferSlot, OfferSpec, OperationOptions};
 
@@ -86,7 +87,16 @@ impl Connector {
         }
         let leased = Leased::from(Leases::acquire(local.as_slice(), mode)?);
         connection.run(connection.executor().prepare(&local, None)).await?;
-        let (registrations, agent) = connection.register_and_export(&local).await?;
+        let registrations = connection.register(&local).await?;
+        let (word, registrations) = match options.checks_word() {
+            true => {
+                let (word, of_words) = connection.offer_words().publish(connection).await?;
+                let all = registrations.iter().chain(of_words.iter()).cloned();
+                (Some(word), all.collect())
+            }
+            false => (None, registrations),
+        };
+        let agent = connection.export_of(&local, &registrations).await?;
         // The holder of a ticket lists what that names: the metadata stays here.
         let (listed, shares) = match naming {
             Naming::Random => (local.len(), connection.shares(&local)),
@@ -131,6 +141,10 @@ impl Connector {
             Some(layout) => metadata.with_tensor(tensors::describe(layout)?)?,
             None => metadata,
         };
+        let metadata = match &word {
+            Some(word) => metadata.with_word(OfferWord::new(word.address(), word.number())?)?,
+            None => metadata,
+        };
         let slot = match readers.get() <= OfferSlot::MAX_READERS {
             true => connection.driver().arm_slot(&key, kind),
             false => None,
@@ -143,6 +157,7 @@ impl Connector {
         Limits::default().check(&metadata)?;
         Ok(OfferSpec::new(metadata, local, leased, registrations.to_vec())
             .with_slot(slot)
+            .with_word(word)
             .with_life_time(life_time))
     }
 }

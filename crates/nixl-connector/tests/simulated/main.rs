@@ -19,3 +19,4 @@ mod side;
 mod stepped;
 mod tensors;
 mod traces;
+mod words;

@@ -14,6 +14,7 @@ mod file;
 mod layout;
 mod layout_tensors;
 mod offer;
+mod offer_word;
 mod peer;
 mod section;
 mod sequence;

@@ -30,6 +30,7 @@
 //! | 10 | trace context | optional | |
 //! | 11 | tensor | optional | |
 //! | 12 | tensors of layouts | | optional |
+//! | 13 | word of the offer | optional | |
 
 use serde::Deserialize;
 
@@ -47,6 +48,7 @@ pub(super) const CLAIMS: u16 = 9;
 pub(super) const TRACE_CONTEXT: u16 = 10;
 pub(super) const TENSOR: u16 = 11;
 pub(super) const LAYOUT_TENSORS: u16 = 12;
+pub(super) const OFFER_WORD: u16 = 13;
 
 pub(super) const OPTIONAL: u16 = 0;
 pub(super) const REQUIRED: u16 = 1 << 0;
@@ -72,6 +74,7 @@ pub(crate) const fn name(id: u16) -> Option<&'static str> {
         TRACE_CONTEXT => Some("trace context"),
         TENSOR => Some("tensor"),
         LAYOUT_TENSORS => Some("tensors of layouts"),
+        OFFER_WORD => Some("word of the offer"),
         _ => None,
     }
 }

@@ -2,10 +2,11 @@
 
 use super::checksum::{self, Checksum};
 use super::offer::{self, Offer};
+use super::offer_word::{self, OfferWord};
 use super::peer;
 use super::section::{
-    self, CHECKSUM, DOORBELL, OPTIONAL, PEER, REQUIRED, SHARES, TENSOR, TERMS, TRACE_CONTEXT,
-    VERSIONS, decode,
+    self, CHECKSUM, DOORBELL, OFFER_WORD, OPTIONAL, PEER, REQUIRED, SHARES, TENSOR, TERMS,
+    TRACE_CONTEXT, VERSIONS, decode,
 };
 use super::share::{self, Shares};
 use super::slot_address::{self, SlotAddress};
@@ -26,6 +27,7 @@ pub(super) fn encoded_len(metadata: &RdmaMetadata) -> u64 {
         metadata.checksum().map(|_| checksum::ENCODED_LEN),
         metadata.trace_context().map(|_| TraceContext::LEN as u64),
         metadata.tensor().map(tensor::encoded_len),
+        metadata.word().map(|_| offer_word::ENCODED_LEN),
     ];
     let sections = sections.into_iter().flatten().map(|len| section::HEADER_BYTES + len);
     4 + offer::encoded_len(metadata) + sections.sum::<u64>()
@@ -63,15 +65,19 @@ pub(super) fn write(metadata: &RdmaMetadata, out: &mut Vec<u8>) -> Result<(), Me
         let tensor = Tensor::new(tensor);
         section::write(out, TENSOR, OPTIONAL, |out| codec::encode_to(&tensor, out))?;
     }
+    if let Some(word) = metadata.word() {
+        let word = OfferWord::new(word);
+        section::write(out, OFFER_WORD, OPTIONAL, |out| codec::encode_to(&word, out))?;
+    }
     Ok(())
 }
 
 pub(super) fn read(payload: &[u8], limits: &Limits) -> Result<RdmaMetadata, MetadataError> {
-    const KNOWN: [u16; 8] =
-        [PEER, VERSIONS, SHARES, DOORBELL, TERMS, CHECKSUM, TRACE_CONTEXT, TENSOR];
+    const KNOWN: [u16; 9] =
+        [PEER, VERSIONS, SHARES, DOORBELL, TERMS, CHECKSUM, TRACE_CONTEXT, TENSOR, OFFER_WORD];
     let (core, rest) = section::split_core(payload)?;
     // The frames first: what has to be refused for an unknown section costs no copy.
-    let [peer, versions, shares, slot_address, terms, checksum, trace, tensor] =
+    let [peer, versions, shares, slot_address, terms, checksum, trace, tensor, word] =
         section::read(rest, KNOWN)?;
     let offer: Offer<'_> = codec::decode(core, Field::Core)?;
     let count = offer.count(limits)?;
@@ -84,10 +90,15 @@ pub(super) fn read(payload: &[u8], limits: &Limits) -> Result<RdmaMetadata, Meta
     let terms = decode(TERMS, terms)?.map(Terms::validate).transpose()?;
     let checksum = decode(CHECKSUM, checksum)?.map(Checksum::validate).transpose()?;
     let tensor = decode(TENSOR, tensor)?.map(Tensor::validate).transpose()?;
+    let word = decode(OFFER_WORD, word)?.map(OfferWord::validate).transpose()?;
     let metadata =
         offer.validate(limits)?.with_parts(peer, shares, slot_address, terms, checksum)?;
     let metadata = match tensor {
         Some(tensor) => metadata.with_tensor(tensor)?,
+        None => metadata,
+    };
+    let metadata = match word {
+        Some(word) => metadata.with_word(word)?,
         None => metadata,
     };
     Ok(match trace.and_then(TraceContext::from_wire) {

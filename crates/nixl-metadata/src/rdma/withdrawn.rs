@@ -20,6 +20,7 @@ impl RdmaMetadata {
             encodings: Encodings::default(),
             terms: Some(OfferTerms::EXPIRED),
             checksum: None,
+            word: None,
             ..self.clone()
         }
     }

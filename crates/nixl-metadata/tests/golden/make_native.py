@@ -1,6 +1,6 @@
 """Prints `v3-full.bin` or `v4-full.bin` for `dynamo_write.json`: its message with all that the version carries.
 Or prints `v4-checksum.bin` for `dynamo_read.json`: its message with a checksum.
-Or, with `trace` or `tensor` as a third argument, `v4-trace-context.bin` or `v4-tensor.bin`.
+Or, with `trace`, `tensor` or `word` as a third argument, `v4-trace-context.bin`, `v4-tensor.bin` or `v4-word.bin`.
 
 Written from the documented layout alone. Arguments: the path of the JSON, and 3 or 4.
 """
@@ -58,6 +58,8 @@ else:
         dimensions = [(2, 2 * rows), (rows, 1), (2, rows)]  # size, stride
         content = struct.pack("<BBQ", 17, 4, len(dimensions))  # DLPack's code and bits of F4
         sections = [(11, 0, content + b"".join(struct.pack("<QQ", *d) for d in dimensions))]
+    if sys.argv[3:] == ["word"]:
+        sections = [(13, 0, struct.pack("<QQ", 0x7F1234567FF8, 0x0123456789ABCDEF))]  # address, number
     for number, flags, content in sections:
         payload += struct.pack("<HHI", number, flags, len(content)) + content
 

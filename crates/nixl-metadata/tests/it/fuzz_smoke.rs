@@ -6,7 +6,7 @@ use crate::golden::V3_FULL;
 use crate::support::{
     BLOB, DYNAMO_READ, DYNAMO_WRITE, DYNAMO_WRITE_HEX, export_with_tensors, golden_export,
     golden_ticket, golden_v4, minimal, minimal_export, minimal_ticket, with_checksum, with_tensor,
-    with_trace,
+    with_trace, with_word,
 };
 use crate::targets;
 use nixl_metadata::AgentMetadata;
@@ -109,7 +109,8 @@ fn json_corpus() -> Vec<Vec<u8>> {
 }
 
 fn native_corpus() -> Vec<Vec<u8>> {
-    let offers = [golden_v4(), minimal(), with_checksum(), with_trace(), with_tensor()];
+    let offers =
+        [golden_v4(), minimal(), with_checksum(), with_trace(), with_tensor(), with_word()];
     let current = offers.map(|metadata| metadata.to_native_bytes().unwrap());
     let messages = [vec![V3_FULL.to_vec()], current.to_vec()].concat();
     let payloads = messages.iter().map(|message| message[16..].to_vec());

@@ -2,7 +2,7 @@
 //!
 //! A file never changes once a release has written it. For a new version or new content, add a case to [`cases`] and run
 //! `cargo test -p nixl-metadata --test it -- --ignored write_golden`, which creates the files that are absent.
-//! `make_native.py` prints the full native ones and those with a checksum, a trace context and a tensor from the documented
+//! `make_native.py` prints the full native ones and those with a checksum, a trace context, a tensor and a word from the documented
 //! layout alone, and `make_export.py` the tickets and the export.
 
 use std::fs;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::{
     export_with_tensors, golden, golden_export, golden_ticket, golden_v4, minimal, minimal_export,
-    minimal_ticket, with_checksum, with_tensor, with_trace, without_doorbell,
+    minimal_ticket, with_checksum, with_tensor, with_trace, with_word, without_doorbell,
 };
 use nixl_metadata::{ExportMetadata, MessageVersions, NativeVersion, RdmaMetadata, Ticket};
 
@@ -27,6 +27,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, RdmaMetadata)> {
         ("v4-checksum.bin", NativeVersion::V4, with_checksum()),
         ("v4-trace-context.bin", NativeVersion::V4, with_trace()),
         ("v4-tensor.bin", NativeVersion::V4, with_tensor()),
+        ("v4-word.bin", NativeVersion::V4, with_word()),
     ];
     let native = native.into_iter().map(|(name, version, metadata)| {
         (name, metadata.to_native_bytes_as(version).unwrap(), metadata)

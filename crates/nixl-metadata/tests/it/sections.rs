@@ -1,7 +1,7 @@
 //! Sections of version 4: those of later releases, and faulty ones.
 
 use crate::support::{
-    any_metadata, golden, golden_v4, minimal, with_checksum, with_tensor, with_trace,
+    any_metadata, golden, golden_v4, minimal, with_checksum, with_tensor, with_trace, with_word,
 };
 use crate::targets;
 use nixl_metadata::{Field, Limits, MessageVersions, MetadataError as E, RdmaMetadata};
@@ -15,7 +15,8 @@ const TERMS: u16 = 5;
 const CHECKSUM: u16 = 6;
 const TRACE_CONTEXT: u16 = 10;
 const TENSOR: u16 = 11;
-const FIRST_UNKNOWN: u16 = 12;
+const OFFER_WORD: u16 = 13;
+const FIRST_UNKNOWN: u16 = 14;
 
 /// The parts of a message of version 4.
 #[derive(Clone)]
@@ -378,6 +379,37 @@ fn trace_contexts_that_are_faulty_are_ignored() {
     // A release that does not know it skips it.
     let mut parts = good.clone();
     parts.section(TRACE_CONTEXT).id = FIRST_UNKNOWN;
+    assert_eq!(parts.decode(), Ok(minimal()));
+}
+
+#[test]
+fn words_at_impossible_addresses_and_of_writable_offers_are_refused() {
+    let good = Parts::of(&with_word());
+    let [section] = &good.sections[..] else { panic!("{:?}", good.sections) };
+    assert_eq!((section.id, section.flags, section.content.len()), (OFFER_WORD, 0, 16));
+    let with = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut parts = good.clone();
+        change(&mut parts.section(OFFER_WORD).content);
+        parts.decode()
+    };
+    let field = Field::Section(OFFER_WORD);
+    for cut in 0..16 {
+        assert_eq!(with(&|content| content.truncate(cut)), Err(E::Truncated { field }), "{cut}");
+    }
+    assert_eq!(with(&|content| content.push(0)), Err(E::TrailingBytes { field }));
+    for address in [0, 1, 0x7f00_0000_0004, u64::MAX - 7, u64::MAX] {
+        let error = with(&|content| content[..8].copy_from_slice(&address.to_le_bytes()));
+        assert!(matches!(error, Err(E::BadOfferWord { .. })), "{address:#x}: {error:?}");
+    }
+    assert!(with(&|content| content[8..].fill(0)).is_ok(), "any number is one");
+    let error = changed(|parts| parts.sections.push(section.clone()));
+    assert!(matches!(error, E::BadOfferWord { .. }), "{error}");
+    let mut parts = good.clone();
+    parts.sections.push(section.clone());
+    assert_eq!(parts.decode(), Err(E::DuplicateField { field }));
+    // A release that does not know it skips it.
+    let mut parts = good.clone();
+    parts.section(OFFER_WORD).id = FIRST_UNKNOWN;
     assert_eq!(parts.decode(), Ok(minimal()));
 }
 

@@ -7,9 +7,9 @@ use nixl_device::Device;
 use nixl_metadata::{
     AgentMetadata, Capabilities, Checksum, ClaimDemand, ExportId, ExportMetadata, ExportedInner,
     ExportedKind, ExportedLayout, ExportedPart, HostIdentity, MessageVersions, NotificationKey,
-    OfferTerms, OperationKind, PeerDevice, PeerInfo, RdmaMetadata, Rights, SerializedDescriptor,
-    Share, ShareKind, SharedFile, SlotAddress, TensorDescription, Ticket, TicketTerms,
-    TraceContext, WordsLocation,
+    OfferTerms, OfferWord, OperationKind, PeerDevice, PeerInfo, RdmaMetadata, Rights,
+    SerializedDescriptor, Share, ShareKind, SharedFile, SlotAddress, TensorDescription, Ticket,
+    TicketTerms, TraceContext, WordsLocation,
 };
 use proptest::prelude::*;
 
@@ -58,6 +58,12 @@ pub(crate) fn with_tensor() -> RdmaMetadata {
     let rows = minimal().total_bytes() / 2;
     let dimensions = vec![(2, 2 * rows), (rows, 1), (2, rows)];
     minimal().with_tensor(TensorDescription::new(17, 4, dimensions).unwrap()).unwrap()
+}
+
+/// The minimal offer with a word.
+pub(crate) fn with_word() -> RdmaMetadata {
+    let word = OfferWord::new(0x7f12_3456_7ff8, 0x0123_4567_89ab_cdef).unwrap();
+    minimal().with_word(word).unwrap()
 }
 
 /// The golden values as far as version 3 is still written.
@@ -318,6 +324,13 @@ pub(crate) fn any_metadata() -> impl Strategy<Value = RdmaMetadata> {
                 let total = metadata.total_bytes();
                 let metadata = match TensorDescription::new(code, 8, vec![(1, 0), (total, 7)]) {
                     Ok(tensor) if flags & 4 != 0 => metadata.with_tensor(tensor).unwrap(),
+                    _ => metadata,
+                };
+                let metadata = match kind {
+                    OperationKind::Read if flags & 8 != 0 => {
+                        let word = OfferWord::new(8 * (1 + u64::from(code)), total);
+                        metadata.with_word(word.unwrap()).unwrap()
+                    }
                     _ => metadata,
                 };
                 match peer {

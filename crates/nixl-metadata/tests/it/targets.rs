@@ -326,12 +326,16 @@ pub(crate) fn check(decoded: Result<RdmaMetadata, MetadataError>, limits: &Limit
         Some(tensor) => again.with_tensor(tensor.clone()).expect("it was accepted"),
         None => again,
     };
+    let again = match metadata.word() {
+        Some(word) => again.with_word(word).expect("it was accepted"),
+        None => again,
+    };
     let again = again.with_shares(metadata.shares().to_vec()).expect("same descriptors");
     assert_eq!(again, metadata);
 }
 
-/// Version 3 carries the offer but for the doorbell, the versions, the terms, the checksum, the trace context and the tensor, or says
-/// that it cannot.
+/// Version 3 carries the offer but for the doorbell, the versions, the terms, the checksum, the trace context, the tensor and the word,
+/// or says that it cannot.
 fn check_v3(metadata: &RdmaMetadata, limits: &Limits) {
     let written = metadata.to_native_bytes_as(NativeVersion::V3);
     if let Some(terms) = metadata.terms().filter(|terms| terms.claims().is_binding()) {
@@ -343,7 +347,7 @@ fn check_v3(metadata: &RdmaMetadata, limits: &Limits) {
     let written = written.expect("it demands nothing");
     let again = RdmaMetadata::from_native_bytes_with(&written, limits).expect("own encoding");
     assert_eq!((again.slot_address(), again.terms(), again.checksum()), (None, None, None));
-    assert_eq!((again.trace_context(), again.tensor()), (None, None));
+    assert_eq!((again.trace_context(), again.tensor(), again.word()), (None, None, None));
     let peer = metadata.peer().cloned();
     assert_eq!(again.peer(), peer.map(|p| p.with_versions(MessageVersions::default())).as_ref());
     assert_eq!(again.shares(), metadata.shares());

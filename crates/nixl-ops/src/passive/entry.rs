@@ -22,7 +22,7 @@ use crate::outcome::{Completion, Outcome};
 use crate::slots::{OfferSlot, SlotEvent};
 use crate::sync::{Mutex, lock};
 use crate::telemetry::GaugeShare;
-use crate::{CompletionCell, OperationError, OperationStatus, WrittenBlocks};
+use crate::{CompletionCell, OfferWord, OperationError, OperationStatus, WrittenBlocks};
 
 /// One passive operation.
 #[derive(Debug)]
@@ -80,6 +80,8 @@ struct State {
 
 #[derive(Debug)]
 struct Hold {
+    /// First field: initiators that check find the offer ended before its memory can change.
+    word: Option<OfferWord>,
     registrations: Vec<Registration>,
     leased: Leased,
     /// Not in the entry: an ended entry must not hold memory that its owner has back.
@@ -100,8 +102,16 @@ impl PassiveEntry {
         deadline: Option<Deadline>,
         (table, metrics): (Weak<PassiveTable>, Arc<OfferMetrics>),
     ) -> Self {
-        let OfferSpec { metadata, descriptors, leased, registrations, slot, life_time, written } =
-            spec;
+        let OfferSpec {
+            metadata,
+            descriptors,
+            leased,
+            registrations,
+            slot,
+            word,
+            life_time,
+            written,
+        } = spec;
         let live = metrics.live();
         Self {
             bytes: descriptors.total_bytes(),
@@ -113,6 +123,7 @@ impl PassiveEntry {
             dormant: AtomicBool::new(false),
             state: Mutex::new(State {
                 hold: Some(Hold {
+                    word,
                     registrations,
                     leased,
                     descriptors,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nixl_descriptor::{DescriptorList, Leased, Registration};
 use nixl_metadata::RdmaMetadata;
 
-use crate::{OfferSlot, WrittenBlocks};
+use crate::{OfferSlot, OfferWord, WrittenBlocks};
 
 /// Specification of a passive operation.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub struct OfferSpec {
     pub(crate) leased: Leased,
     pub(crate) registrations: Vec<Registration>,
     pub(crate) slot: Option<OfferSlot>,
+    pub(crate) word: Option<OfferWord>,
     pub(crate) life_time: Duration,
     pub(crate) written: Option<WrittenBlocks>,
 }
@@ -33,14 +34,21 @@ impl OfferSpec {
     ) -> Self {
         let life_time = Self::LIFE_TIME;
         let descriptors = Arc::new(descriptors);
-        let (slot, written) = (None, None);
-        Self { metadata, descriptors, leased, registrations, slot, life_time, written }
+        let (slot, word, written) = (None, None, None);
+        Self { metadata, descriptors, leased, registrations, slot, word, life_time, written }
     }
 
     /// Adds a slot for the initiators on this host.
     #[must_use]
     pub fn with_slot(mut self, slot: Option<OfferSlot>) -> Self {
         self.slot = slot;
+        self
+    }
+
+    /// Adds a word for initiators that check through the engine that the offer stands.
+    #[must_use]
+    pub fn with_word(mut self, word: Option<OfferWord>) -> Self {
+        self.word = word;
         self
     }
 

@@ -161,7 +161,10 @@ impl PassiveEntry {
     /// Ends the lease of a readable offer, and keeps its memory allocated for as long as initiators may begin.
     fn retain(&self) {
         let hold = lock(&self.state).hold.take();
-        let Some(Hold { registrations, leased, descriptors, slot, .. }) = hold else { return };
+        let Some(Hold { word, registrations, leased, descriptors, slot, .. }) = hold else {
+            return;
+        };
+        drop(word);
         drop(leased);
         drop(slot);
         let Some(table) = self.table.upgrade() else { return };
