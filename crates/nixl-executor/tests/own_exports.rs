@@ -6,7 +6,9 @@ mod common;
 #[path = "common/simulated.rs"]
 mod simulated;
 
+use std::future::Future;
 use std::sync::Arc;
+use std::task::Poll;
 
 use common::Machine;
 use nixl_connector::simulated::Fabric;
@@ -96,5 +98,39 @@ async fn blocks_on_a_gpu_are_read_in_their_owners_process() {
             ConnectorError::Operation(OperationError::Transport(TransportError::Stale)),
         ];
         assert!(stale.contains(error.cause()), "{error}");
+    }
+}
+
+/// Kernels ask for no lease: the blocks are not free before the copy has ended, and its bytes count only if the grant stands then.
+#[tokio::test]
+async fn a_read_in_the_owners_process_is_stale_once_its_grant_has_ended() {
+    let world = World::new().await;
+    let geometry = geometry();
+    for of_reader in [GPU, MemoryKind::Pageable] {
+        let region = Machine::region(&*world.gpus, GPU, geometry.bytes());
+        let cache = Layout::fully_contiguous(geometry, region).unwrap();
+        let export = world.connector.export([("cache", cache)]).await.unwrap();
+        let import = world.connector.import(export.metadata()).await.unwrap();
+        let target = Machine::region(&*world.gpus, of_reader, geometry.bytes());
+        let local = Layout::fully_contiguous(geometry, target).unwrap();
+        let grant = export.grant(0, &[5], GrantOptions::new()).unwrap();
+        let ticket = grant.ticket().clone();
+        let asked = world.gpus.asked();
+        let paused = world.gpus.pause();
+        let read = tokio::spawn({
+            let (import, local) = (import.clone(), local.clone());
+            async move { import.read_blocks(&ticket, &local, &[0]).await }
+        });
+        while world.gpus.asked() == asked {
+            tokio::task::yield_now().await;
+        }
+        assert!(grant.end());
+        let mut free = Box::pin(export.free_blocks(0, &[5]).unwrap());
+        let polled = std::future::poll_fn(|cx| Poll::Ready(free.as_mut().poll(cx)));
+        assert!(polled.await.is_pending(), "the copy reads the block");
+        drop(paused);
+        let error = read.await.unwrap().unwrap_err();
+        assert_eq!(error.cause(), &ConnectorError::Transport(TransportError::Stale));
+        free.await;
     }
 }

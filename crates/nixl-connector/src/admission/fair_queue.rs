@@ -94,6 +94,11 @@ impl<T> FairQueue<T> {
         self.classes[index(charge.class)].queue.push_back((charge, tell));
     }
 
+    /// Whether a transfer waits for room on the connection, and all others behind it.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.is_blocked
+    }
+
     /// Only those wait that are so.
     pub(super) fn retain(&mut self, is_so: impl Fn(&T) -> bool) {
         for class in &mut self.classes {

@@ -139,17 +139,33 @@ impl Admission {
             if queued >= self.most_queued {
                 return Err(ConnectorError::WouldBlock { queued });
             }
-            let (tell, turn) = oneshot::channel();
+            let (tell, told) = oneshot::channel();
             queue.push(charge, tell);
-            turn
+            Turn { admission: self, told: Some(told) }
         };
-        Ok(turn.await.map_err(|_| TransportError::Closed)?)
+        turn.wait().await
     }
 
     /// Returns a transfer's charge.
     fn release(self: &Arc<Self>, charge: &Charge) {
-        let mut next = self.lock().release(charge);
-        // Admits transfers in turn.
+        let next = self.lock().release(charge);
+        self.admit_in_turn(next);
+    }
+
+    /// Takes out what is not awaited any more where it may hold up others. Elsewhere it is passed over in its turn.
+    fn forget_unwanted(self: &Arc<Self>) {
+        let next = {
+            let mut queue = self.lock();
+            if !queue.is_blocked() {
+                return;
+            }
+            queue.retain(|waiting| !waiting.is_closed());
+            queue.next()
+        };
+        self.admit_in_turn(next);
+    }
+
+    fn admit_in_turn(self: &Arc<Self>, mut next: Option<(Charge, oneshot::Sender<Permit>)>) {
         while let Some((charge, tell)) = next {
             // One that is not awaited any more takes nothing, and the next has its turn here. A waker that panics keeps no other from it.
             let permit = Permit::new(self, charge);
@@ -165,6 +181,32 @@ impl Admission {
     fn lock(&self) -> MutexGuard<'_, FairQueue<oneshot::Sender<Permit>>> {
         // No panic here leaves the queue half changed.
         lock(&self.queue)
+    }
+}
+
+/// A transfer in the queue. Dropped before its turn, it leaves the queue.
+struct Turn<'a> {
+    admission: &'a Arc<Admission>,
+    /// `None` once it has come.
+    told: Option<oneshot::Receiver<Permit>>,
+}
+
+impl Turn<'_> {
+    async fn wait(mut self) -> Result<Permit, ConnectorError> {
+        let Some(told) = &mut self.told else { return Err(TransportError::Closed.into()) };
+        let permit = told.await;
+        self.told = None;
+        Ok(permit.map_err(|_| TransportError::Closed)?)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // A permit that came meanwhile is given back with the receiver.
+        if let Some(told) = self.told.take() {
+            drop(told);
+            self.admission.forget_unwanted();
+        }
     }
 }
 
@@ -238,6 +280,23 @@ mod tests {
         }
         drop(first);
         assert!(admission.lock().is_idle());
+    }
+
+    #[tokio::test]
+    async fn one_that_waited_for_the_connection_holds_up_no_other_once_it_is_not_awaited() {
+        let limits = TransferLimits::new().per_connection(10);
+        let (admission, stuck) = (Admission::new(limits), PeerId::new("stuck"));
+        let _standing = admission.admit(CLASS, &stuck, 1).await.unwrap();
+        let healthy = PeerId::new("healthy");
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut large = Box::pin(admission.admit(CLASS, &healthy, 10));
+        assert!(large.as_mut().poll(&mut cx).is_pending());
+        let mut small = Box::pin(admission.admit(CLASS, &healthy, 1));
+        assert!(small.as_mut().poll(&mut cx).is_pending(), "it does not overtake");
+        drop(large);
+        assert!(small.as_mut().poll(&mut cx).is_ready(), "it has its turn");
+        assert!(admission.try_admit(CLASS, &healthy, 1).is_some());
+        assert_eq!(admission.waiting(), 0);
     }
 
     #[tokio::test]

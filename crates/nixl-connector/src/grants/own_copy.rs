@@ -49,9 +49,9 @@ impl ExportShared {
         let connection = reader.connection();
         let (clock, driver) = (connection.clock(), connection.driver());
         let begun = clock.now();
-        let (layout, of) = (ticket.layout(), (ticket.slot(), ticket.generation()));
-        let layers = part.layers().clone();
-        let granted = self.table().lease(of, ticket.token(), ticket.digest(), layers);
+        // The lease keeps this library's own changes away, and the blocks are not free before the copy has ended. Kernels and others that
+        // write without a lease are found by the check after it.
+        let granted = self.table().begin_copy(ticket, part.layers().clone());
         let granted = granted.map_err(|error| match error {
             // As for readers of other processes.
             GrantError::Over => TransportError::Stale.into(),
@@ -62,21 +62,27 @@ impl ExportShared {
             error => ConnectorError::from(error),
         })?;
         let ids = ticket.blocks().iter().map(|&block| block as usize).collect();
-        let paired = self.paired((layout, ids), (local, blocks), part.clone())?;
+        let paired = self.paired((ticket.layout(), ids), (local, blocks), part.clone())?;
         let report = match paired.is_of_host() {
             true => {
                 let [reading, writing] = paired.pairs.lease().map_err(TicketError::Lease)?;
-                drop(granted);
                 let held = [Leased::from(reading), Leased::from(writing)];
-                let copying = Offloaded::new(connection.work()?, paired.copy(held));
+                // It goes on without its future.
+                let copy = async move {
+                    let copied = paired.copy(held).await;
+                    drop(granted);
+                    copied
+                };
+                let copying = Offloaded::new(connection.work()?, copy);
                 driver.with_timeout(options, copying).await?.0??
             }
             false => {
                 let offering = paired.offers(self.connector().clone());
                 let offering = Offloaded::new(connection.work()?, offering);
                 let (offers, options) = driver.with_timeout(options, offering).await?;
+                let read = read(reader, offers??, options).await;
                 drop(granted);
-                read(reader, offers??, options).await?
+                read?
             }
         };
         let elapsed = clock.now().saturating_sub(begun);

@@ -101,7 +101,9 @@ impl RemoteExport {
         if let Words::Own(own) = words {
             let own = self.own(own)?;
             let copy = own.copy(connector, ticket, (local, blocks), &part, operation);
-            return Box::pin(copy).await;
+            let done = Box::pin(copy).await?;
+            own.table().check_copied(&check).map_err(refused)?;
+            return Ok(done);
         }
         if let Some(words) = &under_way
             && (ticket.is_unfilled() || is_doubtful)
