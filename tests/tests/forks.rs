@@ -21,6 +21,9 @@ use nixl_connector::{
 };
 use nixl_descriptor::Region;
 use nixl_executor::PathExecutor;
+use nixl_executor::files::FileExecutor;
+use nixl_executor::files::store::{BlockKey, BlockStore, StoreError, StoreOptions};
+use nixl_executor::layout::Layout;
 use nixl_metadata::{ExportMetadata, RdmaMetadata, Ticket};
 use nixl_tests::{
     Cache, Peer, alone, at_exit, bytes_of, crc32, exit_of_child, hex_line, in_child, pattern,
@@ -519,6 +522,49 @@ fn children_of_an_owner_that_grants_do_not_hang() {
             is_over.store(true, Ordering::Relaxed);
             assert!(grant.unwrap().end());
         });
+    });
+}
+
+/// As above, of the locks of a store of blocks and of an executor's counts.
+#[test]
+fn children_of_an_owner_of_a_store_do_not_hang() {
+    alone("children_of_an_owner_of_a_store_do_not_hang", &[], || {
+        const BLOCK: usize = 4096;
+        let folder = tempfile::tempdir().unwrap();
+        let memory = Layout::of_blocks(Region::zeroed(BLOCK).unwrap(), BLOCK).unwrap();
+        let files = FileExecutor::new().unwrap();
+        let options = StoreOptions::new(*memory.geometry(), 8);
+        let store = within(LIMIT, BlockStore::open(&files, folder.path(), options)).unwrap();
+        let key = BlockKey::from([1; 32]);
+        within(LIMIT, store.put(key, &memory, 0)).unwrap();
+        let paths = PathExecutor::new().unwrap();
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        black_box((store.contains(key), paths.peer_stats(), paths.staging_stats()));
+                    }
+                });
+            }
+            let mut taken = Some(store.clone());
+            for _ in 0..50 {
+                in_child(false, LIMIT, || {
+                    assert_eq!((store.contains(key), store.len(), store.damaged()), (false, 0, 0));
+                    let forked = |error| {
+                        let forked = OperationError::Transport(TransportError::Forked);
+                        assert_eq!(error, StoreError::Operation(forked));
+                    };
+                    forked(within(LIMIT, store.put(key, &memory, 0)).unwrap_err());
+                    forked(within(LIMIT, store.get(key, &memory, 0)).unwrap_err());
+                    forked(within(LIMIT, store.remove(key)).unwrap_err());
+                    black_box((paths.peer_stats(), paths.staging_stats(), format!("{store:?}")));
+                    drop(taken.take());
+                });
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        assert!(within(LIMIT, store.get(key, &memory, 0)).unwrap());
     });
 }
 

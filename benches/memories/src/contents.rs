@@ -30,7 +30,7 @@ pub fn write(region: &Region, offset: usize, bytes: &[u8]) -> Result<()> {
 ///
 /// # Errors
 ///
-/// As [`write`].
+/// As [`write()`].
 pub fn read(region: &Region, range: Range<usize>) -> Result<Vec<u8>> {
     let at = address(region, &range)?;
     let mut bytes = vec![0; range.len()];

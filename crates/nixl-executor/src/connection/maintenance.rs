@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nixl_device::locks::lock;
 use nixl_device::named_thread;
+use nixl_ops::contained;
 
 /// Calls a function about a second after [use](Self::note_use) began, then once a second while it goes on, and again
 /// after the last. Otherwise its thread, which the first use starts, sleeps. The thread ends when this is dropped, or when
@@ -81,7 +82,8 @@ impl Shared {
                 return;
             }
             drop(state);
-            next = look();
+            // A panic, such as of a subscriber, costs this look: memory of peers is to be given back by later ones.
+            next = contained("the upkeep of an executor", look).unwrap_or(Next::Soon);
         }
     }
 
@@ -131,5 +133,19 @@ mod tests {
         drop(maintenance);
         let ended = looks.recv_timeout(LIMIT);
         assert_eq!(ended, Err(mpsc::RecvTimeoutError::Disconnected), "the thread ends");
+    }
+    #[test]
+    fn a_panic_does_not_end_it() {
+        let (look, looks) = mpsc::channel();
+        let panics = AtomicBool::new(true);
+        let maintenance = Maintenance::new(move || {
+            look.send(()).unwrap();
+            assert!(!panics.swap(false, Ordering::Relaxed), "on purpose");
+            Next::WhenUsed
+        });
+        maintenance.note_use();
+        for _ in 0..2 {
+            looks.recv_timeout(LIMIT).unwrap();
+        }
     }
 }

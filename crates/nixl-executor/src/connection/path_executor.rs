@@ -181,17 +181,23 @@ impl PathExecutor {
         StreamQueue::new(&self.shared.gpus, gpu, stream)
     }
 
-    /// What is kept for peers, on all connections together.
+    /// What is kept for peers, on all connections together; nothing in the child of a fork.
     #[must_use]
     pub fn peer_stats(&self) -> PeerStats {
+        if self.shared.is_inherited() {
+            return PeerStats::default();
+        }
         let connections = live(&self.connections);
         let each = connections.iter().map(|connection| connection.peer_stats());
         each.fold(PeerStats::default(), PeerStats::plus)
     }
 
-    /// What staging holds, on all connections together.
+    /// What staging holds, on all connections together; nothing in the child of a fork.
     #[must_use]
     pub fn staging_stats(&self) -> StagingStats {
+        if self.shared.is_inherited() {
+            return StagingStats::default();
+        }
         let connections = live(&self.connections);
         let sessions = connections.iter().map(|connection| &*connection.services.sessions);
         StagingStats::of(&self.shared.slots, sessions)

@@ -12,6 +12,8 @@ use nixl_descriptor::layout::{
     BlockLeaseError, Dimensions, Inner, Layout, LayoutError, LayoutGeometry,
 };
 use nixl_descriptor::{LeaseMode, LeaseSet, Region};
+use nixl_device::LeakInChild;
+use nixl_ops::{OperationError, TransportError};
 use rustix::fs::{FlockOperation, flock, unlink};
 use rustix::io::{Errno, pread, retry_on_intr};
 
@@ -30,7 +32,7 @@ use crate::local::on_a_thread;
 /// Blocks of one shape in a preallocated file, found by their keys. Cheap to clone; the last clone ends the ownership of the folder.
 #[derive(Clone)]
 pub struct BlockStore {
-    shared: Arc<Shared>,
+    shared: LeakInChild<Arc<Shared>>,
 }
 
 struct Shared {
@@ -105,7 +107,7 @@ impl BlockStore {
             commit: options.commit,
             syncs,
         };
-        let store = Self { shared: Arc::new(shared) };
+        let store = Self { shared: LeakInChild::new(Arc::new(shared)) };
         for slot in superseded {
             // Otherwise it would be found again when the later block of its key has left.
             store.erase(&Arc::new(slot)).await?;
@@ -129,7 +131,7 @@ impl BlockStore {
         memory: &Layout,
         block: usize,
     ) -> Result<(), StoreError> {
-        let Shared { executor, blocks, slots, capacity, .. } = &*self.shared;
+        let Shared { executor, blocks, slots, capacity, .. } = self.shared()?;
         self.shared.syncs.check()?;
         // A block that gives way is lost, so what can be refused is refused before.
         let lease = self.check(memory, block)?;
@@ -202,8 +204,9 @@ impl BlockStore {
     /// [`StoreError::StillUsed`], [`StoreError::Transfer`], [`StoreError::Operation`] and [`StoreError::NotSynced`]: it is found no
     /// more, but it or a block before it may be after a restart, unless another call succeeds.
     pub async fn remove(&self, key: BlockKey) -> Result<bool, StoreError> {
-        let was_there = self.contains(key);
-        let (records, is_used) = self.shared.slots.take(&key);
+        let slots = &self.shared()?.slots;
+        let was_there = slots.contains(&key);
+        let (records, is_used) = slots.take(&key);
         for record in records {
             self.erase(&Arc::new(record)).await?;
         }
@@ -213,17 +216,17 @@ impl BlockStore {
         }
     }
 
-    /// Whether a block is found.
+    /// Whether a block is found. None is in the child of a fork.
     #[must_use]
     pub fn contains(&self, key: BlockKey) -> bool {
-        self.shared.slots.contains(&key)
+        self.shared().is_ok_and(|shared| shared.slots.contains(&key))
     }
 
-    /// The number of blocks.
+    /// The number of blocks; 0 in the child of a fork.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a count of blocks")]
     pub fn len(&self) -> usize {
-        self.shared.slots.len()
+        self.shared().map_or(0, |shared| shared.slots.len())
     }
 
     /// The number of blocks that the store has room for.
@@ -232,10 +235,19 @@ impl BlockStore {
         self.shared.capacity
     }
 
-    /// The number of blocks that were found damaged since the store was opened.
+    /// The number of blocks that were found damaged since the store was opened; 0 in the child of a fork.
     #[must_use]
     pub fn damaged(&self) -> u64 {
-        self.shared.slots.damaged()
+        self.shared().map_or(0, |shared| shared.slots.damaged())
+    }
+
+    /// What the store consists of, in the process that has opened it: a fork's child inherits locks that no thread of its own gives
+    /// back.
+    fn shared(&self) -> Result<&Shared, StoreError> {
+        match self.shared.is_inherited() {
+            true => Err(OperationError::Transport(TransportError::Forked).into()),
+            false => Ok(&self.shared),
+        }
     }
 
     async fn read(
@@ -245,7 +257,7 @@ impl BlockStore {
         block: usize,
         class: FileClass,
     ) -> Result<bool, StoreError> {
-        let Shared { executor, blocks, slots, .. } = &*self.shared;
+        let Shared { executor, blocks, slots, .. } = self.shared()?;
         let Some(reading) = slots.read(&key).map(Arc::new) else { return Ok(false) };
         let mut read = executor.begin(
             IoKind::Read,
@@ -304,7 +316,7 @@ impl BlockStore {
 
     /// Leases the memory of a block to be put if its shape is right and there is room in the queue.
     fn check(&self, memory: &Layout, block: usize) -> Result<Option<LeaseSet>, StoreError> {
-        let Shared { executor, blocks, file, .. } = &*self.shared;
+        let Shared { executor, blocks, file, .. } = self.shared()?;
         if !memory.device().is_host() {
             return Err(FileTransferError::NotHost { device: memory.device() }.into());
         }
