@@ -17,7 +17,7 @@ use nixl_connector::{Connector, ConnectorBuilder, OperationOptions};
 use nixl_descriptor::Region;
 use nixl_device::{NetworkInterface, TcpSocket, TcpState};
 use nixl_tests::{By, Offer, Peer, alone, metadata, pattern, within};
-use rustix::process::{Resource, Rlimit, Signal, prlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -169,6 +169,24 @@ fn a_process_without_a_file_for_a_connection_says_that_it_is_deaf_and_another_co
             for (seed, reader) in [(5, &early), (6, &late), (7, &build().await)] {
                 read_from(&mut peer, reader, seed).await.unwrap();
             }
+        });
+    });
+}
+
+/// A page that could not be made at the first offer is made at a later one.
+#[test]
+fn offers_have_slots_again_after_a_shortage_of_files() {
+    alone("offers_have_slots_again_after_a_shortage_of_files", &[], || {
+        within(LIMIT, async {
+            let connector = By::Engine.builder().build().await.unwrap();
+            let memory = || Region::zeroed(100).unwrap();
+            let before = getrlimit(Resource::Nofile);
+            prlimit(None, Resource::Nofile, Rlimit { current: Some(3), ..before }).unwrap();
+            let without = connector.create_readable(memory()).await.unwrap();
+            prlimit(None, Resource::Nofile, before).unwrap();
+            assert_eq!(without.metadata().slot_address(), None);
+            let with = connector.create_readable(memory()).await.unwrap();
+            assert!(with.metadata().slot_address().is_some());
         });
     });
 }

@@ -1,7 +1,7 @@
 //! The reaper thread, which calls CUDA after a callback and waits for streams.
 //!
-//! It is started at its first job, and sleeps without one. If it cannot be started, the values of its jobs are leaked, which is
-//! safe.
+//! It is started at its first job, and sleeps without one. If it cannot be started, the values of that job are leaked, which is
+//! safe, and the next job tries again.
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;
@@ -31,13 +31,7 @@ pub(super) fn wait_for(holds: VecDeque<Hold>) {
 }
 
 fn submit(task: Task) {
-    // A fork's child has not the thread.
-    static THREAD: PerProcess<OnceLock<Option<Sender<Task>>>> = PerProcess::new(OnceLock::new);
-    let thread = THREAD.get().get_or_init(|| {
-        let (sender, receiver) = channel();
-        named_thread("nixl-cuda-reaper").spawn(move || work(&receiver)).ok().map(|_| sender)
-    });
-    let lost = match thread {
+    let lost = match sender() {
         Some(sender) => sender.send(task).err().map(|error| error.0),
         None => Some(task),
     };
@@ -47,6 +41,20 @@ fn submit(task: Task) {
         Some(Task::Run(job)) => std::mem::forget(job),
         None => {}
     }
+}
+
+/// `None` if the operating system refuses the thread.
+fn sender() -> Option<&'static Sender<Task>> {
+    // A fork's child has not the thread.
+    static THREAD: PerProcess<OnceLock<Sender<Task>>> = PerProcess::new(OnceLock::new);
+    let thread = THREAD.get();
+    if thread.get().is_none() {
+        let (sender, receiver) = channel();
+        named_thread("nixl-cuda-reaper").spawn(move || work(&receiver)).ok()?;
+        // One that another caller has started meanwhile is used, and this one ends with its sender.
+        let _ = thread.set(sender);
+    }
+    thread.get()
 }
 
 fn work(tasks: &Receiver<Task>) {

@@ -19,7 +19,7 @@ use crate::sync::{Mutex, MutexGuard, SharedMemory, lock};
 /// The slots of one connection's offers, and its mailbox. The file is made with the first offer or the first message.
 #[derive(Default)]
 pub(crate) struct OfferPage {
-    memory: OnceLock<Option<SharedMemory>>,
+    memory: OnceLock<SharedMemory>,
     table: Mutex<Table>,
     inbox: Mutex<Inbox>,
     /// Counter of invalid messages in the mailbox's lanes.
@@ -95,7 +95,7 @@ impl OfferPage {
 
     /// Passes the offers that ended by their slots since the last call to `ended`. Returns whether there was any.
     pub(crate) fn poll(&self, ended: &mut dyn FnMut(&NotificationKey, SlotEvent)) -> bool {
-        let Some(Some(memory)) = self.memory.get() else { return false };
+        let Some(memory) = self.memory.get() else { return false };
         let mut any = false;
         for group in take_bits(memory, 0) {
             for bit in take_bits(memory, 1 + group) {
@@ -144,9 +144,12 @@ impl OfferPage {
         self.unreadable_messages.load(Ordering::Relaxed)
     }
 
-    /// The page's memory, made on first use. `None` if the system refuses it.
+    /// The page's memory, made on first use. `None` if the system refuses it; the next use tries again.
     pub(crate) fn or_make(self: &Arc<Self>) -> Option<&SharedMemory> {
-        self.memory.get_or_init(|| self.allocate()).as_ref()
+        if self.memory.get().is_none() {
+            self.allocate()?;
+        }
+        self.memory.get()
     }
 
     /// The page of this process with this file name.
@@ -155,7 +158,7 @@ impl OfferPage {
     }
 
     pub(crate) fn memory(&self) -> Option<&SharedMemory> {
-        self.memory.get()?.as_ref()
+        self.memory.get()
     }
 
     /// The doorbell, with which initiators wake the owner. `None` before the first offer.
@@ -288,11 +291,17 @@ impl Drop for OfferSlot {
 }
 
 impl OfferPage {
-    fn allocate(self: &Arc<Self>) -> Option<SharedMemory> {
+    fn allocate(self: &Arc<Self>) -> Option<()> {
         let memory = SharedMemory::new(SlotAddress::LENGTH_WITH_MAILBOX);
         let memory = memory.inspect_err(|e| tracing::debug!(%e, "no page for offer slots")).ok()?;
-        own_pages().insert(memory.name().name, Arc::downgrade(self));
-        Some(memory)
+        let name = memory.name().name;
+        // Under the lock, no use of the page comes before it is known by its name.
+        let mut pages = own_pages();
+        // Another caller's is kept, if it was first.
+        if self.memory.set(memory).is_ok() {
+            pages.insert(name, Arc::downgrade(self));
+        }
+        Some(())
     }
 }
 

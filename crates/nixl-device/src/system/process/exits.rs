@@ -338,7 +338,7 @@ impl fmt::Debug for ExitWatch {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::process::{Child, Command, Stdio};
