@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use apart::Apart;
 use nixl_connector::simulated::Fabric;
 use nixl_connector::{Completion, Connector, ConnectorError};
-use nixl_descriptor::{AllocationKind, DescriptorList, GpuAllocation, Region};
+use nixl_descriptor::{AllocationKind, DescriptorList, GpuAllocation, Region, SharedPieces};
 use nixl_device::{Device, SharedError};
 use nixl_executor::paths::LocalFacts;
 use nixl_executor::{
@@ -103,6 +103,15 @@ unsafe impl GpuBackend for Failing {
     fn allocation(&self, gpu: u32, address: u64) -> Result<GpuAllocation, GpuError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         self.inner.allocation(gpu, address)
+    }
+
+    fn share_pieces(
+        &self,
+        gpu: u32,
+        address: u64,
+        len: u64,
+    ) -> Result<(u64, Arc<SharedPieces>), GpuError> {
+        self.inner.share_pieces(gpu, address, len)
     }
 
     fn open(&self, gpu: u32, handle: &SharedHandle) -> Result<Box<dyn TransferBuffer>, GpuError> {
