@@ -184,7 +184,7 @@ impl Admission {
     }
 }
 
-/// A transfer in the queue. Dropped before its turn, it leaves the queue.
+/// A transfer in the queue. Dropped before its turn, it holds up no other.
 struct Turn<'a> {
     admission: &'a Arc<Admission>,
     /// `None` once it has come.

@@ -156,7 +156,7 @@ impl IdleSpin {
     /// With these, the spins of calls that are far apart take next to nothing.
     const MOST_SKIPS: u32 = 127;
 
-    /// Spins until `flag` is set, if the last spins were not in vain. Returns whether it was set.
+    /// Spins until `flag` is set. Some calls after a spin in which it stayed unset do not spin. Returns whether it was set.
     fn wait(&mut self, flag: &AtomicBool) -> bool {
         if self.skips > 0 {
             self.skips -= 1;
